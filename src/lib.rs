@@ -3,6 +3,9 @@
 //!
 //! `docs/architecture.md` describes the parts, `docs/bitstream.md` the stream.
 
+pub mod bundle;
 pub mod error;
+pub mod frame;
+pub mod runtime;
 
 pub use error::{Error, Result};
