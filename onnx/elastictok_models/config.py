@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 GREY = 128
 CELL = 16  # luma pixels on a side of a cell
+PATCH = 4  # luma pixels on a side of a patch: the in-loop filter's positions
 LUMA_TAPS, CHROMA_TAPS = 8, 4
 LUMA_PHASES, CHROMA_PHASES = 8, 16  # phases of a pixel: eighths in luma, sixteenths in (half-size) chroma
 
@@ -17,7 +18,7 @@ class Config:
     levels: int = 3  # nested quantiser levels = layers
     scale: int = 8  # latent units per unit of an orthonormal transform coefficient
     chroma_weight: float = 0.8  # chroma latents are scaled by this: a coarser step than luma's
-    channels: int = 96  # in-loop filter, at 1/8 resolution
+    channels: int = 48  # in-loop filter, at 1/4 resolution
     blocks: int = 4
     expansion: int = 2
 
@@ -38,5 +39,5 @@ class Config:
         return self.levels * self.coefficients
 
     @property
-    def patch(self) -> int:  # values of an 8x8 luma patch with its chroma, all frames
-        return self.coefficients // 4
+    def patch(self) -> int:  # luma samples of a 4x4 patch, all frames
+        return self.block_length * PATCH * PATCH

@@ -9,10 +9,9 @@ import onnx
 import torch
 
 from . import graph
-from .config import Config
-from .config import CELL
+from .config import CELL, Config
 from .filter import LoopFilter
-from .transform import positions
+from .transform import order, positions
 
 FORMAT_VERSION = 1
 
@@ -34,7 +33,7 @@ def manifest(cfg: Config, training: str) -> dict:
         "min_tokens": 0,
         "layers": [c * (i + 1) for i in range(cfg.levels)],
         "bottleneck": {"kind": "nested", "levels": cfg.levels, "scale": cfg.scale,
-                       "positions": positions(cfg).tolist()},
+                       "positions": positions(cfg).tolist(), "order": order(cfg).tolist()},
         "count_conditioned": False,
         "takes_motion": True,
         "takes_step": True,

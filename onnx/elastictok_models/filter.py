@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The learned in-loop filter: a small residual network at 1/8 resolution over all frames of a block at once."""
+"""The learned in-loop filter: a small residual network on luma at 1/4 resolution, all frames of a block at once."""
 import torch
 from torch import nn
 
-from .config import Config
+from .config import CELL, PATCH, Config
 
 
 class Mixer(nn.Module):
@@ -25,19 +25,21 @@ class Mixer(nn.Module):
 
 
 class LoopFilter(nn.Module):
-    """Predicts what quantisation took away from a decoded block.
+    """Predicts what quantisation took away from a decoded block's luma.
 
-    Inputs (B = batch, N = cfg.patch): recon, residual float [B, N, H/8, W/8], prediction + residual and the decoded residual
-    in pixel units, patch-major; step float [B], the quantiser step in pixel units; mask float [B, 1, H/8, W/8], 1 where the
+    Inputs (B = batch, N = cfg.patch): recon, residual float [B, N, H/4, W/4], prediction + residual and the decoded residual
+    in pixel units, patch-major; step float [B], the quantiser step in pixel units; mask float [B, 1, H/4, W/4], 1 where the
     cell received any token. Output: correction in pixel units, same shape as recon, exactly zero where the mask is."""
 
     CONDITION = 16
 
     def __init__(self, cfg: Config):
         super().__init__()
-        n = cfg.patch
+        n, k = cfg.patch, CELL // PATCH
         self.condition = nn.Sequential(nn.Linear(1, self.CONDITION), nn.ReLU(), nn.Linear(self.CONDITION, self.CONDITION))
         self.head = nn.Conv2d(2 * n, cfg.channels, 1)
+        # where a patch lies in its cell: edges of the transform and of motion are filtered differently
+        self.place = nn.Parameter(torch.zeros(1, cfg.channels, k, k))
         self.body = nn.ModuleList(Mixer(cfg.channels, cfg.expansion, self.CONDITION) for _ in range(cfg.blocks))
         self.tail = nn.Conv2d(cfg.channels, n, 1, bias=False)
         nn.init.zeros_(self.tail.weight)
@@ -46,6 +48,8 @@ class LoopFilter(nn.Module):
         condition = self.condition(torch.log2(step)[:, None] / 4 - 1)
         s = step[:, None, None, None]
         h = self.head(torch.cat([recon / 64 - 2, (residual / s).clamp(-8, 8) / 2], 1))
+        k = CELL // PATCH
+        h = h + self.place.repeat(1, 1, h.shape[2] // k, h.shape[3] // k)
         for mixer in self.body:
             h = mixer(h, condition)
-        return self.tail(torch.relu(h) * mask) * s
+        return self.tail(h * mask) * s

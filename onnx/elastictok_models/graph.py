@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .config import CELL, GREY, Config
+from .config import CELL, GREY, PATCH, Config
 from .filter import LoopFilter
-from .transform import CHROMA_MATRICES, LUMA_MATRICES, basis, motion_matrices, weights
+from .transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, luma_basis, motion_matrices
 
 OPSET, IR_VERSION = 20, 10
 INT64_MAX = np.iinfo(np.int64).max
@@ -73,8 +73,9 @@ class Grid:
         self.quarter = b.op("Div", self.pixels, b.ints(4))
         self.half_width = mul(self.x, CELL // 2)
         self.half_height = mul(self.y, CELL // 2)
-        self.patches = mul(mul(self.y, self.x), 4)
-        self.patches_y, self.patches_x = mul(self.y, 2), mul(self.x, 2)
+        k = CELL // PATCH
+        self.patches = mul(mul(self.y, self.x), k * k)
+        self.patches_y, self.patches_x = mul(self.y, k), mul(self.x, k)
 
 
 def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, reference: str) -> tuple[str, str]:
@@ -135,57 +136,44 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
     return out[0], out[1]
 
 
-def patches(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str, raster: bool) -> str:
-    """Cells to 8x8 patches [.., cfg.patch]: in raster order of the picture (patches in rows) or cell by cell."""
-    t, half, quarter = cfg.block_length, CELL // 2, CELL // 4
-    luma = b.reshape(luma, t, grid.y, grid.x, 2, half, 2, half)
-    chroma = b.reshape(chroma, 2, t, grid.y, grid.x, 2, quarter, 2, quarter)
-    if raster:
-        luma = b.op("Transpose", luma, perm=[1, 3, 2, 5, 0, 4, 6])
-        chroma = b.op("Transpose", chroma, perm=[2, 4, 3, 6, 0, 1, 5, 7])
-    else:
-        luma = b.op("Transpose", luma, perm=[1, 2, 3, 5, 0, 4, 6])
-        chroma = b.op("Transpose", chroma, perm=[2, 3, 4, 6, 0, 1, 5, 7])
-    return b.op("Concat", b.reshape(luma, grid.patches, t * half * half),
-                b.reshape(chroma, grid.patches, 2 * t * quarter * quarter), axis=1)
-
-
-def planes(b: Builder, cfg: Config, grid: Grid, x: str, out: str) -> str:
-    """Patches in raster order, uint8 [P, cfg.patch], to I420 frames uint8 [T, 3*height/2, width]."""
-    t, half, quarter = cfg.block_length, CELL // 2, CELL // 4
-    n = t * half * half
-    luma = b.reshape(b.slice(x, 0, n, 1), grid.y, 2, grid.x, 2, t, half, half)
+def frames_of(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str, out: str) -> str:
+    """Luma patches in raster order float32 [P, cfg.patch] and chroma cells [cells_y, cells_x, 2, T, 8, 8] to I420 frames
+    uint8 [T, 3*height/2, width]. QuantizeLinear rounds half to even and saturates."""
+    t, k, half = cfg.block_length, CELL // PATCH, CELL // 2
+    to_pixels = lambda x: b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.uint8))
+    luma = b.reshape(to_pixels(luma), grid.y, k, grid.x, k, t, PATCH, PATCH)
     luma = b.op("Transpose", luma, perm=[4, 0, 1, 5, 2, 3, 6])
-    chroma = b.reshape(b.slice(x, n, INT64_MAX, 1), grid.y, 2, grid.x, 2, 2, t, quarter, quarter)
-    chroma = b.op("Transpose", chroma, perm=[5, 4, 0, 1, 6, 2, 3, 7])
+    chroma = b.op("Transpose", b.reshape(to_pixels(chroma), grid.y, grid.x, 2, t, half, half), perm=[3, 2, 0, 4, 1, 5])
     whole = b.op("Concat", b.reshape(luma, t, -1), b.reshape(chroma, t, -1), axis=1)
     return b.op("Reshape", whole, b.shape(t, -1, grid.width), out=out)
 
 
 def loop_filter(b: Builder, cfg: Config, grid: Grid, net: LoopFilter, recon: str, residual: str, step: str, mask: str) -> str:
-    """LoopFilter as a graph. recon, residual float32 [P, patch]; mask float32 [1, 1, 2*cells_y, 2*cells_x]. The first and
+    """LoopFilter as a graph. recon, residual float32 [P, patch]; mask float32 [1, 1, patches_y, patches_x]. The first and
     last layers are Gemms that transpose on the way, so no activation is ever shuffled in memory."""
     w = {k: v.detach().cpu().numpy().astype(np.float32) for k, v in net.state_dict().items()}
     linear = lambda x, k: b.op("Gemm", x, b.const(w[k + ".weight"]), b.const(w[k + ".bias"]), transB=1)
     log = b.op("Div", b.op("Log", step), b.const(np.float32(np.log(2))))
     log = b.op("Reshape", b.op("Sub", b.op("Mul", log, b.const(np.float32(0.25))), b.const(np.float32(1))), b.ints(1, 1))
     condition = linear(b.op("Relu", linear(log, "condition.0")), "condition.2")
-    n, channels = cfg.patch, cfg.channels
+    n, channels, k = cfg.patch, cfg.channels, CELL // PATCH
     head = w["head.weight"][:, :, 0, 0]
     bias = w["head.bias"] - 2 * head[:, :n].sum(1)  # recon enters as recon/64 - 2
+    place = b.const(w["place"].reshape(channels, 1, k, 1, k) + bias.reshape(channels, 1, 1, 1, 1))
+    place = b.reshape(b.op("Expand", place, b.shape(channels, grid.y, k, grid.x, k)), channels, -1)
     scaled = b.op("Clip", b.op("Div", residual, step), b.const(np.float32(-8)), b.const(np.float32(8)))
-    h = b.op("Gemm", b.const(head[:, :n] / 64), recon, b.const(bias[:, None]), transB=1)
+    h = b.op("Gemm", b.const(head[:, :n] / 64), recon, place, transB=1)
     h = b.op("Gemm", b.const(head[:, n:] / 2), scaled, h, transB=1)
     h = b.reshape(h, 1, channels, grid.patches_y, grid.patches_x)
     for i in range(cfg.blocks):
         key = lambda name: f"body.{i}.{name}"
-        conv = lambda x, k, **kw: b.op("Conv", x, b.const(w[key(k) + ".weight"]), b.const(w[key(k) + ".bias"]), **kw)
+        conv = lambda x, name, **kw: b.op("Conv", x, b.const(w[key(name) + ".weight"]), b.const(w[key(name) + ".bias"]), **kw)
         film = b.op("Reshape", linear(condition, key("film")), b.ints(2, channels, 1, 1))
         scale = b.op("Add", b.slice(film, 0, 1, 0), b.const(np.float32(1)))
         x = conv(h, "depthwise", group=channels, pads=[1, 1, 1, 1])
         x = b.op("Add", b.op("Mul", x, scale), b.slice(film, 1, 2, 0))
         h = b.op("Add", h, conv(b.op("Relu", conv(x, "expand")), "project"))
-    h = b.reshape(b.op("Mul", b.op("Relu", h), mask), channels, -1)
+    h = b.reshape(b.op("Mul", h, mask), channels, -1)
     tail = b.op("Gemm", h, b.const(np.ascontiguousarray(w["tail.weight"][:, :, 0, 0].T)), transA=1)
     return b.op("Mul", tail, step)
 
@@ -220,22 +208,26 @@ def decoder(cfg: Config, net: LoopFilter | None, taps: bool = False) -> onnx.Mod
 
     `taps` adds outputs `recon` and `residual`, float32 [P, cfg.patch]: what the filter sees, for training."""
     b, io = Builder(), _io(cfg)
+    t, k = cfg.block_length, CELL // PATCH
     grid = Grid(b, "motion")
     luma, chroma = predict(b, cfg, grid, "motion", "position", "dec.reference")
-    prediction = patches(b, cfg, grid, luma, chroma, raster=True)
-    synthesis = (basis(cfg) / (weights(cfg)[:, None] * cfg.scale)).astype(np.float32)
-    residual = b.op("MatMul", b.op("Cast", "tokens", to=TensorProto.FLOAT), b.const(synthesis))
-    residual = b.op("Transpose", b.reshape(residual, grid.y, grid.x, 2, 2, cfg.patch), perm=[0, 2, 1, 3, 4])
+    luma = b.op("Transpose", b.reshape(luma, t, grid.y, grid.x, k, PATCH, k, PATCH), perm=[1, 3, 2, 5, 0, 4, 6])
+    chroma = b.op("Transpose", chroma, perm=[2, 3, 0, 1, 4, 5])
+    luma_latents, chroma_latents = split_latents(b, cfg, b.op("Cast", "tokens", to=TensorProto.FLOAT))
+    synthesis = luma_basis(cfg) / cfg.scale
+    residual = b.reshape(b.op("MatMul", luma_latents, b.const(synthesis, np.float32)), grid.y, grid.x, k, k, cfg.patch)
+    residual = b.op("Transpose", residual, perm=[0, 2, 1, 3, 4])
     residual = b.op("Reshape", residual, b.shape(grid.patches, cfg.patch), out="residual")
-    recon = b.op("Add", prediction, residual, out="recon")
+    recon = b.op("Add", b.reshape(luma, grid.patches, cfg.patch), residual, out="recon")
+    synthesis = chroma_basis(cfg) / (cfg.chroma_weight * cfg.scale)
+    chroma_residual = b.op("MatMul", chroma_latents, b.const(synthesis, np.float32))
+    chroma = b.op("Add", chroma, b.reshape(chroma_residual, grid.y, grid.x, 2, t, CELL // 2, CELL // 2))
     if net is not None:
         coded = b.op("Cast", b.op("Greater", "counts", b.const(0, np.int32)), to=TensorProto.FLOAT)
-        coded = b.op("Expand", b.reshape(coded, 1, 1, grid.y, 1, grid.x, 1), b.shape(1, 1, grid.y, 2, grid.x, 2))
+        coded = b.op("Expand", b.reshape(coded, 1, 1, grid.y, 1, grid.x, 1), b.shape(1, 1, grid.y, k, grid.x, k))
         coded = b.reshape(coded, 1, 1, grid.patches_y, grid.patches_x)
         recon = b.op("Add", recon, loop_filter(b, cfg, grid, net, recon, residual, "step", coded))
-    # rounds half to even and saturates
-    pixels = b.op("QuantizeLinear", recon, b.const(np.float32(1)), b.const(0, np.uint8))
-    frames = planes(b, cfg, grid, pixels, "frames")
+    frames = frames_of(b, cfg, grid, recon, chroma, "frames")
     last = b.slice(frames, cfg.block_length - 1, cfg.block_length, 0)
     b.op("Squeeze", last, b.ints(0), out="dec.reference" + CONTEXT_OUT)
     inputs = [io[k] for k in ("tokens", "counts", "position", "motion", "step", "dec.reference")]
@@ -245,23 +237,36 @@ def decoder(cfg: Config, net: LoopFilter | None, taps: bool = False) -> onnx.Mod
     return b.model("decoder", inputs, outputs)
 
 
+def split_latents(b: Builder, cfg: Config, latents: str) -> tuple[str, str]:
+    """[cells, C] into luma and chroma."""
+    n = cfg.luma_coefficients
+    return b.slice(latents, 0, n, 1), b.slice(latents, n, cfg.coefficients, 1)
+
+
 def encoder(cfg: Config) -> onnx.ModelProto:
     """frames, position, motion, dec.reference -> tokens: the latents of what motion does not predict."""
     b, io = Builder(), _io(cfg)
-    t, half, quarter = cfg.block_length, CELL // 2, CELL // 4
+    t, k, half = cfg.block_length, CELL // PATCH, CELL // 2
     grid = Grid(b, "motion")
     luma, chroma = predict(b, cfg, grid, "motion", "position", "dec.reference")
-    prediction = patches(b, cfg, grid, luma, chroma, raster=False)
     flat = b.reshape("frames", t, -1)
-    luma = b.reshape(b.slice(flat, 0, grid.pixels, 1), t, grid.y, 2, half, grid.x, 2, half)
-    luma = b.op("Transpose", luma, perm=[1, 4, 2, 5, 0, 3, 6])
-    chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 1), t, 2, grid.y, 2, quarter, grid.x, 2, quarter)
-    chroma = b.op("Transpose", chroma, perm=[2, 5, 3, 6, 1, 0, 4, 7])
-    source = b.op("Concat", b.reshape(luma, grid.patches, t * half * half),
-                  b.reshape(chroma, grid.patches, 2 * t * quarter * quarter), axis=1)
-    residual = b.op("Sub", b.op("Cast", source, to=TensorProto.FLOAT), prediction)
-    analysis = (basis(cfg) * (weights(cfg)[:, None] * cfg.scale)).T.astype(np.float32)
-    latents = b.op("MatMul", b.reshape(residual, -1, cfg.coefficients), b.const(analysis))
+    source_luma = b.reshape(b.slice(flat, 0, grid.pixels, 1), t, grid.y, CELL, grid.x, CELL)
+    source_luma = b.op("Transpose", source_luma, perm=[0, 1, 3, 2, 4])
+    source_chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 1), t, 2, grid.y, half, grid.x, half)
+    source_chroma = b.op("Transpose", source_chroma, perm=[1, 0, 2, 4, 3, 5])
+    latents = []
+    # both as [.., cells_y, cells_x, rows, columns], so that only whole cells move
+    for source, prediction, basis, weight, perm, shape in (
+            (source_luma, luma, luma_basis(cfg), 1, [1, 2, 0, 3, 4], (t, CELL, CELL)),
+            (source_chroma, chroma, chroma_basis(cfg), cfg.chroma_weight, [2, 3, 0, 1, 4, 5], (2, t, half, half))):
+        residual = b.op("Sub", b.op("Cast", source, to=TensorProto.FLOAT), prediction)
+        residual = b.op("Transpose", residual, perm=perm)
+        analysis = basis * (weight * cfg.scale)
+        if len(shape) == 3:  # the basis runs patch by patch, the source row by row
+            analysis = analysis.reshape(-1, k, k, t, PATCH, PATCH).transpose(0, 3, 1, 4, 2, 5).reshape(len(basis), -1)
+        n = len(basis)
+        latents.append(b.op("MatMul", b.reshape(residual, -1, n), b.const(analysis.T, np.float32)))
+    latents = b.op("Concat", *latents, axis=1)
     latents = b.op("Clip", b.op("Round", latents), b.const(np.float32(-32767)), b.const(np.float32(32767)))
     b.op("Cast", latents, to=TensorProto.INT16, out="tokens")
     return b.model("encoder", [io[k] for k in ("frames", "position", "motion", "dec.reference")], [io["tokens"]])

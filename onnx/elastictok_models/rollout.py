@@ -13,10 +13,11 @@ import numpy as np
 import onnxruntime as ort
 
 from . import graph, motion
-from .config import CELL, Config
-from .transform import positions
+from .config import CELL, PATCH, Config
+from .transform import order
 
-SIDE = 16  # patches on a side of a sample: 128 pixels
+SIDE = 32  # patches on a side of a sample: 128 pixels
+K = CELL // PATCH
 
 
 class Ring:
@@ -66,12 +67,10 @@ def session(model, cells_y: int, cells_x: int, threads: int = 1) -> ort.Inferenc
 
 
 def to_patches(frames: np.ndarray, cells_y: int, cells_x: int) -> np.ndarray:
-    """I420 frames [T, 3*H/2, W] to patches [2*cells_y, 2*cells_x, patch], as the decoder graph arranges them."""
+    """Luma of I420 frames [T, 3*H/2, W] as patches [4*cells_y, 4*cells_x, patch], as the decoder graph arranges it."""
     t, (h, w) = len(frames), (cells_y * CELL, cells_x * CELL)
-    flat = frames.reshape(t, -1)
-    luma = flat[:, :h * w].reshape(t, h // 8, 8, w // 8, 8).transpose(1, 3, 0, 2, 4).reshape(h // 8, w // 8, -1)
-    chroma = flat[:, h * w:].reshape(t, 2, h // 8, 4, w // 8, 4).transpose(2, 4, 1, 0, 3, 5).reshape(h // 8, w // 8, -1)
-    return np.concatenate([luma, chroma], 2)
+    luma = frames.reshape(t, -1)[:, :h * w].reshape(t, h // PATCH, PATCH, w // PATCH, PATCH)
+    return luma.transpose(1, 3, 0, 2, 4).reshape(h // PATCH, w // PATCH, -1)
 
 
 def quantise(latents, step, rng, cfg: Config, order_rank):
@@ -100,7 +99,7 @@ def run_clip(frames, cfg: Config, decoder_model, encoder_model, rng, emit, block
     enc, dec = session(encoder_model, cells_y, cells_x), session(decoder_model, cells_y, cells_x)
     start = rng.integers(0, max(1, len(frames) - blocks * t_len))
     base = float(np.exp(rng.uniform(np.log(4.5), np.log(110.0))))  # pixel units
-    rank = (np.arange(cfg.coefficients) / cfg.coefficients)[None]
+    rank = np.argsort(order(cfg))[None] / cfg.coefficients
     reference = np.zeros(frames.shape[1:], np.uint8)
     field = np.zeros((3, cells_y, cells_x), np.int32)
     for b in range(min(blocks, (len(frames) - start) // t_len)):
@@ -121,9 +120,9 @@ def sample(ring: Ring, at: int, source, coded, step, recon, residual, rng, crops
     """Writes random crops where something was coded; returns the next slot."""
     cells_y, cells_x = coded.shape
     patches = to_patches(source, cells_y, cells_x)
-    recon, residual = (x.reshape(2 * cells_y, 2 * cells_x, -1) for x in (recon, residual))
-    mask = coded.repeat(2, 0).repeat(2, 1)
-    n = SIDE // 2
+    recon, residual = (x.reshape(K * cells_y, K * cells_x, -1) for x in (recon, residual))
+    mask = coded.repeat(K, 0).repeat(K, 1)
+    n = SIDE // K
     if cells_y < n or cells_x < n:
         return at
     for _ in range(crops):
@@ -131,7 +130,7 @@ def sample(ring: Ring, at: int, source, coded, step, recon, residual, rng, crops
         y, x = max(places, key=lambda p: coded[p[0]:p[0] + n, p[1]:p[1] + n].sum())
         if coded[y:y + n, x:x + n].mean() < 0.1:
             continue
-        cut = lambda a: a[2 * y:2 * y + SIDE, 2 * x:2 * x + SIDE].reshape(SIDE * SIDE, -1)
+        cut = lambda a: a[K * y:K * y + SIDE, K * x:K * x + SIDE].reshape(SIDE * SIDE, -1)
         i = at % ring.size
         ring.recon[i], ring.residual[i], ring.source[i] = cut(recon), cut(residual), cut(patches)
         ring.mask[i], ring.step[i] = cut(mask)[:, 0], step

@@ -15,7 +15,6 @@ from .config import Config
 from .filter import LoopFilter
 from .rollout import SIDE, Ring
 
-LUMA_SHARE = 0.85  # of the loss; the rest is chroma's
 
 
 def batch(ring: Ring, available: int, size: int, rng):
@@ -27,12 +26,10 @@ def batch(ring: Ring, available: int, size: int, rng):
     return grid(ring.recon), grid(ring.residual), grid(ring.source), mask, torch.from_numpy(ring.step[rows])
 
 
-def errors(out, source, mask, cfg: Config):
-    """Weighted squared error per sample over coded patches, float [B]."""
-    n = cfg.block_length * 64
+def errors(out, source, mask):
+    """Mean squared error per sample over coded patches, float [B]."""
     e = (out.clamp(0, 255) - source) ** 2 * mask
-    luma, chroma = e[:, :n].mean((1, 2, 3)), e[:, n:].mean((1, 2, 3))
-    return (LUMA_SHARE * luma + (1 - LUMA_SHARE) * chroma) / mask.mean((1, 2, 3)).clamp(min=1e-3), luma
+    return e.mean((1, 2, 3)) / mask.mean((1, 2, 3)).clamp(min=1e-3)
 
 
 def main():
@@ -40,8 +37,8 @@ def main():
     ap.add_argument("--work", type=Path, required=True, help="folder of the ring buffer")
     ap.add_argument("--checkpoint", type=Path, required=True)
     ap.add_argument("--steps", type=int, default=60000)
-    ap.add_argument("--batch", type=int, default=24)
-    ap.add_argument("--rate", type=float, default=1.5e-3)
+    ap.add_argument("--batch", type=int, default=16)
+    ap.add_argument("--rate", type=float, default=3e-3)
     ap.add_argument("--hours", type=float, default=0, help="the learning rate's schedule ends after this time instead of after --steps")
     ap.add_argument("--threads", type=int, default=1)
     ap.add_argument("--note", default="", help="goes into the bundle's training field")
@@ -61,7 +58,7 @@ def main():
         average.load_state_dict(net.state_dict())
     compiled = torch.compile(net)
     started = last_log = last_save = time.time()
-    gain, luma_gain, count = 0.0, 0.0, 0
+    gain, count = 0.0, 0
 
     def save():
         training = f"{step} steps of {args.batch} samples (128x128 pixels x {cfg.block_length} frames). {args.note}"
@@ -83,7 +80,7 @@ def main():
         recon, residual, source, mask, q = batch(ring, available, args.batch, rng)
         with torch.autocast("cpu", torch.bfloat16):
             correction = compiled(recon, residual, q, mask)
-        after, luma = errors(recon + correction.float(), source, mask, cfg)
+        after = errors(recon + correction.float(), source, mask)
         loss = torch.log(after + 0.05).mean()
         if not torch.isfinite(loss):
             raise SystemExit("the loss is not finite: look at the newest samples; the checkpoint is as it was")
@@ -96,14 +93,13 @@ def main():
         with torch.no_grad():
             for a, p in zip(average.parameters(), net.parameters()):
                 a.lerp_(p, 1 - decay)
-            before, luma_before = errors(recon, source, mask, cfg)
+            before = errors(recon, source, mask)
             gain += float((10 * torch.log10((before + 0.05) / (after + 0.05))).mean())
-            luma_gain += float((10 * torch.log10((luma_before + 0.05) / (luma + 0.05))).mean())
             count += 1
         if time.time() - last_log > 60:
-            print(f"{time.time() - started:.0f} s, step {step}, lr {rate:.2e}, gain {gain / count:.3f} dB, luma {luma_gain / count:.3f} dB, "
+            print(f"{time.time() - started:.0f} s, step {step}, lr {rate:.2e}, gain {gain / count:.3f} dB, "
                   f"{available} samples", flush=True)
-            last_log, gain, luma_gain, count = time.time(), 0.0, 0.0, 0
+            last_log, gain, count = time.time(), 0.0, 0
         if time.time() - last_save > 180:
             save()
             last_save = time.time()

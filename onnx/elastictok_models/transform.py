@@ -2,7 +2,7 @@
 """The cell transform (orthonormal DCT in space, Haar/DCT in time), its token order, and the motion interpolation filters."""
 import numpy as np
 
-from .config import CELL, CHROMA_PHASES, CHROMA_TAPS, LUMA_PHASES, LUMA_TAPS, Config
+from .config import CELL, CHROMA_PHASES, CHROMA_TAPS, LUMA_PHASES, LUMA_TAPS, PATCH, Config
 
 
 def dct(n: int) -> np.ndarray:
@@ -14,51 +14,43 @@ def dct(n: int) -> np.ndarray:
 
 
 def positions(cfg: Config) -> np.ndarray:
-    """int [C, 4]: (component, t, v, u) of every coefficient, most important first.
-
-    Importance is the expected variance of a first-order Markov residual: low spatial frequencies first, the temporal
-    mean before differences, luma before chroma of the same frequency."""
-    rows = []
-    for component in range(3):
-        n = CELL if component == 0 else CELL // 2
-        for t in range(cfg.block_length):
-            for v in range(n):
-                for u in range(n):
-                    # frequency in cycles per cell, so that 8x8 chroma and 16x16 luma compare
-                    radius = np.hypot(v, u) + 0.35 * min(v, u)
-                    rank = radius + (2.5 if t else 0.0) + (3.5 if component else 0.0) * (1 + 0.3 * radius)
-                    rows.append((rank, component, t, v, u))
-    rows.sort()
-    return np.array([r[1:] for r in rows], np.int64)
+    """int [C, 4]: (component, t, v, u) of every coefficient in the graphs' order: luma, then chroma (U and V interleaved by
+    importance), each most important first."""
+    rows = np.array([(c, t, v, u) for c in range(3) for t in range(cfg.block_length)
+                     for v in range(CELL if c == 0 else CELL // 2) for u in range(CELL if c == 0 else CELL // 2)], np.int64)
+    return rows[np.lexsort((importance(rows), rows[:, 0] > 0))]
 
 
-def basis(cfg: Config) -> np.ndarray:
-    """float64 [C, C]: row c holds the sample pattern of coefficient c.
-
-    Columns run as a cell lies in the decoder: 8x8 patches of the cell in raster order, in each the luma samples
-    [T, 8, 8], then U [T, 4, 4], then V [T, 4, 4]. Orthonormal but for the chroma weight."""
-    half, t_len = CELL // 2, cfg.block_length
-    d16, d8, dt = dct(CELL), dct(half), dct(t_len)
-    out = np.zeros((cfg.coefficients, 2, 2, cfg.patch))
-    n_luma, n_chroma = t_len * half * half, t_len * 16
-    for c, (component, t, v, u) in enumerate(positions(cfg)):
-        if component == 0:
-            wave = np.einsum("t,y,x->tyx", dt[t], d16[v], d16[u])
-            for sy in range(2):
-                for sx in range(2):
-                    out[c, sy, sx, :n_luma] = wave[:, sy * 8:sy * 8 + 8, sx * 8:sx * 8 + 8].ravel()
-        else:
-            wave = np.einsum("t,y,x->tyx", dt[t], d8[v], d8[u])
-            at = n_luma + (component - 1) * n_chroma
-            for sy in range(2):
-                for sx in range(2):
-                    out[c, sy, sx, at:at + n_chroma] = wave[:, sy * 4:sy * 4 + 4, sx * 4:sx * 4 + 4].ravel()
-    return out.reshape(cfg.coefficients, cfg.coefficients)
+def importance(rows: np.ndarray) -> np.ndarray:
+    """float [n], small = important, for positions [n, 4]: the order of falling variance of a first-order Markov residual:
+    low frequencies first, the temporal mean before differences, luma before chroma of the same frequency."""
+    component, t, v, u = rows.T
+    radius = np.hypot(v, u) + 0.35 * np.minimum(v, u)
+    return radius + 2.5 * (t > 0) + 3.5 * (component > 0) * (1 + 0.3 * radius) + 1e-6 * component
 
 
-def weights(cfg: Config) -> np.ndarray:
-    """float64 [C]: latent = weight * transform coefficient."""
-    return np.where(positions(cfg)[:, 0] == 0, 1.0, cfg.chroma_weight)
+def order(cfg: Config) -> np.ndarray:
+    """int [C]: the graphs' index of the most important coefficient, the next one, and so on: the order of tokens."""
+    return np.argsort(importance(positions(cfg)), kind="stable")
+
+
+def luma_basis(cfg: Config) -> np.ndarray:
+    """float64 [n, n], orthonormal: row c holds the samples of luma coefficient c, patch by patch: [4, 4, T, 4, 4]."""
+    d, dt, k = dct(CELL), dct(cfg.block_length), CELL // PATCH
+    rows = positions(cfg)[:cfg.luma_coefficients]
+    waves = np.einsum("ct,cy,cx->ctyx", dt[rows[:, 1]], d[rows[:, 2]], d[rows[:, 3]])
+    waves = waves.reshape(len(rows), cfg.block_length, k, PATCH, k, PATCH).transpose(0, 2, 4, 1, 3, 5)
+    return waves.reshape(len(rows), -1)
+
+
+def chroma_basis(cfg: Config) -> np.ndarray:
+    """float64 [n, n], orthonormal: row c holds the samples of chroma coefficient c: [2 planes, T, 8, 8]."""
+    d, dt = dct(CELL // 2), dct(cfg.block_length)
+    rows = positions(cfg)[cfg.luma_coefficients:]
+    waves = np.einsum("ct,cy,cx->ctyx", dt[rows[:, 1]], d[rows[:, 2]], d[rows[:, 3]])
+    planes = np.zeros((len(rows), 2, *waves.shape[1:]))
+    planes[np.arange(len(rows)), rows[:, 0] - 1] = waves
+    return planes.reshape(len(rows), -1)
 
 
 def interpolation_taps(phase: float, taps: int) -> np.ndarray:
