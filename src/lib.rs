@@ -6,6 +6,7 @@
 pub mod bundle;
 pub mod error;
 pub mod frame;
+pub mod motion;
 pub mod runtime;
 
 pub use error::{Error, Result};
