@@ -3,6 +3,8 @@
 //!
 //! `docs/architecture.md` describes the parts, `docs/bitstream.md` the stream.
 
+pub mod entropy;
 pub mod error;
+pub mod tokens;
 
 pub use error::{Error, Result};
