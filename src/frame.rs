@@ -50,7 +50,9 @@ impl Geometry {
     /// Geometry of a `width` x `height` picture under `alignment` and `cell`, both [width, height] in pixels.
     pub fn new(width: u32, height: u32, format: PixelFormat, alignment: [u32; 2], cell: [u32; 2]) -> Result<Self> {
         if !SIZE_RANGE.contains(&width) || !SIZE_RANGE.contains(&height) {
-            return Err(Error::Limit(format!("{width}x{height} is outside 16x16 to 8192x8192; scale the video first (videoscale)")));
+            return Err(Error::Limit(format!(
+                "{width}x{height} is outside 16x16 to 8192x8192; scale the video first (videoscale)"
+            )));
         }
         let aligned_width = width.next_multiple_of(alignment[0]);
         let aligned_height = height.next_multiple_of(alignment[1]);
@@ -84,7 +86,8 @@ impl Geometry {
         let (w, h, aw, ah) = (self.width, self.height, self.aligned_width, self.aligned_height);
         match self.format {
             PixelFormat::I420 => {
-                let chroma = |offset| Plane { offset, pitch: aw / 2, rows: ah / 2, width: w.div_ceil(2), height: h.div_ceil(2), unit: 1 };
+                let chroma =
+                    |offset| Plane { offset, pitch: aw / 2, rows: ah / 2, width: w.div_ceil(2), height: h.div_ceil(2), unit: 1 };
                 let luma = Plane { offset: 0, pitch: aw, rows: ah, width: w, height: h, unit: 1 };
                 ([luma, chroma(aw * ah), chroma(aw * ah + aw * ah / 4)], 3)
             }
@@ -154,14 +157,18 @@ pub fn load_frame(geometry: &Geometry, source: &PlanesRef<'_>, dst: &mut [u8]) -
         (PixelFormat::I420, SourceFormat::I420 | SourceFormat::Nv12) | (PixelFormat::Rgb, SourceFormat::Rgb)
     );
     if !fits {
-        return Err(Error::Settings(format!("the model takes {:?}, not {:?}; convert the video first (videoconvert)", geometry.format, source.format)));
+        return Err(Error::Settings(format!(
+            "the model takes {:?}, not {:?}; convert the video first (videoconvert)",
+            geometry.format, source.format
+        )));
     }
     let (planes, n) = geometry.planes();
     for (i, p) in planes.iter().enumerate().take(n) {
         let dst = &mut dst[p.offset..p.offset + p.pitch * p.rows];
         let interleaved = i > 0 && source.format == SourceFormat::Nv12;
         let from = if interleaved { 1 } else { i };
-        let (src, stride, row_bytes) = (source.planes[from], source.strides[from], if interleaved { 2 * p.width } else { p.width });
+        let (src, stride, row_bytes) =
+            (source.planes[from], source.strides[from], if interleaved { 2 * p.width } else { p.width });
         for (y, row) in dst.chunks_exact_mut(p.pitch).take(p.height).enumerate() {
             let line = src.get(y * stride..y * stride + row_bytes).ok_or_else(|| short(from))?;
             if interleaved {
@@ -209,15 +216,26 @@ mod tests {
             let u: Vec<u8> = (0..cw * ch).map(|i| (i * 3) as u8).collect();
             let v: Vec<u8> = (0..cw * ch).map(|i| (i * 5 + 1) as u8).collect();
             let mut frame = vec![0; g.frame_bytes()];
-            load_frame(&g, &PlanesRef { format: SourceFormat::I420, planes: [&y, &u, &v], strides: [stride, cw, cw] }, &mut frame).expect("loads");
+            load_frame(
+                &g,
+                &PlanesRef { format: SourceFormat::I420, planes: [&y, &u, &v], strides: [stride, cw, cw] },
+                &mut frame,
+            )
+            .expect("loads");
             assert_eq!(frame[g.aligned_width - 1], y[w - 1]);
             assert_eq!(frame[(g.aligned_height - 1) * g.aligned_width], y[(h - 1) * stride]);
             let uv: Vec<u8> = u.iter().zip(&v).flat_map(|(a, b)| [*a, *b]).collect();
             let mut again = vec![1; g.frame_bytes()];
-            load_frame(&g, &PlanesRef { format: SourceFormat::Nv12, planes: [&y, &uv, &[]], strides: [stride, 2 * cw, 0] }, &mut again).expect("loads");
+            load_frame(
+                &g,
+                &PlanesRef { format: SourceFormat::Nv12, planes: [&y, &uv, &[]], strides: [stride, 2 * cw, 0] },
+                &mut again,
+            )
+            .expect("loads");
             assert_eq!(frame, again);
             let (mut oy, mut ou, mut ov) = (vec![0; stride * h], vec![0; cw * ch], vec![0; cw * ch]);
-            store_frame(&g, &frame, &mut PlanesMut { planes: [&mut oy, &mut ou, &mut ov], strides: [stride, cw, cw] }).expect("stores");
+            store_frame(&g, &frame, &mut PlanesMut { planes: [&mut oy, &mut ou, &mut ov], strides: [stride, cw, cw] })
+                .expect("stores");
             assert_eq!((ou, ov), (u, v));
             for (a, b) in oy.chunks(stride).zip(y.chunks(stride)) {
                 assert_eq!(a[..w], b[..w]);

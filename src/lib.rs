@@ -4,9 +4,11 @@
 //! `docs/architecture.md` describes the parts, `docs/bitstream.md` the stream.
 
 pub mod bundle;
+pub mod entropy;
 pub mod error;
 pub mod frame;
 pub mod motion;
 pub mod runtime;
+pub mod tokens;
 
 pub use error::{Error, Result};

@@ -13,7 +13,8 @@ fn cpu() -> RuntimeConfig {
 fn unquantised_latents_give_the_picture_back_and_contexts_follow_commits() {
     let bundle = Bundle::builtin().expect("builtin bundle");
     let geometry = bundle.geometry(48, 32).expect("size");
-    let mut decoder = DecoderGraph::open(&bundle, &geometry, &cpu()).expect("decoder (run install-deps.sh if ONNX Runtime is missing)");
+    let mut decoder =
+        DecoderGraph::open(&bundle, &geometry, &cpu()).expect("decoder (run install-deps.sh if ONNX Runtime is missing)");
     let mut encoder = EncoderGraph::open(&bundle, &geometry, &cpu(), &decoder).expect("encoder");
     assert_eq!(decoder.provider(), "cpu");
     let mut worst = 0;
@@ -26,7 +27,9 @@ fn unquantised_latents_give_the_picture_back_and_contexts_follow_commits() {
         encoder.motion_mut().fill(0);
         decoder.motion_mut().fill(0);
         encoder.run(&decoder).expect("runs");
-        let (Tokens::I16(latents), TokensMut::I16(tokens)) = (encoder.tokens(), decoder.tokens_mut()) else { panic!("nested tokens are i16") };
+        let (Tokens::I16(latents), TokensMut::I16(tokens)) = (encoder.tokens(), decoder.tokens_mut()) else {
+            panic!("nested tokens are i16")
+        };
         tokens.copy_from_slice(latents);
         // No cell counts as coded, so that no filter touches the picture.
         decoder.counts_mut().fill(0);
@@ -47,7 +50,8 @@ fn unquantised_latents_give_the_picture_back_and_contexts_follow_commits() {
 fn a_provider_that_is_not_there_is_an_error_that_names_the_library() {
     let bundle = Bundle::builtin().expect("builtin bundle");
     let geometry = bundle.geometry(32, 32).expect("size");
-    for (provider, library) in [(ExecutionProvider::Cuda, "providers_cuda"), (ExecutionProvider::TensorRt, "providers_tensorrt")] {
+    for (provider, library) in [(ExecutionProvider::Cuda, "providers_cuda"), (ExecutionProvider::TensorRt, "providers_tensorrt")]
+    {
         let cache = std::env::temp_dir().join("elastictok-test-cache");
         let config = RuntimeConfig { provider, cache_dir: Some(cache), ..cpu() };
         match DecoderGraph::open(&bundle, &geometry, &config) {
@@ -56,7 +60,8 @@ fn a_provider_that_is_not_there_is_an_error_that_names_the_library() {
             Ok(graph) => assert_ne!(graph.provider(), "cpu"),
         }
     }
-    let auto = DecoderGraph::open(&bundle, &geometry, &RuntimeConfig { provider: ExecutionProvider::Auto, ..cpu() }).expect("auto always runs");
+    let auto = DecoderGraph::open(&bundle, &geometry, &RuntimeConfig { provider: ExecutionProvider::Auto, ..cpu() })
+        .expect("auto always runs");
     assert!(["cpu", "cuda"].contains(&auto.provider()));
 }
 

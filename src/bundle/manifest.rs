@@ -13,7 +13,7 @@ const MAX_LEVELS: usize = 4;
 pub const FORMAT_VERSION: u32 = 1;
 
 /// Place of a coefficient: (component, t, v, u).
-pub type Position = [u8; 4];
+pub type Position = [u16; 4];
 
 /// How a cell becomes tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,8 +39,10 @@ pub enum Bottleneck {
         levels: u32,
         /// Latent units per unit of an orthonormal coefficient.
         scale: u32,
-        /// Place of each coefficient, most important first.
+        /// Place of each coefficient, in the graphs' order.
         positions: Vec<Position>,
+        /// The graphs' index of the most important coefficient, the next one, and so on: the order of tokens.
+        order: Vec<u16>,
     },
 }
 
@@ -130,10 +132,16 @@ impl Manifest {
         }
         let rising = self.layers.windows(2).all(|w| w[0] < w[1]) && self.layers.first().is_some_and(|&l| l > 0);
         if !rising || self.layers.last() != Some(&self.tokens_per_cell) || self.layers.len() > 32 {
-            return Err(format!("layers {:?} do not rise to tokens_per_cell {} in at most 32 steps", self.layers, self.tokens_per_cell));
+            return Err(format!(
+                "layers {:?} do not rise to tokens_per_cell {} in at most 32 steps",
+                self.layers, self.tokens_per_cell
+            ));
         }
         if self.tokens_per_cell > 1 << 16 || self.min_tokens > self.tokens_per_cell {
-            return Err(format!("tokens_per_cell {} (65536 at the most) or min_tokens {} is out of range", self.tokens_per_cell, self.min_tokens));
+            return Err(format!(
+                "tokens_per_cell {} (65536 at the most) or min_tokens {} is out of range",
+                self.tokens_per_cell, self.min_tokens
+            ));
         }
         match &self.bottleneck {
             Bottleneck::Fsq { levels } => {
@@ -147,7 +155,7 @@ impl Manifest {
                     return Err("vae dimensions, bits or scale is out of range".into());
                 }
             }
-            Bottleneck::Nested { levels, scale, positions } => {
+            Bottleneck::Nested { levels, scale, positions, order } => {
                 if self.pixel_format != PixelFormat::I420 || !self.takes_motion || !self.takes_step {
                     return Err("a nested bottleneck needs I420, takes_motion and takes_step".into());
                 }
@@ -157,6 +165,11 @@ impl Manifest {
                 let c = positions.len() as u32;
                 if c == 0 || c > 4096 || self.layers != (1..=*levels).map(|l| l * c).collect::<Vec<_>>() {
                     return Err(format!("layers {:?} are not {levels} times the {c} coefficients", self.layers));
+                }
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                if !sorted.iter().map(|&i| u32::from(i)).eq(0..c) {
+                    return Err("order is no permutation of the coefficients".into());
                 }
                 let mut seen = std::collections::HashSet::new();
                 if !positions.iter().all(|p| p[0] < 3 && u32::from(p[1]) < self.block_length && seen.insert(p)) {
@@ -169,8 +182,30 @@ impl Manifest {
 
     /// The fields that decide how a stream decodes, in a fixed form.
     pub(super) fn decoding_fields(&self) -> String {
-        let Self { pixel_format, block_length, alignment, cell, tokens_per_cell, layers, bottleneck, takes_motion, takes_step, .. } = self;
-        serde_json::json!([pixel_format, block_length, alignment, cell, tokens_per_cell, layers, bottleneck, takes_motion, takes_step]).to_string()
+        let Self {
+            pixel_format,
+            block_length,
+            alignment,
+            cell,
+            tokens_per_cell,
+            layers,
+            bottleneck,
+            takes_motion,
+            takes_step,
+            ..
+        } = self;
+        serde_json::json!([
+            pixel_format,
+            block_length,
+            alignment,
+            cell,
+            tokens_per_cell,
+            layers,
+            bottleneck,
+            takes_motion,
+            takes_step
+        ])
+        .to_string()
     }
 }
 
@@ -208,7 +243,14 @@ mod tests {
         assert!(message(|j| j["layers"] = serde_json::json!([16, 60])).contains("tokens_per_cell"));
         assert!(message(|j| j["layers"] = serde_json::json!([])).contains("layers"));
         assert!(message(|j| j["bottleneck"]["levels"] = serde_json::json!([1])).contains("fsq levels"));
-        assert!(message(|j| j["bottleneck"] = serde_json::json!({"kind": "vae", "dimensions": 8, "scale": 0.0, "bits": 8})).contains("vae"));
-        assert!(message(|j| j["bottleneck"] = serde_json::json!({"kind": "nested", "levels": 3, "scale": 8, "positions": []})).contains("I420"));
+        assert!(
+            message(|j| j["bottleneck"] = serde_json::json!({"kind": "vae", "dimensions": 8, "scale": 0.0, "bits": 8}))
+                .contains("vae")
+        );
+        assert!(
+            message(|j| j["bottleneck"] =
+                serde_json::json!({"kind": "nested", "levels": 3, "scale": 8, "positions": [], "order": []}))
+            .contains("I420")
+        );
     }
 }

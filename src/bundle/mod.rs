@@ -58,7 +58,12 @@ fn fingerprint(manifest: &Manifest, decoder: &[u8], tables: &[u8]) -> Fingerprin
 }
 
 impl Bundle {
-    fn from_parts(manifest: &[u8], encoder: Cow<'static, [u8]>, decoder: Cow<'static, [u8]>, tables: Cow<'static, [u8]>) -> Result<Self> {
+    fn from_parts(
+        manifest: &[u8],
+        encoder: Cow<'static, [u8]>,
+        decoder: Cow<'static, [u8]>,
+        tables: Cow<'static, [u8]>,
+    ) -> Result<Self> {
         let manifest = Manifest::parse(manifest)?;
         let fingerprint = fingerprint(&manifest, &decoder, &tables);
         Ok(Self { manifest, encoder, decoder, tables, fingerprint })
@@ -85,7 +90,12 @@ impl Bundle {
         let folder = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
         let read = |name: &str| {
             let file = folder.join(name);
-            std::fs::read(&file).map_err(|e| Error::Model(format!("cannot read {}: {e}; a bundle is a directory with bundle.json, encoder.onnx and decoder.onnx", file.display())))
+            std::fs::read(&file).map_err(|e| {
+                Error::Model(format!(
+                    "cannot read {}: {e}; a bundle is a directory with bundle.json, encoder.onnx and decoder.onnx",
+                    file.display()
+                ))
+            })
         };
         let manifest = read("bundle.json")?;
         let tables = match Manifest::parse(&manifest)?.bottleneck {

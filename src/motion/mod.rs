@@ -235,7 +235,9 @@ impl MotionSearch {
                 let spent = vector_bits(self.field[i], predicted);
                 let sad = self.cost[i] - lambda * spent;
                 // Only where prediction is poor can a flat one be better.
-                if self.cost[i] > 4.0 * samples && 1.15 * planes::activity(frames, self.width, y * CELL, x * CELL) + 12.0 * lambda < sad {
+                if self.cost[i] > 4.0 * samples
+                    && 1.15 * planes::activity(frames, self.width, y * CELL, x * CELL) + 12.0 * lambda < sad
+                {
                     (dy[i], dx[i], mode[i]) = (0, 0, 1);
                     intra += 1;
                     self.field[i] = Vector::default();
@@ -261,7 +263,11 @@ mod tests {
     /// A smooth random texture, sampled anywhere.
     fn texture(y: f32, x: f32) -> u8 {
         let wave = |fy: f32, fx: f32, p: f32| (y * fy + x * fx + p).sin();
-        (128.0 + 30.0 * wave(0.21, 0.13, 0.0) + 25.0 * wave(-0.11, 0.31, 1.0) + 20.0 * wave(0.37, -0.23, 2.0) + 15.0 * wave(0.05, 0.07, 3.0)) as u8
+        (128.0
+            + 30.0 * wave(0.21, 0.13, 0.0)
+            + 25.0 * wave(-0.11, 0.31, 1.0)
+            + 20.0 * wave(0.37, -0.23, 2.0)
+            + 15.0 * wave(0.05, 0.07, 3.0)) as u8
     }
 
     fn picture(dy: f32, dx: f32) -> Vec<u8> {
@@ -291,7 +297,8 @@ mod tests {
     #[test]
     fn a_static_scene_does_not_move() {
         let reference = picture(0.0, 0.0);
-        let noisy: Vec<u8> = reference.iter().enumerate().map(|(i, &p)| p.wrapping_add((i * 2654435761 >> 7 & 1) as u8)).collect();
+        let noisy: Vec<u8> =
+            reference.iter().enumerate().map(|(i, &p)| p.wrapping_add((i * 2654435761 >> 7 & 1) as u8)).collect();
         let (motion, stats) = search(&[&noisy, &noisy], &reference);
         assert!(motion.iter().all(|&m| m == 0), "{motion:?}");
         assert!(stats.error <= 1.0);

@@ -31,9 +31,19 @@ const SAMPLES: [[[(usize, usize, usize); 2]; 4]; 4] = {
     }
     [
         [one(FULL), [(FULL, 0, 0), (RIGHT, 0, 0)], one(RIGHT), [(RIGHT, 0, 0), (FULL, 0, 1)]],
-        [[(FULL, 0, 0), (DOWN, 0, 0)], [(RIGHT, 0, 0), (DOWN, 0, 0)], [(RIGHT, 0, 0), (BOTH, 0, 0)], [(RIGHT, 0, 0), (DOWN, 0, 1)]],
+        [
+            [(FULL, 0, 0), (DOWN, 0, 0)],
+            [(RIGHT, 0, 0), (DOWN, 0, 0)],
+            [(RIGHT, 0, 0), (BOTH, 0, 0)],
+            [(RIGHT, 0, 0), (DOWN, 0, 1)],
+        ],
         [one(DOWN), [(DOWN, 0, 0), (BOTH, 0, 0)], one(BOTH), [(BOTH, 0, 0), (DOWN, 0, 1)]],
-        [[(DOWN, 0, 0), (FULL, 1, 0)], [(DOWN, 0, 0), (RIGHT, 1, 0)], [(BOTH, 0, 0), (RIGHT, 1, 0)], [(RIGHT, 1, 0), (DOWN, 0, 1)]],
+        [
+            [(DOWN, 0, 0), (FULL, 1, 0)],
+            [(DOWN, 0, 0), (RIGHT, 1, 0)],
+            [(BOTH, 0, 0), (RIGHT, 1, 0)],
+            [(RIGHT, 1, 0), (DOWN, 0, 1)],
+        ],
     ]
 };
 

@@ -7,8 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use ort::session::IoBinding;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::IoBinding;
 use ort::session::Session;
 use ort::value::TensorElementType as Type;
 use ort::value::{DynTensor, Outlet};
@@ -102,8 +102,16 @@ fn dimensions(g: &Geometry) -> Vec<(&'static str, usize)> {
 }
 
 /// Checks that `outlets` are exactly the `wanted` ones plus contexts; returns the contexts.
-fn check(graph: &str, side: &str, outlets: &[Outlet], wanted: &[&Spec], prefixes: &[&str]) -> Result<Vec<(String, Type, Vec<i64>)>> {
-    let wrong = |m: String| Err(Error::Model(format!("{graph} graph: {m}; the bundle breaks the contract of docs/architecture.md, export it again")));
+fn check(
+    graph: &str,
+    side: &str,
+    outlets: &[Outlet],
+    wanted: &[&Spec],
+    prefixes: &[&str],
+) -> Result<Vec<(String, Type, Vec<i64>)>> {
+    let wrong = |m: String| {
+        Err(Error::Model(format!("{graph} graph: {m}; the bundle breaks the contract of docs/architecture.md, export it again")))
+    };
     let mut contexts = Vec::new();
     for spec in wanted {
         if !outlets.iter().any(|o| o.name() == spec.name) {
@@ -121,7 +129,8 @@ fn check(graph: &str, side: &str, outlets: &[Outlet], wanted: &[&Spec], prefixes
                 return wrong(format!("{side} '{name}' is {ty:?}, not {:?}", spec.ty));
             }
             // Outputs may keep symbolic dimensions; their real shape is checked by the bound tensor.
-            let fits = shape.len() == spec.shape.len() && shape.iter().zip(&spec.shape).all(|(&a, &b)| a == b || (a < 0 && side == "output"));
+            let fits = shape.len() == spec.shape.len()
+                && shape.iter().zip(&spec.shape).all(|(&a, &b)| a == b || (a < 0 && side == "output"));
             if !fits {
                 return wrong(format!("{side} '{name}' has shape {shape:?}, not {:?}", spec.shape));
             }
@@ -145,7 +154,8 @@ fn element_bytes(ty: Type) -> Option<usize> {
 }
 
 fn host(ty: Type, shape: &[i64]) -> Result<DynTensor> {
-    let mut tensor = DynTensor::new(&Allocator::default(), ty, shape.to_vec()).map_err(runtime("no memory for a graph's buffer"))?;
+    let mut tensor =
+        DynTensor::new(&Allocator::default(), ty, shape.to_vec()).map_err(runtime("no memory for a graph's buffer"))?;
     zero(&mut tensor, ty)?;
     Ok(tensor)
 }
@@ -181,19 +191,29 @@ impl Context {
     }
 }
 
-fn contexts(session: &Session, inputs: Vec<(String, Type, Vec<i64>)>, outputs: &[(String, Type, Vec<i64>)], cuda: Option<i32>) -> Result<Vec<Context>> {
-    let broken = |m: String| Error::Model(format!("{m}; the bundle breaks the contract of docs/architecture.md, export it again"));
+fn contexts(
+    session: &Session,
+    inputs: Vec<(String, Type, Vec<i64>)>,
+    outputs: &[(String, Type, Vec<i64>)],
+    cuda: Option<i32>,
+) -> Result<Vec<Context>> {
+    let broken =
+        |m: String| Error::Model(format!("{m}; the bundle breaks the contract of docs/architecture.md, export it again"));
     if inputs.len() != outputs.len() {
         return Err(broken(format!("{} contexts go in and {} come out", inputs.len(), outputs.len())));
     }
     let mut made = Vec::new();
     for (name, ty, shape) in inputs {
-        let out = outputs.iter().find(|o| o.0 == format!("{name}{NEXT}")).ok_or_else(|| broken(format!("context '{name}' has no output '{name}{NEXT}'")))?;
+        let out = outputs
+            .iter()
+            .find(|o| o.0 == format!("{name}{NEXT}"))
+            .ok_or_else(|| broken(format!("context '{name}' has no output '{name}{NEXT}'")))?;
         let same = out.1 == ty && out.2.len() == shape.len() && out.2.iter().zip(&shape).all(|(&a, &b)| a == b || a < 0);
         if !same {
             return Err(broken(format!("context '{name}' is {ty:?} {shape:?} as input and {:?} {:?} as output", out.1, out.2)));
         }
-        let bytes = shape.iter().try_fold(element_bytes(ty).unwrap_or(0) as i64, |n, &d| if d > 0 { n.checked_mul(d) } else { None });
+        let bytes =
+            shape.iter().try_fold(element_bytes(ty).unwrap_or(0) as i64, |n, &d| if d > 0 { n.checked_mul(d) } else { None });
         if !bytes.is_some_and(|b| (1..=8 << 30).contains(&b)) {
             return Err(broken(format!("context '{name}' of {ty:?} {shape:?} has no usable size")));
         }
@@ -201,7 +221,8 @@ fn contexts(session: &Session, inputs: Vec<(String, Type, Vec<i64>)>, outputs: &
             match cuda {
                 None => host(ty, &shape),
                 Some(device) => {
-                    let memory = MemoryInfo::new(AllocationDevice::CUDA, device, AllocatorType::Device, MemoryType::Default).map_err(runtime("GPU memory"))?;
+                    let memory = MemoryInfo::new(AllocationDevice::CUDA, device, AllocatorType::Device, MemoryType::Default)
+                        .map_err(runtime("GPU memory"))?;
                     let allocator = Allocator::new(session, memory).map_err(runtime("GPU memory"))?;
                     DynTensor::new(&allocator, ty, shape.clone()).map_err(runtime("no GPU memory for a context"))
                 }
@@ -244,7 +265,13 @@ impl Graph {
     }
 
     /// A binding of `fixed` inputs and `outputs`, own contexts with slot `current` as input, and `extra` inputs.
-    fn bind(&mut self, inputs: &[(&str, &DynTensor)], outputs: &mut [(&str, &mut DynTensor)], current: usize, extra: &[(&str, &DynTensor)]) -> Result<()> {
+    fn bind(
+        &mut self,
+        inputs: &[(&str, &DynTensor)],
+        outputs: &mut [(&str, &mut DynTensor)],
+        current: usize,
+        extra: &[(&str, &DynTensor)],
+    ) -> Result<()> {
         let failed = runtime("binding a graph's buffers failed");
         let mut binding = self.session.create_binding().map_err(&failed)?;
         for (name, tensor) in inputs.iter().chain(extra) {
@@ -403,7 +430,9 @@ impl EncoderGraph {
         for (name, ty, shape) in &shared {
             let theirs = decoder.graph.contexts.iter().find(|x| x.name == *name);
             if !theirs.is_some_and(|x| x.ty == *ty && x.slots[0].shape().iter().eq(shape.iter())) {
-                return Err(Error::Model(format!("encoder graph: input '{name}' is no context of the decoder graph with the same type and shape; export the bundle again")));
+                return Err(Error::Model(format!(
+                    "encoder graph: input '{name}' is no context of the decoder graph with the same type and shape; export the bundle again"
+                )));
             }
         }
         let mut out = vec![&c.tokens];
@@ -431,7 +460,8 @@ impl EncoderGraph {
                 let mut outputs = vec![("tokens", &mut this.tokens)];
                 outputs.extend(this.distortion.as_mut().map(|t| ("distortion", t)));
                 let find = |name: &str| decoder.graph.contexts.iter().find(|x| x.name == name);
-                let extra: Vec<_> = shared.iter().filter_map(|s| find(&s.0)).map(|x| (x.name.as_str(), &x.slots[theirs])).collect();
+                let extra: Vec<_> =
+                    shared.iter().filter_map(|s| find(&s.0)).map(|x| (x.name.as_str(), &x.slots[theirs])).collect();
                 this.graph.bind(&inputs, &mut outputs, current, &extra)?;
             }
         }

@@ -14,7 +14,14 @@ use crate::{Error, Result};
 /// Oldest ONNX Runtime that is accepted: 1.24.
 const OLDEST: u32 = 24;
 /// Where distributions keep shared libraries; `ld.so` itself is asked last.
-const SYSTEM: [&str; 6] = ["/usr/local/lib", "/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/local/lib/x86_64-linux-gnu"];
+const SYSTEM: [&str; 6] = [
+    "/usr/local/lib",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/local/lib/x86_64-linux-gnu",
+];
 
 static BESIDE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
@@ -36,7 +43,11 @@ fn in_directory(directory: &Path) -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(directory)
         .ok()?
         .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n == "libonnxruntime.so" || n.starts_with("libonnxruntime.so.") || n == "libonnxruntime.dylib"))
+        .filter(|p| {
+            p.file_name()
+                .and_then(|n| n.to_str())
+                .is_some_and(|n| n == "libonnxruntime.so" || n.starts_with("libonnxruntime.so.") || n == "libonnxruntime.dylib")
+        })
         .collect();
     found.sort_by_key(|p| (p.extension().is_some_and(|e| e == "so"), p.clone()));
     found.pop()
@@ -71,14 +82,19 @@ fn locate() -> (Option<PathBuf>, Vec<String>) {
 fn open() -> Result<Environment> {
     let (path, looked) = locate();
     let path = path.ok_or_else(|| failed("libonnxruntime.so was not found", &looked))?;
-    let builder = ort::init_from(&path).map_err(|e| failed(&format!("{} is not a usable ONNX Runtime ({e:?})", path.display()), &looked))?;
+    let builder = ort::init_from(&path)
+        .map_err(|e| failed(&format!("{} is not a usable ONNX Runtime ({e:?})", path.display()), &looked))?;
     let version = ort::info().lines().find_map(|l| l.strip_prefix("ORT Build Info: ").map(str::to_owned)).unwrap_or_default();
     let minor = ort_version(&path);
     if minor.is_some_and(|m| m < OLDEST) {
         return Err(failed(&format!("{} is ONNX Runtime 1.{}, too old", path.display(), minor.unwrap_or_default()), &looked));
     }
     log::info!("ONNX Runtime from {} {version}", path.display());
-    builder.with_name("elastictok").with_telemetry(false).build().map_err(|e| failed(&format!("{} could not be started ({e})", path.display()), &looked))
+    builder
+        .with_name("elastictok")
+        .with_telemetry(false)
+        .build()
+        .map_err(|e| failed(&format!("{} could not be started ({e})", path.display()), &looked))
 }
 
 /// Minor version from a versioned file name, links followed.

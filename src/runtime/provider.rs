@@ -22,9 +22,13 @@ pub(super) struct Opened {
 fn cache(config: &RuntimeConfig) -> Result<PathBuf> {
     let directory = config.cache_dir.clone().unwrap_or_else(|| {
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
-        cache.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"))).unwrap_or_else(std::env::temp_dir).join("elastictok")
+        cache
+            .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))
+            .unwrap_or_else(std::env::temp_dir)
+            .join("elastictok")
     });
-    std::fs::create_dir_all(&directory).map_err(|e| Error::Runtime(format!("cannot make the TensorRT engine cache {}: {e}", directory.display())))?;
+    std::fs::create_dir_all(&directory)
+        .map_err(|e| Error::Runtime(format!("cannot make the TensorRT engine cache {}: {e}", directory.display())))?;
     Ok(directory)
 }
 
@@ -70,14 +74,21 @@ fn open_on(provider: ExecutionProvider, graph: &[u8], dimensions: &[(&str, usize
     }
     let (list, name, library) = match provider {
         ExecutionProvider::Cpu | ExecutionProvider::Auto => (vec![], "cpu", ""),
-        ExecutionProvider::Cuda => (vec![cuda(config)], "cuda", "libonnxruntime_providers_cuda.so with CUDA and cuDNN (the onnxruntime-gpu package)"),
-        ExecutionProvider::TensorRt => {
-            (vec![tensorrt(config)?, cuda(config)], "tensorrt", "libonnxruntime_providers_tensorrt.so with TensorRT, CUDA and cuDNN (the onnxruntime-gpu package)")
+        ExecutionProvider::Cuda => {
+            (vec![cuda(config)], "cuda", "libonnxruntime_providers_cuda.so with CUDA and cuDNN (the onnxruntime-gpu package)")
         }
+        ExecutionProvider::TensorRt => (
+            vec![tensorrt(config)?, cuda(config)],
+            "tensorrt",
+            "libonnxruntime_providers_tensorrt.so with TensorRT, CUDA and cuDNN (the onnxruntime-gpu package)",
+        ),
     };
     if !list.is_empty() {
         builder = builder.with_execution_providers(list).map_err(|e| {
-            Error::Runtime(format!("execution-provider={name} is not available on device {}: it needs {library}. ONNX Runtime says: {e}", config.device_id))
+            Error::Runtime(format!(
+                "execution-provider={name} is not available on device {}: it needs {library}. ONNX Runtime says: {e}",
+                config.device_id
+            ))
         })?;
     }
     let session = builder.commit_from_memory(graph).map_err(failed)?;
