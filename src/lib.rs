@@ -3,6 +3,8 @@
 //!
 //! `docs/architecture.md` describes the parts, `docs/bitstream.md` the stream.
 
+pub mod bitstream;
 pub mod error;
+pub mod timing;
 
 pub use error::{Error, Result};
