@@ -23,10 +23,7 @@ pub struct Block<'a> {
 
 impl std::fmt::Debug for Block<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Block")
-            .field("header", &self.header)
-            .field("bytes", &self.data.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Block").field("header", &self.header).field("bytes", &self.data.len()).finish_non_exhaustive()
     }
 }
 
@@ -34,11 +31,7 @@ impl<'a> Block<'a> {
     /// Reads the header of the block that fills all of `data`, under a sequence header with `block_length`.
     pub fn parse(data: &'a [u8], block_length: u8) -> Result<Self> {
         let (header, header_bytes) = BlockHeader::parse(data, block_length)?;
-        Ok(Self {
-            header,
-            header_bytes,
-            data,
-        })
+        Ok(Self { header, header_bytes, data })
     }
 
     /// The block's header.
@@ -53,10 +46,7 @@ impl<'a> Block<'a> {
 
     /// The segments in layer order; a layer past the last one was cut off or says nothing.
     pub fn segments(&self) -> Segments<'a> {
-        Segments {
-            data: self.data,
-            at: Some(self.header_bytes),
-        }
+        Segments { data: self.data, at: Some(self.header_bytes) }
     }
 
     /// How many layers can be decoded, and what is wrong with the next one, if anything is.
@@ -105,11 +95,7 @@ impl<'a> Iterator for Segments<'a> {
                 self.at = Some(span.payload.end);
                 let payload = &self.data[span.payload];
                 let intact = span.check.is_none_or(|check| check == crc16(payload));
-                Some(if intact {
-                    Ok(payload)
-                } else {
-                    Err(SegmentFault::Damaged)
-                })
+                Some(if intact { Ok(payload) } else { Err(SegmentFault::Damaged) })
             }
         }
     }
@@ -132,34 +118,21 @@ impl Span {
         })?;
         let start = at + taken;
         if length == 0 {
-            return Ok(Self {
-                payload: start..start,
-                check: None,
-            });
+            return Ok(Self { payload: start..start, check: None });
         }
         let length = usize::try_from(length).map_err(|_| SegmentFault::Truncated)?;
-        let (check, rest) = data[start..]
-            .split_first_chunk::<CHECK_BYTES>()
-            .ok_or(SegmentFault::Truncated)?;
+        let (check, rest) = data[start..].split_first_chunk::<CHECK_BYTES>().ok_or(SegmentFault::Truncated)?;
         if length > rest.len() {
             return Err(SegmentFault::Truncated);
         }
         let start = start + CHECK_BYTES;
-        Ok(Self {
-            payload: start..start + length,
-            check: Some(u16::from_le_bytes(*check)),
-        })
+        Ok(Self { payload: start..start + length, check: Some(u16::from_le_bytes(*check)) })
     }
 }
 
 /// Bytes that a segment with `payload` bytes takes in a block, where it is not a trailing empty one.
 pub fn segment_bytes(payload: usize) -> usize {
-    varint::len(payload as u64)
-        + if payload > 0 {
-            CHECK_BYTES + payload
-        } else {
-            0
-        }
+    varint::len(payload as u64) + if payload > 0 { CHECK_BYTES + payload } else { 0 }
 }
 
 /// Appends a block to a buffer: header first, then segments in layer order.

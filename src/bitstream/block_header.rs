@@ -51,9 +51,7 @@ impl From<Fault> for Error {
             Fault::Short => "the block ends inside it",
             Fault::Bad(what) => what,
         };
-        Self::Malformed(format!(
-            "block header: {what}; drop the block and go on with the next key block"
-        ))
+        Self::Malformed(format!("block header: {what}; drop the block and go on with the next key block"))
     }
 }
 
@@ -82,41 +80,18 @@ impl RawHeader {
         if has_frames && !(1..=MAX_BLOCK_LENGTH).contains(&frames) {
             return Err(Fault::Bad("the frame count is outside 1..=16"));
         }
-        let base = if key && !no_pts {
-            Some(reader.number()?)
-        } else {
-            None
-        };
+        let base = if key && !no_pts { Some(reader.number()?) } else { None };
         if base == Some(u64::MAX) {
             return Err(Fault::Bad("the key block's time is out of range"));
         }
-        let explicit = if flags & FLAG_TIMING != 0 {
-            Some(reader.explicit(frames, no_pts)?)
-        } else {
-            None
-        };
+        let explicit = if flags & FLAG_TIMING != 0 { Some(reader.explicit(frames, no_pts)?) } else { None };
         let check = crc8(&data[..reader.taken]);
         if reader.byte()? != check {
             return Err(Fault::Bad("checksum mismatch"));
         }
-        let timing = Timing {
-            base,
-            no_pts,
-            explicit,
-        };
-        let header = BlockHeader {
-            key,
-            epoch,
-            position,
-            frames,
-            quantiser,
-            timing,
-        };
-        Ok(Self {
-            header,
-            has_frames,
-            len: reader.taken,
-        })
+        let timing = Timing { base, no_pts, explicit };
+        let header = BlockHeader { key, epoch, position, frames, quantiser, timing };
+        Ok(Self { header, has_frames, len: reader.taken })
     }
 
     pub fn key(&self) -> bool {
@@ -127,11 +102,7 @@ impl RawHeader {
 impl BlockHeader {
     /// Reads the header at the front of a block under a sequence header with `block_length`: header and its bytes.
     pub fn parse(data: &[u8], block_length: u8) -> Result<(Self, usize)> {
-        let RawHeader {
-            mut header,
-            has_frames,
-            len,
-        } = RawHeader::read(data)?;
+        let RawHeader { mut header, has_frames, len } = RawHeader::read(data)?;
         if !has_frames {
             header.frames = block_length;
         } else if header.frames > block_length {
@@ -142,8 +113,7 @@ impl BlockHeader {
 
     /// Appends the header for a stream with `block_length`.
     pub fn write(&self, block_length: u8, out: &mut BytesMut) -> Result<()> {
-        self.validate(block_length)
-            .map_err(|what| Error::Settings(format!("block header: {what}")))?;
+        self.validate(block_length).map_err(|what| Error::Settings(format!("block header: {what}")))?;
         let start = out.len();
         let timing = &self.timing;
         let lists = timing.explicit.is_some_and(|explicit| has_lists(&explicit));
@@ -175,25 +145,16 @@ impl BlockHeader {
     }
 
     fn validate(&self, block_length: u8) -> Result<(), &'static str> {
-        if !(1..=MAX_BLOCK_LENGTH).contains(&block_length)
-            || !(1..=block_length).contains(&self.frames)
-        {
+        if !(1..=MAX_BLOCK_LENGTH).contains(&block_length) || !(1..=block_length).contains(&self.frames) {
             return Err("frames must be 1..=block length, and that 1..=16");
         }
         if self.key != (self.position == 0) {
             return Err("position must be 0 in key blocks and only there");
         }
-        if self.timing.base.is_some() != (self.key && !self.timing.no_pts)
-            || self.timing.base == Some(u64::MAX)
-        {
+        if self.timing.base.is_some() != (self.key && !self.timing.no_pts) || self.timing.base == Some(u64::MAX) {
             return Err("a base time belongs in key blocks with time stamps, and only there");
         }
-        if self.timing.no_pts
-            && self
-                .timing
-                .explicit
-                .is_some_and(|explicit| explicit.differences.is_some())
-        {
+        if self.timing.no_pts && self.timing.explicit.is_some_and(|explicit| explicit.differences.is_some()) {
             return Err("no differences of times where there are no times");
         }
         Ok(())
@@ -218,21 +179,13 @@ fn put_explicit(out: &mut BytesMut, explicit: &Explicit, frames: usize) {
         Durations::Each(_) => 4,
     };
     let differences = explicit.differences.as_ref();
-    out.put_u8(
-        unit | if differences.is_some() {
-            TIMING_DIFFERENCES
-        } else {
-            0
-        } | rule << 3,
-    );
+    out.put_u8(unit | if differences.is_some() { TIMING_DIFFERENCES } else { 0 } | rule << 3);
     for &difference in differences.iter().flat_map(|list| &list[..frames]) {
         varint::put(out, varint::zigzag(difference));
     }
     match &explicit.durations {
         Durations::Next(last) => varint::put(out, varint::zigzag(*last)),
-        Durations::Each(list) => list[..frames]
-            .iter()
-            .for_each(|&value| varint::put(out, varint::zigzag(value))),
+        Durations::Each(list) => list[..frames].iter().for_each(|&value| varint::put(out, varint::zigzag(value))),
         Durations::Grid | Durations::Nominal | Durations::Absent => {}
     }
 }
@@ -250,11 +203,10 @@ impl Reader<'_> {
     }
 
     fn number(&mut self) -> Result<u64, Fault> {
-        let (value, taken) =
-            varint::get(&self.data[self.taken..]).map_err(|fault| match fault {
-                varint::Fault::Short => Fault::Short,
-                varint::Fault::Malformed => Fault::Bad("a number is not in its shortest form"),
-            })?;
+        let (value, taken) = varint::get(&self.data[self.taken..]).map_err(|fault| match fault {
+            varint::Fault::Short => Fault::Short,
+            varint::Fault::Malformed => Fault::Bad("a number is not in its shortest form"),
+        })?;
         self.taken += taken;
         Ok(value)
     }
@@ -293,11 +245,7 @@ impl Reader<'_> {
         if present && no_pts {
             return Err(Fault::Bad("differences of times in a block without times"));
         }
-        let differences = if present {
-            Some(self.list(frames)?)
-        } else {
-            None
-        };
+        let differences = if present { Some(self.list(frames)?) } else { None };
         let durations = match byte >> 3 {
             0 => Durations::Grid,
             1 => Durations::Nominal,
@@ -306,10 +254,6 @@ impl Reader<'_> {
             4 => Durations::Each(self.list(frames)?),
             _ => return Err(Fault::Bad("unknown rule for durations")),
         };
-        Ok(Explicit {
-            unit,
-            differences,
-            durations,
-        })
+        Ok(Explicit { unit, differences, durations })
     }
 }

@@ -5,9 +5,7 @@
 ///
 /// It finds every error of up to three bits in up to 119 bits, and an all-zero header does not pass.
 pub fn crc8(data: &[u8]) -> u8 {
-    data.iter()
-        .fold(0xFF, |crc, &byte| TABLE_8[usize::from(crc ^ byte)])
-        ^ 0xFF
+    data.iter().fold(0xFF, |crc, &byte| TABLE_8[usize::from(crc ^ byte)]) ^ 0xFF
 }
 
 /// CRC-16/IBM-3740: polynomial 0x1021, initial value 0xFFFF, not reflected, no final xor. Check value 0x29B1.

@@ -12,20 +12,14 @@ pub fn block(data: &[u8]) {
         return;
     };
     let block_length = first % 16 + 1;
-    let _ = SequenceHeader::parse(data)
-        .map(|header| assert_eq!(SequenceHeader::parse(&header.to_bytes()), Ok(header)));
+    let _ = SequenceHeader::parse(data).map(|header| assert_eq!(SequenceHeader::parse(&header.to_bytes()), Ok(header)));
     let parsed = match Block::parse(data, block_length) {
         Ok(parsed) => parsed,
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
     let header = parsed.header();
     let times = Timeline::new((30000, 1001), block_length).map(|mut timeline| {
-        timeline.decode(
-            header.position,
-            header.frames,
-            &header.timing,
-            Some(u64::MAX - 2),
-        );
+        timeline.decode(header.position, header.frames, &header.timing, Some(u64::MAX - 2));
         timeline.decode(header.position, header.frames, &header.timing, None)
     });
     assert!(times.is_ok_and(|times| times.frames().len() == usize::from(header.frames)));
@@ -40,12 +34,8 @@ pub fn block(data: &[u8]) {
     let Ok(mut writer) = BlockWriter::begin(header, block_length, &mut again) else {
         panic!("a header that was read cannot be written: {header:?}");
     };
-    whole[..usable]
-        .iter()
-        .flatten()
-        .for_each(|segment| writer.segment(segment));
-    let again =
-        Block::parse(&again, block_length).map(|block| (block.header().clone(), block.usable().1));
+    whole[..usable].iter().flatten().for_each(|segment| writer.segment(segment));
+    let again = Block::parse(&again, block_length).map(|block| (block.header().clone(), block.usable().1));
     assert_eq!(again, Ok((header.clone(), None)));
 
     for layers in 0..whole.len().min(8) + 2 {
@@ -54,16 +44,11 @@ pub fn block(data: &[u8]) {
         };
         assert!(data.starts_with(thinned));
         assert_eq!(thin(thinned, layers), Ok(thinned));
-        let Ok(parsed) = Block::parse(thinned, block_length) else {
-            panic!("thinning broke the header")
-        };
+        let Ok(parsed) = Block::parse(thinned, block_length) else { panic!("thinning broke the header") };
         let kept: Vec<_> = parsed.segments().collect();
         assert_eq!(kept[..], whole[..kept.len()]);
         assert!(kept.len() <= layers.max(1));
-        assert!(
-            thin_to_bytes(data, thinned.len())
-                .is_ok_and(|fit| fit.len() >= thinned.len() && data.starts_with(fit))
-        );
+        assert!(thin_to_bytes(data, thinned.len()).is_ok_and(|fit| fit.len() >= thinned.len() && data.starts_with(fit)));
     }
 }
 
@@ -81,15 +66,15 @@ pub fn stream(data: &[u8]) {
     assert_eq!(whole, cut);
     let (units, rest) = whole;
     // Every byte is accounted for, and no unit holds more than there was.
-    let held: u64 = units
-        .iter()
-        .map(|unit| unit.payload.len() as u64 + unit.skipped)
-        .sum();
+    let held: u64 = units.iter().map(|unit| unit.payload.len() as u64 + unit.skipped).sum();
     assert!(held + rest <= data.len() as u64);
     assert!(probe(data) > Probe::No || units.is_empty());
     if let Parsed::Unit { payload, total, .. } = parse_unit(data, usize::MAX) {
         assert!(payload.end == total && total <= data.len());
-        assert!((0..total.min(600)).all(|cut| matches!(parse_unit(&data[..cut], usize::MAX), Parsed::NeedMore(n) if n > cut && n <= total)));
+        assert!(
+            (0..total.min(600))
+                .all(|cut| matches!(parse_unit(&data[..cut], usize::MAX), Parsed::NeedMore(n) if n > cut && n <= total))
+        );
     }
     rewrite(&units);
 }
@@ -117,9 +102,7 @@ fn rewrite(units: &[Unit]) {
     for unit in units {
         match (unit.kind, &mut writer) {
             (UnitKind::Sequence, _) => {
-                writer = SequenceHeader::parse(&unit.payload)
-                    .and_then(|header| StreamWriter::new(&header))
-                    .ok();
+                writer = SequenceHeader::parse(&unit.payload).and_then(|header| StreamWriter::new(&header)).ok();
             }
             (UnitKind::Block, Some(writer)) => {
                 assert_eq!(writer.write(&unit.payload, &mut out), Ok(()));
@@ -130,9 +113,6 @@ fn rewrite(units: &[Unit]) {
     }
     let (again, rest) = read(&out, |_| usize::MAX);
     assert_eq!(rest, 0);
-    let again = again
-        .into_iter()
-        .filter(|unit| unit.kind == UnitKind::Block)
-        .map(|unit| unit.payload);
+    let again = again.into_iter().filter(|unit| unit.kind == UnitKind::Block).map(|unit| unit.payload);
     assert!(again.eq(blocks));
 }

@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::crc::crc16;
 use super::limits::{Limits, MAX_BLOCK_LENGTH, MAX_DIMENSION, MAX_SEQUENCE_BYTES};
 use super::varint;
+pub use crate::frame::PixelFormat;
 use crate::{Error, Result};
 
 /// First bytes of every sequence header.
@@ -16,15 +17,6 @@ pub const VERSION_MAJOR: u8 = 1;
 
 /// The format's minor version: a higher one only adds fields that may be ignored.
 pub const VERSION_MINOR: u8 = 0;
-
-/// How pixels lie in a raw frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PixelFormat {
-    /// 8-bit YUV 4:2:0 in three planes.
-    I420,
-    /// 8-bit RGB, packed.
-    Rgb,
-}
 
 /// What a decoder must know before the first block; constant until the next key block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,10 +48,7 @@ impl SequenceHeader {
     }
 
     fn validate_with(&self, limits: &Limits) -> Result<()> {
-        for (name, value, limit) in [
-            ("width", self.width, limits.max_width),
-            ("height", self.height, limits.max_height),
-        ] {
+        for (name, value, limit) in [("width", self.width, limits.max_width), ("height", self.height, limits.max_height)] {
             let limit = limit.min(MAX_DIMENSION);
             if value == 0 || value > limit {
                 return Err(Error::Limit(format!(
@@ -75,27 +64,17 @@ impl SequenceHeader {
         }
         let (rate, rate_denominator) = self.framerate;
         if rate_denominator == 0 || (rate == 0 && rate_denominator != 1) {
-            return Err(malformed(format!(
-                "framerate {rate}/{rate_denominator} is no fraction; 0/1 means variable"
-            )));
+            return Err(malformed(format!("framerate {rate}/{rate_denominator} is no fraction; 0/1 means variable")));
         }
         let (par_width, par_height) = self.pixel_aspect_ratio;
         if par_width == 0 || par_height == 0 {
-            return Err(malformed(format!(
-                "pixel aspect ratio {par_width}/{par_height} has a zero; use 1/1 if unknown"
-            )));
+            return Err(malformed(format!("pixel aspect ratio {par_width}/{par_height} has a zero; use 1/1 if unknown")));
         }
         if self.colorimetry[0] > 2 {
-            return Err(malformed(format!(
-                "colour range {} is not 0, 1 or 2",
-                self.colorimetry[0]
-            )));
+            return Err(malformed(format!("colour range {} is not 0, 1 or 2", self.colorimetry[0])));
         }
         if self.chroma_site > 6 {
-            return Err(malformed(format!(
-                "chroma site {} is outside 0..=6",
-                self.chroma_site
-            )));
+            return Err(malformed(format!("chroma site {} is outside 0..=6", self.chroma_site)));
         }
         Ok(())
     }
@@ -107,14 +86,7 @@ impl SequenceHeader {
         out.put_u8(VERSION_MAJOR << 4 | VERSION_MINOR);
         out.put_slice(&self.fingerprint);
         let (framerate, aspect) = (self.framerate, self.pixel_aspect_ratio);
-        for value in [
-            self.width,
-            self.height,
-            framerate.0,
-            framerate.1,
-            aspect.0,
-            aspect.1,
-        ] {
+        for value in [self.width, self.height, framerate.0, framerate.1, aspect.0, aspect.1] {
             varint::put(&mut out, value.into());
         }
         out.put_slice(&self.colorimetry);
@@ -137,20 +109,13 @@ impl SequenceHeader {
     /// Reads a header that fills all of `data`, within `limits`.
     pub fn parse_with(data: &[u8], limits: &Limits) -> Result<Self> {
         let Some((body, check)) = data.split_last_chunk::<2>() else {
-            return Err(malformed(
-                "it is shorter than its checksum; send the whole codec_data".into(),
-            ));
+            return Err(malformed("it is shorter than its checksum; send the whole codec_data".into()));
         };
         if data.len() > MAX_SEQUENCE_BYTES {
-            return Err(Error::Limit(format!(
-                "sequence header of {} bytes, at most {MAX_SEQUENCE_BYTES} allowed",
-                data.len()
-            )));
+            return Err(Error::Limit(format!("sequence header of {} bytes, at most {MAX_SEQUENCE_BYTES} allowed", data.len())));
         }
         let Some(body) = body.strip_prefix(&MAGIC) else {
-            return Err(malformed(
-                "it does not start with \"ETOK\"; this is not an ElasticTok stream".into(),
-            ));
+            return Err(malformed("it does not start with \"ETOK\"; this is not an ElasticTok stream".into()));
         };
         if crc16(&data[..data.len() - 2]) != u16::from_le_bytes(*check) {
             return Err(malformed("checksum mismatch; get the stream again".into()));
@@ -174,9 +139,7 @@ impl SequenceHeader {
                 0 => PixelFormat::I420,
                 1 => PixelFormat::Rgb,
                 other => {
-                    return Err(Error::Unsupported(format!(
-                        "pixel format {other}; use a newer build"
-                    )));
+                    return Err(Error::Unsupported(format!("pixel format {other}; use a newer build")));
                 }
             },
             block_length: reader.byte()?,
@@ -184,10 +147,7 @@ impl SequenceHeader {
         };
         let newer = minor > VERSION_MINOR;
         if !reader.rest.is_empty() && !newer {
-            return Err(malformed(format!(
-                "{} bytes too many for version {major}.{minor}",
-                reader.rest.len()
-            )));
+            return Err(malformed(format!("{} bytes too many for version {major}.{minor}", reader.rest.len())));
         }
         header.validate_with(limits)?;
         Ok(header)
@@ -204,10 +164,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (array, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or_else(|| malformed("it ends early".into()))?;
+        let (array, rest) = self.rest.split_first_chunk().ok_or_else(|| malformed("it ends early".into()))?;
         self.rest = rest;
         Ok(*array)
     }
@@ -218,10 +175,8 @@ impl Reader<'_> {
     }
 
     fn number(&mut self) -> Result<u32> {
-        let (value, taken) =
-            varint::get(self.rest).map_err(|_| malformed("a number in it is broken".into()))?;
+        let (value, taken) = varint::get(self.rest).map_err(|_| malformed("a number in it is broken".into()))?;
         self.rest = &self.rest[taken..];
-        u32::try_from(value)
-            .map_err(|_| malformed(format!("a number in it, {value}, is beyond 32 bits")))
+        u32::try_from(value).map_err(|_| malformed(format!("a number in it, {value}, is beyond 32 bits")))
     }
 }

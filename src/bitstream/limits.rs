@@ -28,22 +28,15 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_width: MAX_DIMENSION,
-            max_height: MAX_DIMENSION,
-            max_block_bytes: 64 << 20,
-        }
+        Self { max_width: MAX_DIMENSION, max_height: MAX_DIMENSION, max_block_bytes: 64 << 20 }
     }
 }
 
 impl Limits {
     /// The largest block in bytes to expect under `header`: twice the raw pictures and 64 KiB, within `max_block_bytes`.
     pub fn block_bytes(&self, header: &SequenceHeader) -> usize {
-        let pixels =
-            u64::from(header.width) * u64::from(header.height) * u64::from(header.block_length);
+        let pixels = u64::from(header.width) * u64::from(header.height) * u64::from(header.block_length);
         let bytes = pixels.saturating_mul(2 * 3).saturating_add(64 << 10);
-        usize::try_from(bytes)
-            .unwrap_or(usize::MAX)
-            .min(self.max_block_bytes)
+        usize::try_from(bytes).unwrap_or(usize::MAX).min(self.max_block_bytes)
     }
 }

@@ -53,11 +53,7 @@ impl StreamWriter {
         let mut sequence = BytesMut::new();
         put_unit(UnitKind::Sequence, &header.to_bytes(), &mut sequence);
         let max_block_bytes = Limits::default().block_bytes(header);
-        Ok(Self {
-            sequence: sequence.freeze(),
-            max_block_bytes,
-            started: false,
-        })
+        Ok(Self { sequence: sequence.freeze(), max_block_bytes, started: false })
     }
 
     /// Appends `block` to `out`; before a key block, and before the first block of all, the sequence header.
@@ -118,14 +114,7 @@ pub struct StreamReader {
 impl StreamReader {
     /// A reader that accepts what `limits` allow.
     pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            buffer: BytesMut::new(),
-            max_block_bytes: 0,
-            needed: 0,
-            skipped: 0,
-            ended: false,
-        }
+        Self { limits, buffer: BytesMut::new(), max_block_bytes: 0, needed: 0, skipped: 0, ended: false }
     }
 
     /// Appends data; take the units out before the next call.
@@ -158,23 +147,14 @@ impl StreamReader {
                     self.buffer.advance(bytes);
                     self.skipped += bytes as u64;
                 }
-                Parsed::Unit {
-                    kind,
-                    payload,
-                    total,
-                } => {
+                Parsed::Unit { kind, payload, total } => {
                     let unit = self.buffer.split_to(total).freeze();
                     let payload = unit.slice(payload);
                     if kind == UnitKind::Sequence {
                         let header = SequenceHeader::parse_with(&payload, &self.limits);
-                        self.max_block_bytes =
-                            header.map_or(0, |header| self.limits.block_bytes(&header));
+                        self.max_block_bytes = header.map_or(0, |header| self.limits.block_bytes(&header));
                     }
-                    return Some(Unit {
-                        kind,
-                        payload,
-                        skipped: std::mem::take(&mut self.skipped),
-                    });
+                    return Some(Unit { kind, payload, skipped: std::mem::take(&mut self.skipped) });
                 }
             }
         }

@@ -33,20 +33,10 @@ fn blocks(count: u32, layers: usize, lengths: &[usize]) -> Vec<BytesMut> {
         .map(|index| {
             let position = index % 3;
             let pts = |frame: u64| u64::from(index) * 70_000_000 + frame * 30_000_000;
-            let times = [0, 1].map(|frame| FrameTime {
-                pts: Some(pts(frame)),
-                duration: None,
-            });
+            let times = [0, 1].map(|frame| FrameTime { pts: Some(pts(frame)), duration: None });
             let timing = timeline.encode(position, &times).expect("valid");
             let epoch = (index / 3) as u8;
-            let header = BlockHeader {
-                key: position == 0,
-                epoch,
-                position,
-                frames: 2,
-                quantiser: 9,
-                timing,
-            };
+            let header = BlockHeader { key: position == 0, epoch, position, frames: 2, quantiser: 9, timing };
             let mut out = BytesMut::new();
             let mut writer = BlockWriter::begin(&header, 2, &mut out).expect("valid");
             for layer in 0..layers {
@@ -84,43 +74,24 @@ fn arbitrary_sequence() -> impl Strategy<Value = SequenceHeader> {
     let framerate = prop_oneof![(number(), number()), Just((0, 1))];
     let size = (1..=MAX_DIMENSION, 1..=MAX_DIMENSION);
     let colour = (0u8..=2, any::<[u8; 3]>(), 0u8..=6, any::<bool>());
-    (
-        any::<[u8; 8]>(),
-        size,
-        framerate,
-        (number(), number()),
-        colour,
-        1u8..=16,
-    )
-        .prop_map(
-            |(
+    (any::<[u8; 8]>(), size, framerate, (number(), number()), colour, 1u8..=16).prop_map(
+        |(fingerprint, (width, height), framerate, pixel_aspect_ratio, (range, [m, t, p], chroma_site, rgb), block_length)| {
+            let pixel_format = if rgb { PixelFormat::Rgb } else { PixelFormat::I420 };
+            let colorimetry = [range, m, t, p];
+            let (width, height) = (width, height);
+            SequenceHeader {
                 fingerprint,
-                (width, height),
+                width,
+                height,
                 framerate,
                 pixel_aspect_ratio,
-                (range, [m, t, p], chroma_site, rgb),
+                colorimetry,
+                pixel_format,
                 block_length,
-            )| {
-                let pixel_format = if rgb {
-                    PixelFormat::Rgb
-                } else {
-                    PixelFormat::I420
-                };
-                let colorimetry = [range, m, t, p];
-                let (width, height) = (width, height);
-                SequenceHeader {
-                    fingerprint,
-                    width,
-                    height,
-                    framerate,
-                    pixel_aspect_ratio,
-                    colorimetry,
-                    pixel_format,
-                    block_length,
-                    chroma_site,
-                }
-            },
-        )
+                chroma_site,
+            }
+        },
+    )
 }
 
 proptest! {
@@ -263,58 +234,19 @@ fn sequence_header_limits() {
         assert_eq!(header.validate(), Err(error.clone()));
         error
     };
-    assert!(matches!(
-        reject(&|header| header.width = 0),
-        Error::Limit(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.height = 8193),
-        Error::Limit(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.width = u32::MAX),
-        Error::Limit(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.block_length = 0),
-        Error::Limit(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.block_length = 17),
-        Error::Limit(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.framerate = (30, 0)),
-        Error::Malformed(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.framerate = (0, 2)),
-        Error::Malformed(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.pixel_aspect_ratio = (0, 1)),
-        Error::Malformed(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.pixel_aspect_ratio = (1, 0)),
-        Error::Malformed(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.colorimetry[0] = 3),
-        Error::Malformed(_)
-    ));
-    assert!(matches!(
-        reject(&|header| header.chroma_site = 7),
-        Error::Malformed(_)
-    ));
-    let limits = Limits {
-        max_width: 100,
-        ..Limits::default()
-    };
-    assert!(matches!(
-        SequenceHeader::parse_with(&sequence().to_bytes(), &limits),
-        Err(Error::Limit(_))
-    ));
+    assert!(matches!(reject(&|header| header.width = 0), Error::Limit(_)));
+    assert!(matches!(reject(&|header| header.height = 8193), Error::Limit(_)));
+    assert!(matches!(reject(&|header| header.width = u32::MAX), Error::Limit(_)));
+    assert!(matches!(reject(&|header| header.block_length = 0), Error::Limit(_)));
+    assert!(matches!(reject(&|header| header.block_length = 17), Error::Limit(_)));
+    assert!(matches!(reject(&|header| header.framerate = (30, 0)), Error::Malformed(_)));
+    assert!(matches!(reject(&|header| header.framerate = (0, 2)), Error::Malformed(_)));
+    assert!(matches!(reject(&|header| header.pixel_aspect_ratio = (0, 1)), Error::Malformed(_)));
+    assert!(matches!(reject(&|header| header.pixel_aspect_ratio = (1, 0)), Error::Malformed(_)));
+    assert!(matches!(reject(&|header| header.colorimetry[0] = 3), Error::Malformed(_)));
+    assert!(matches!(reject(&|header| header.chroma_site = 7), Error::Malformed(_)));
+    let limits = Limits { max_width: 100, ..Limits::default() };
+    assert!(matches!(SequenceHeader::parse_with(&sequence().to_bytes(), &limits), Err(Error::Limit(_))));
 }
 
 /// A header's bytes with `change` applied and the checksum made right again.
@@ -330,43 +262,18 @@ fn resealed(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
 #[test]
 fn sequence_header_versions() {
     let parse = |change: &dyn Fn(&mut Vec<u8>)| SequenceHeader::parse(&resealed(change));
-    assert!(
-        matches!(parse(&|bytes| bytes[4] = 0x20), Err(Error::Unsupported(_))),
-        "major version"
-    );
-    assert!(
-        matches!(parse(&|bytes| bytes[4] = 0x00), Err(Error::Unsupported(_))),
-        "major version"
-    );
-    assert!(
-        matches!(parse(&|bytes| bytes.push(0)), Err(Error::Malformed(_))),
-        "trailing byte in this version"
-    );
+    assert!(matches!(parse(&|bytes| bytes[4] = 0x20), Err(Error::Unsupported(_))), "major version");
+    assert!(matches!(parse(&|bytes| bytes[4] = 0x00), Err(Error::Unsupported(_))), "major version");
+    assert!(matches!(parse(&|bytes| bytes.push(0)), Err(Error::Malformed(_))), "trailing byte in this version");
     let newer = |bytes: &mut Vec<u8>| {
         bytes[4] = 0x11;
         bytes.extend([9, 9, 9]);
     };
-    assert_eq!(
-        parse(&newer),
-        Ok(sequence()),
-        "fields of a newer minor version are skipped"
-    );
-    assert!(matches!(
-        parse(&|bytes| bytes.resize(126, 0)),
-        Err(Error::Limit(_))
-    ));
-    assert!(matches!(
-        parse(&|bytes| bytes[0] = b'X'),
-        Err(Error::Malformed(_))
-    ));
+    assert_eq!(parse(&newer), Ok(sequence()), "fields of a newer minor version are skipped");
+    assert!(matches!(parse(&|bytes| bytes.resize(126, 0)), Err(Error::Limit(_))));
+    assert!(matches!(parse(&|bytes| bytes[0] = b'X'), Err(Error::Malformed(_))));
     let format = sequence().to_bytes().len() - 5;
-    assert!(
-        matches!(
-            parse(&|bytes| bytes[format] = 2),
-            Err(Error::Unsupported(_))
-        ),
-        "pixel format"
-    );
+    assert!(matches!(parse(&|bytes| bytes[format] = 2), Err(Error::Unsupported(_))), "pixel format");
 }
 
 #[test]
@@ -378,11 +285,7 @@ fn probing() {
     assert_eq!(probe(&[]), Probe::No);
     assert_eq!(probe(&stream[..1]), Probe::Maybe);
     assert_eq!(probe(&stream[..20]), Probe::Maybe);
-    assert_eq!(
-        probe(&stream[50..]),
-        Probe::Maybe,
-        "joined midway: a sequence header stands further on"
-    );
+    assert_eq!(probe(&stream[50..]), Probe::Maybe, "joined midway: a sequence header stands further on");
     assert_eq!(probe(&stream[50..200]), Probe::No);
     assert_eq!(probe(b"RIFF\0\0\0\0AVI LIST"), Probe::No);
     let mut damaged = stream.to_vec();
@@ -405,10 +308,7 @@ fn memory_stays_bounded() {
     assert_eq!(std::iter::from_fn(|| reader.next_unit()).count(), 2);
     assert_eq!(reader.skipped(), 1000);
     let mut writer = StreamWriter::new(&sequence()).expect("valid");
-    assert!(matches!(
-        writer.write(&block[0], &mut huge),
-        Err(Error::Limit(_))
-    ));
+    assert!(matches!(writer.write(&block[0], &mut huge), Err(Error::Limit(_))));
     // Before a sequence header no block is waited for.
     let mut reader = StreamReader::default();
     reader.push(&byte_stream(&blocks(1, 1, &[60]))[45..60]);
@@ -422,10 +322,7 @@ fn a_cut_file_still_gives_its_last_block() {
     let found = units(&stream[..stream.len() - 60]);
     let last = found.last().expect("units");
     assert_eq!(found.len(), 3);
-    assert_eq!(
-        Block::parse(&last.payload, 2).map(|block| block.usable()),
-        Ok((2, Some(SegmentFault::Truncated)))
-    );
+    assert_eq!(Block::parse(&last.payload, 2).map(|block| block.usable()), Ok((2, Some(SegmentFault::Truncated))));
 }
 
 #[test]

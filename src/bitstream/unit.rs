@@ -77,42 +77,24 @@ enum More {
 fn examine(data: &[u8], max_block_bytes: usize, more: More) -> Parsed {
     match start(data, max_block_bytes) {
         Start::Junk => Parsed::Junk(next_candidate(data)),
-        Start::Unknown(_) if more == More::Ended && !data.is_empty() => {
-            Parsed::Junk(next_candidate(data))
-        }
+        Start::Unknown(_) if more == More::Ended && !data.is_empty() => Parsed::Junk(next_candidate(data)),
         Start::Unknown(needed) => Parsed::NeedMore(needed),
         Start::Unit { kind, payload } if payload.end <= data.len() => {
             let total = payload.end;
             let body = &data[payload.clone()];
             let holds = match kind {
                 UnitKind::Block => true,
-                UnitKind::Sequence => body
-                    .split_last_chunk::<2>()
-                    .is_some_and(|(body, check)| crc16(body) == u16::from_le_bytes(*check)),
-            };
-            if holds {
-                Parsed::Unit {
-                    kind,
-                    payload,
-                    total,
+                UnitKind::Sequence => {
+                    body.split_last_chunk::<2>().is_some_and(|(body, check)| crc16(body) == u16::from_le_bytes(*check))
                 }
-            } else {
-                Parsed::Junk(next_candidate(data))
-            }
+            };
+            if holds { Parsed::Unit { kind, payload, total } } else { Parsed::Junk(next_candidate(data)) }
         }
         Start::Unit { payload, .. } if more == More::MayCome => Parsed::NeedMore(payload.end),
-        Start::Unit {
-            kind: UnitKind::Block,
-            payload,
-        } => Parsed::Unit {
-            kind: UnitKind::Block,
-            payload: payload.start..data.len(),
-            total: data.len(),
-        },
-        Start::Unit {
-            kind: UnitKind::Sequence,
-            ..
-        } => Parsed::Junk(next_candidate(data)),
+        Start::Unit { kind: UnitKind::Block, payload } => {
+            Parsed::Unit { kind: UnitKind::Block, payload: payload.start..data.len(), total: data.len() }
+        }
+        Start::Unit { kind: UnitKind::Sequence, .. } => Parsed::Junk(next_candidate(data)),
     }
 }
 
@@ -134,11 +116,7 @@ fn start(data: &[u8], max_block_bytes: usize) -> Start {
     let (kind, min, max) = match data.get(1) {
         None => return Start::Unknown(MIN_UNIT_HEADER_BYTES),
         Some(&TYPE_SEQUENCE) => (UnitKind::Sequence, MAGIC.len() + 3, MAX_SEQUENCE_BYTES),
-        Some(&TYPE_BLOCK) => (
-            UnitKind::Block,
-            MIN_BLOCK_BYTES,
-            max_block_bytes.min(MAX_PAYLOAD_BYTES),
-        ),
+        Some(&TYPE_BLOCK) => (UnitKind::Block, MIN_BLOCK_BYTES, max_block_bytes.min(MAX_PAYLOAD_BYTES)),
         Some(_) => return Start::Junk,
     };
     let (length, taken) = match varint::get(&data[2..]) {
@@ -161,15 +139,11 @@ fn start(data: &[u8], max_block_bytes: usize) -> Start {
     let payload = at + 1..at + 1 + length;
     let there = &data[payload.start..payload.end.min(data.len())];
     match kind {
-        UnitKind::Sequence if !there.iter().zip(&MAGIC).all(|(byte, magic)| byte == magic) => {
-            Start::Junk
-        }
+        UnitKind::Sequence if !there.iter().zip(&MAGIC).all(|(byte, magic)| byte == magic) => Start::Junk,
         UnitKind::Sequence => Start::Unit { kind, payload },
         UnitKind::Block => match RawHeader::read(there) {
             Ok(_) => Start::Unit { kind, payload },
-            Err(Fault::Short) if payload.end > data.len() => {
-                Start::Unknown(payload.end.min(data.len() + MIN_BLOCK_BYTES))
-            }
+            Err(Fault::Short) if payload.end > data.len() => Start::Unknown(payload.end.min(data.len() + MIN_BLOCK_BYTES)),
             Err(_) => Start::Junk,
         },
     }
@@ -178,10 +152,7 @@ fn start(data: &[u8], max_block_bytes: usize) -> Start {
 /// Index after 0 of the next byte where a unit may start, else the data's length.
 fn next_candidate(data: &[u8]) -> usize {
     let candidate = |index: &usize| {
-        data[*index] == SYNC
-            && data
-                .get(index + 1)
-                .is_none_or(|next| matches!(*next, TYPE_SEQUENCE | TYPE_BLOCK))
+        data[*index] == SYNC && data.get(index + 1).is_none_or(|next| matches!(*next, TYPE_SEQUENCE | TYPE_BLOCK))
     };
     (1..data.len()).find(candidate).unwrap_or(data.len())
 }

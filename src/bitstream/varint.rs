@@ -39,11 +39,7 @@ pub fn get(data: &[u8]) -> Result<(u64, usize), Fault> {
         }
         value |= bits << (7 * index);
         if byte & 0x80 == 0 {
-            return if byte == 0 && index > 0 {
-                Err(Fault::Malformed)
-            } else {
-                Ok((value, index + 1))
-            };
+            return if byte == 0 && index > 0 { Err(Fault::Malformed) } else { Ok((value, index + 1)) };
         }
     }
     Err(Fault::Short)
@@ -71,10 +67,7 @@ mod tests {
             (127, &[0x7F]),
             (128, &[0x80, 0x01]),
             (300, &[0xAC, 0x02]),
-            (
-                u64::MAX,
-                &[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
-            ),
+            (u64::MAX, &[0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x01]),
         ] {
             let mut out = BytesMut::new();
             put(&mut out, value);
@@ -85,10 +78,7 @@ mod tests {
         assert_eq!(get(&[0xFF; 10]), Err(Fault::Malformed), "beyond 64 bits");
         assert_eq!(get(&[0x80; 9]), Err(Fault::Short));
         assert_eq!(get(&[]), Err(Fault::Short));
-        assert_eq!(
-            [0, -1, 1, -2, 2, i64::MIN].map(zigzag),
-            [0, 1, 2, 3, 4, u64::MAX]
-        );
+        assert_eq!([0, -1, 1, -2, 2, i64::MIN].map(zigzag), [0, 1, 2, 3, 4, u64::MAX]);
     }
 
     proptest! {

@@ -18,34 +18,19 @@ pub(super) struct Anchor {
 impl Anchor {
     pub fn new((numerator, denominator): (u32, u32), base: u64) -> Self {
         // At most 2^64 * 2^32: the sums below stay within 2^97.
-        let (scaled, step) = (
-            u128::from(base) * u128::from(numerator),
-            SECOND * u128::from(denominator),
-        );
-        Self {
-            base,
-            point: (scaled + step / 2) / step,
-            unit: Unit::default(),
-            durations: Durations::default(),
-        }
+        let (scaled, step) = (u128::from(base) * u128::from(numerator), SECOND * u128::from(denominator));
+        Self { base, point: (scaled + step / 2) / step, unit: Unit::default(), durations: Durations::default() }
     }
 
     pub fn with_defaults(self, explicit: Option<Explicit>) -> Self {
-        let Some(Explicit {
-            unit, durations, ..
-        }) = explicit
-        else {
+        let Some(Explicit { unit, durations, .. }) = explicit else {
             return self;
         };
         let durations = match durations {
             Durations::Next(_) | Durations::Each(_) => Durations::default(),
             simple => simple,
         };
-        Self {
-            unit,
-            durations,
-            ..self
-        }
+        Self { unit, durations, ..self }
     }
 }
 
@@ -99,9 +84,7 @@ impl Grid {
     pub fn nominal(&self) -> u64 {
         let (numerator, denominator) = self.framerate;
         // At most 2^32 * 10^9, below 2^62.
-        (u64::from(denominator) * SECOND as u64)
-            .checked_div(numerator.into())
-            .unwrap_or(0)
+        (u64::from(denominator) * SECOND as u64).checked_div(numerator.into()).unwrap_or(0)
     }
 
     pub fn differences(&self, frames: &[FrameTime], unit: Unit) -> [i64; FRAMES] {
@@ -117,15 +100,8 @@ impl Grid {
     }
 
     pub fn times(&self, frames: usize, no_pts: bool, explicit: &Explicit) -> BlockTimes {
-        let mut out = BlockTimes {
-            frames,
-            ..Default::default()
-        };
-        let Explicit {
-            unit,
-            differences,
-            durations,
-        } = explicit;
+        let mut out = BlockTimes { frames, ..Default::default() };
+        let Explicit { unit, differences, durations } = explicit;
         let (mut error, mut coded) = (0u64, self.nominal());
         for index in 0..frames {
             out.times[index].pts = match differences {
@@ -142,22 +118,15 @@ impl Grid {
         for index in 0..frames {
             out.times[index].duration = match durations {
                 Durations::Grid if fixed => in_range(
-                    self.point(u128::from(self.first) + index as u128 + 1)
-                        - self.point(u128::from(self.first) + index as u128),
+                    self.point(u128::from(self.first) + index as u128 + 1) - self.point(u128::from(self.first) + index as u128),
                 ),
                 Durations::Nominal if fixed => Some(self.nominal()),
                 Durations::Grid | Durations::Nominal | Durations::Absent => None,
                 Durations::Next(_) if index + 1 < frames => {
                     let pts = (out.times[index].pts, out.times[index + 1].pts);
-                    if let (Some(this), Some(next)) = pts {
-                        next.checked_sub(this)
-                    } else {
-                        None
-                    }
+                    if let (Some(this), Some(next)) = pts { next.checked_sub(this) } else { None }
                 }
-                Durations::Next(last) => {
-                    valid(Some(self.nominal().wrapping_add(last.cast_unsigned())))
-                }
+                Durations::Next(last) => valid(Some(self.nominal().wrapping_add(last.cast_unsigned()))),
                 Durations::Each(differences) => {
                     coded = coded.wrapping_add(differences[index].cast_unsigned());
                     valid(Some(coded))

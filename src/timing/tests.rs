@@ -8,17 +8,8 @@ use super::grid::SECOND;
 use super::*;
 use crate::bitstream::BlockHeader;
 
-const RATES: [(u32, u32); 9] = [
-    (30000, 1001),
-    (25, 1),
-    (0, 1),
-    (30, 1),
-    (24000, 1001),
-    (1, 1),
-    (u32::MAX, 1),
-    (1, u32::MAX),
-    (u32::MAX, u32::MAX - 1),
-];
+const RATES: [(u32, u32); 9] =
+    [(30000, 1001), (25, 1), (0, 1), (30, 1), (24000, 1001), (1, 1), (u32::MAX, 1), (1, u32::MAX), (u32::MAX, u32::MAX - 1)];
 
 /// How a source stamps its frames.
 #[derive(Debug, Clone, Copy)]
@@ -39,38 +30,23 @@ enum Source {
     Wild,
 }
 
-fn frames(
-    source: Source,
-    rate: (u32, u32),
-    start: u64,
-    count: usize,
-    noise: &[u64],
-) -> Vec<FrameTime> {
+fn frames(source: Source, rate: (u32, u32), start: u64, count: usize, noise: &[u64]) -> Vec<FrameTime> {
     let step = u128::from(rate.1) * SECOND;
     let point = |index: usize| match rate.0 {
         0 => start.wrapping_add(index as u64 * 40_000_000),
-        num => start.saturating_add(
-            u64::try_from(index as u128 * step / u128::from(num)).unwrap_or(u64::MAX),
-        ),
+        num => start.saturating_add(u64::try_from(index as u128 * step / u128::from(num)).unwrap_or(u64::MAX)),
     };
     let nominal = u64::try_from(step / u128::from(rate.0.max(1))).ok();
     let mut clock = start / 1_000_000;
     (0..count)
         .map(|index| {
             let noise = noise[index % noise.len()];
-            let rounded =
-                (point(index).saturating_add(500_000) / 1_000_000).saturating_mul(1_000_000);
+            let rounded = (point(index).saturating_add(500_000) / 1_000_000).saturating_mul(1_000_000);
             let (pts, duration) = match source {
-                Source::Grid => (
-                    Some(point(index)),
-                    Some(point(index + 1) - point(index).min(point(index + 1))),
-                ),
+                Source::Grid => (Some(point(index)), Some(point(index + 1) - point(index).min(point(index + 1)))),
                 Source::Nominal => (Some(point(index)), nominal),
                 Source::Rounded => (Some(rounded), nominal),
-                Source::Jittered => (
-                    Some(point(index).saturating_add(noise % 5_000_000)),
-                    nominal,
-                ),
+                Source::Jittered => (Some(point(index).saturating_add(noise % 5_000_000)), nominal),
                 Source::Untimed => (None, nominal),
                 Source::Variable => {
                     let (now, wait) = (clock, noise % 500);
@@ -79,34 +55,19 @@ fn frames(
                 }
                 Source::Wild => {
                     let some = |value: u64, bit: u32| (noise >> bit & 1 == 1).then_some(value);
-                    (
-                        some(noise >> (noise % 40), 3),
-                        some(noise.rotate_left(17), 5),
-                    )
+                    (some(noise >> (noise % 40), 3), some(noise.rotate_left(17), 5))
                 }
             };
-            FrameTime {
-                pts: valid(pts),
-                duration: valid(duration),
-            }
+            FrameTime { pts: valid(pts), duration: valid(duration) }
         })
         .collect()
 }
 
 /// Writes and reads the header that carries `timing`: the timing again, and the bytes it took.
 fn through_bytes(position: u32, frames: u8, timing: Timing, block_length: u8) -> (Timing, usize) {
-    let header = BlockHeader {
-        key: position == 0,
-        epoch: 7,
-        position,
-        frames,
-        quantiser: 1,
-        timing,
-    };
+    let header = BlockHeader { key: position == 0, epoch: 7, position, frames, quantiser: 1, timing };
     let mut out = BytesMut::new();
-    header
-        .write(block_length, &mut out)
-        .expect("the encoder's timing is valid");
+    header.write(block_length, &mut out).expect("the encoder's timing is valid");
     let (parsed, len) = BlockHeader::parse(&out, block_length).expect("what was written");
     assert_eq!((&parsed, len), (&header, out.len()));
     (parsed.timing, len)
@@ -114,18 +75,11 @@ fn through_bytes(position: u32, frames: u8, timing: Timing, block_length: u8) ->
 
 fn source() -> impl Strategy<Value = Source> {
     use Source::*;
-    prop::sample::select(vec![
-        Grid, Nominal, Rounded, Variable, Jittered, Untimed, Wild,
-    ])
+    prop::sample::select(vec![Grid, Nominal, Rounded, Variable, Jittered, Untimed, Wild])
 }
 
 fn start() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        Just(0),
-        0..u64::MAX,
-        (0..1u64 << 50),
-        (u64::MAX - (1 << 34)..u64::MAX)
-    ]
+    prop_oneof![Just(0), 0..u64::MAX, (0..1u64 << 50), (u64::MAX - (1 << 34)..u64::MAX)]
 }
 
 proptest! {
@@ -186,19 +140,12 @@ proptest! {
 fn regular_video_carries_nothing() {
     for rate in [(30000, 1001), (25, 1), (24000, 1001), (60, 1), (15, 2)] {
         for first in [0u64, 1, 1000, 123_456] {
-            let grid = |index: u64| {
-                (u128::from(index) * u128::from(rate.1) * SECOND / u128::from(rate.0)) as u64
-            };
+            let grid = |index: u64| (u128::from(index) * u128::from(rate.1) * SECOND / u128::from(rate.0)) as u64;
             let mut encoder = Timeline::new(rate, 2).expect("valid");
             for position in 0..500 {
                 let frame = first + u64::from(position) * 2;
-                let time = |index| FrameTime {
-                    pts: Some(grid(index)),
-                    duration: Some(grid(index + 1) - grid(index)),
-                };
-                let timing = encoder
-                    .encode(position, &[time(frame), time(frame + 1)])
-                    .expect("valid");
+                let time = |index| FrameTime { pts: Some(grid(index)), duration: Some(grid(index + 1) - grid(index)) };
+                let timing = encoder.encode(position, &[time(frame), time(frame + 1)]).expect("valid");
                 assert_eq!(timing.explicit, None, "{rate:?} frame {frame}");
             }
         }
@@ -218,9 +165,7 @@ fn common_sources_cost_little() {
         (Source::Variable, (0, 1), 1200),
     ] {
         let mut encoder = Timeline::new(rate, 2).expect("valid");
-        let noise: Vec<u64> = (0..97u64)
-            .map(|index| index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20)
-            .collect();
+        let noise: Vec<u64> = (0..97u64).map(|index| index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20).collect();
         let times = frames(source, rate, 0, 400, &noise);
         let mut bytes = 0;
         for (index, block) in times.chunks(2).enumerate() {
@@ -241,85 +186,35 @@ fn common_sources_cost_little() {
 fn packet_time_takes_precedence_and_shifts_the_rest() {
     let mut encoder = Timeline::new((30000, 1001), 2).expect("valid");
     let mut decoder = encoder.clone();
-    let time = |pts| FrameTime {
-        pts: Some(pts),
-        duration: Some(33_366_666),
-    };
-    let pts = |times: &BlockTimes| {
-        times
-            .frames()
-            .iter()
-            .map(|time| time.pts)
-            .collect::<Vec<_>>()
-    };
-    let key = encoder
-        .encode(0, &[time(0), time(33_366_666)])
-        .expect("valid");
-    let next = encoder
-        .encode(1, &[time(66_733_333), time(100_100_000)])
-        .expect("valid");
-    assert_eq!(
-        pts(&decoder.decode(0, 2, &key, None)),
-        [Some(0), Some(33_366_666)]
-    );
+    let time = |pts| FrameTime { pts: Some(pts), duration: Some(33_366_666) };
+    let pts = |times: &BlockTimes| times.frames().iter().map(|time| time.pts).collect::<Vec<_>>();
+    let key = encoder.encode(0, &[time(0), time(33_366_666)]).expect("valid");
+    let next = encoder.encode(1, &[time(66_733_333), time(100_100_000)]).expect("valid");
+    assert_eq!(pts(&decoder.decode(0, 2, &key, None)), [Some(0), Some(33_366_666)]);
     // A demuxer that rounds to milliseconds.
-    assert_eq!(
-        pts(&decoder.decode(1, 2, &next, Some(67_000_000))),
-        [Some(67_000_000), Some(100_366_667)]
-    );
+    assert_eq!(pts(&decoder.decode(1, 2, &next, Some(67_000_000))), [Some(67_000_000), Some(100_366_667)]);
     // The shift stays where a packet has no time, until the next key block.
-    assert_eq!(
-        pts(&decoder.decode(1, 2, &next, None)),
-        [Some(67_000_000), Some(100_366_667)]
-    );
-    assert_eq!(
-        pts(&decoder.decode(0, 2, &key, None)),
-        [Some(0), Some(33_366_666)]
-    );
+    assert_eq!(pts(&decoder.decode(1, 2, &next, None)), [Some(67_000_000), Some(100_366_667)]);
+    assert_eq!(pts(&decoder.decode(0, 2, &key, None)), [Some(0), Some(33_366_666)]);
     // A time that shifts the second frame out of range leaves it without.
-    assert_eq!(
-        pts(&decoder.decode(0, 2, &key, Some(u64::MAX - 1))),
-        [Some(u64::MAX - 1), None]
-    );
+    assert_eq!(pts(&decoder.decode(0, 2, &key, Some(u64::MAX - 1))), [Some(u64::MAX - 1), None]);
     // "None" as GStreamer writes it.
-    assert_eq!(
-        pts(&decoder.decode(0, 2, &key, Some(u64::MAX))),
-        [Some(0), Some(33_366_666)]
-    );
+    assert_eq!(pts(&decoder.decode(0, 2, &key, Some(u64::MAX))), [Some(0), Some(33_366_666)]);
     // Without a time of its own, a block gets the packet's and the nominal spacing.
-    let untimed = Timing {
-        no_pts: true,
-        ..Default::default()
-    };
-    assert_eq!(
-        pts(&decoder.decode(0, 2, &untimed, Some(5))),
-        [Some(5), Some(33_366_671)]
-    );
+    let untimed = Timing { no_pts: true, ..Default::default() };
+    assert_eq!(pts(&decoder.decode(0, 2, &untimed, Some(5))), [Some(5), Some(33_366_671)]);
     assert_eq!(pts(&decoder.decode(0, 2, &untimed, None)), [None, None]);
     decoder.reset();
-    assert_eq!(
-        pts(&decoder.decode(3, 1, &next, Some(9))),
-        [Some(9)],
-        "no key block"
-    );
+    assert_eq!(pts(&decoder.decode(3, 1, &next, Some(9))), [Some(9)], "no key block");
 }
 
 #[test]
 fn wrong_use_is_refused() {
     assert!(matches!(Timeline::new((30, 0), 2), Err(Error::Settings(_))));
     assert!(matches!(Timeline::new((30, 1), 0), Err(Error::Settings(_))));
-    assert!(matches!(
-        Timeline::new((30, 1), 17),
-        Err(Error::Settings(_))
-    ));
+    assert!(matches!(Timeline::new((30, 1), 17), Err(Error::Settings(_))));
     let mut timeline = Timeline::new((30, 1), 2).expect("valid");
-    assert!(matches!(
-        timeline.encode(1, &[FrameTime::default()]),
-        Err(Error::Settings(_))
-    ));
+    assert!(matches!(timeline.encode(1, &[FrameTime::default()]), Err(Error::Settings(_))));
     assert!(matches!(timeline.encode(0, &[]), Err(Error::Settings(_))));
-    assert!(matches!(
-        timeline.encode(0, &[FrameTime::default(); 3]),
-        Err(Error::Settings(_))
-    ));
+    assert!(matches!(timeline.encode(0, &[FrameTime::default(); 3]), Err(Error::Settings(_))));
 }

@@ -26,15 +26,10 @@ fn mutate(data: &mut Vec<u8>, random: &mut Random) {
         let to = (at + len).min(data.len());
         match random.below(8) {
             0 if !data.is_empty() => data[at] ^= 1 << random.below(8),
-            1 if !data.is_empty() => {
-                data[at] = [0, 1, 0x7F, 0x80, 0xFF, 0xE7, 0x53, 0xAC][random.below(8)]
-            }
+            1 if !data.is_empty() => data[at] = [0, 1, 0x7F, 0x80, 0xFF, 0xE7, 0x53, 0xAC][random.below(8)],
             2 => data.truncate(at),
             3 => drop(data.drain(at..to)),
-            4 => drop(data.splice(
-                at..at,
-                (0..len).map(|_| random.next() as u8).collect::<Vec<_>>(),
-            )),
+            4 => drop(data.splice(at..at, (0..len).map(|_| random.next() as u8).collect::<Vec<_>>())),
             5 => drop(data.splice(at..at, data[at..to].to_vec())),
             6 => data[at..to].reverse(),
             _ if len > 0 && to < data.len() => data[to] = crc8(&data[at..to]),
@@ -56,9 +51,7 @@ fn blocks_from_the_corpus() {
     // Headers with a right checksum over random fields reach deeper.
     for _ in 0..20_000 {
         let len = 3 + random.below(40);
-        let mut data: Vec<u8> = (0..=len)
-            .map(|_| random.next() as u8 & [0x0F, 0x7F, 0xFF, 0x01][random.below(4)])
-            .collect();
+        let mut data: Vec<u8> = (0..=len).map(|_| random.next() as u8 & [0x0F, 0x7F, 0xFF, 0x01][random.below(4)]).collect();
         let at = 1 + random.below(len);
         data[at] = crc8(&data[1..at]);
         fuzzing::block(&data);
@@ -78,9 +71,7 @@ fn streams_from_the_corpus() {
     }
     for round in 0..2000 {
         // Nothing but what looks like the start of units.
-        let data: Vec<u8> = (0..round % 300)
-            .map(|_| [0xE7, 0x53, 0xAC, 0x05, 0x80, 0x00][random.below(6)])
-            .collect();
+        let data: Vec<u8> = (0..round % 300).map(|_| [0xE7, 0x53, 0xAC, 0x05, 0x80, 0x00][random.below(6)]).collect();
         fuzzing::stream(&data);
     }
 }

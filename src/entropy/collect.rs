@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Fitting of tables: what happened in every context, segment by segment, and the start that would have cost least.
+
+use super::cost::bit_cost;
+use super::tables::HISTORIES;
+use super::{BitCoder, COST_ONE_BIT, Context, ContextInit};
+
+/// Bits of one context: runs of segments, each with its weight.
+#[derive(Debug, Default, Clone)]
+struct Record {
+    bits: Vec<bool>,
+    /// End of each segment in `bits`, and how much its cost counts.
+    segments: Vec<(usize, f32)>,
+}
+
+/// Keeps every bit, by context and segment.
+#[derive(Debug)]
+pub struct Collector {
+    records: Vec<Record>,
+    bypassed: u64,
+}
+
+impl Collector {
+    /// A collector for `contexts` contexts.
+    pub fn new(contexts: usize) -> Self {
+        Self { records: vec![Record::default(); contexts], bypassed: 0 }
+    }
+
+    /// Ends a segment whose costs count `weight` times.
+    pub fn end_segment(&mut self, weight: f32) {
+        for record in &mut self.records {
+            if record.segments.last().map_or(0, |s| s.0) < record.bits.len() {
+                record.segments.push((record.bits.len(), weight));
+            }
+        }
+    }
+
+    /// Bits coded without a model so far.
+    pub fn bypassed(&self) -> u64 {
+        self.bypassed
+    }
+
+    /// How often each context was used.
+    pub fn uses(&self, context: usize) -> usize {
+        self.records[context].bits.len()
+    }
+
+    /// Unweighted bits spent in `context` had it begun every segment as `init`.
+    pub fn bits(&self, context: usize, init: ContextInit) -> f64 {
+        let record = &self.records[context];
+        let even = Record { bits: Vec::new(), segments: record.segments.iter().map(|s| (s.0, 1.0)).collect() };
+        cost(&record.bits, &even.segments, init)
+    }
+}
+
+impl BitCoder for Collector {
+    const DECODES: bool = false;
+
+    fn bit(&mut self, context: usize, bit: bool) -> bool {
+        self.records[context].bits.push(bit);
+        bit
+    }
+
+    fn bypass(&mut self, value: u32, bits: u32) -> u32 {
+        self.bypassed += u64::from(bits);
+        value
+    }
+}
+
+/// Weighted bits of a record.
+fn cost(bits: &[bool], segments: &[(usize, f32)], init: ContextInit) -> f64 {
+    let history = |code: u8| HISTORIES[usize::from(code)];
+    let fresh = Context::new(init.zero, history(init.confidence), history(init.limit));
+    let (mut at, mut total) = (0, 0.0);
+    for &(end, weight) in segments {
+        let (mut context, mut sum) = (fresh, 0);
+        for &bit in &bits[at..end] {
+            sum += u64::from(bit_cost(context.zero(), bit));
+            context.update(bit);
+        }
+        at = end;
+        total += sum as f64 * f64::from(weight);
+    }
+    total / f64::from(COST_ONE_BIT)
+}
+
+/// The start of `context` that would have cost least; a context hardly ever used keeps close to `fallback`.
+pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> ContextInit {
+    /// Enough evidence; more only takes time.
+    const MAX_BITS: usize = 300_000;
+    let record = &collector.records[context];
+    if record.segments.is_empty() {
+        return fallback;
+    }
+    let stride = record.bits.len().div_ceil(MAX_BITS);
+    let (mut bits, mut segments, mut at) = (Vec::new(), Vec::new(), 0);
+    for (i, &(end, weight)) in record.segments.iter().enumerate() {
+        if i % stride == 0 {
+            bits.extend_from_slice(&record.bits[at..end]);
+            segments.push((bits.len(), weight));
+        }
+        at = end;
+    }
+    // long segments learn for themselves: what counts is where the first bits of each stand
+    let (mut zeros, mut total, mut at) = (0.0, 0.0, 0);
+    let shy = 0.4 * segments.iter().map(|s| f64::from(s.1)).sum::<f64>() / segments.len() as f64;
+    for &(end, weight) in &segments {
+        let n = end - at;
+        let w = f64::from(weight) / (1.0 + n as f64 / 60.0);
+        zeros += w * bits[at..end].iter().filter(|b| !**b).count() as f64;
+        total += w * n as f64;
+        at = end;
+    }
+    let prior = f64::from(fallback.zero) / 65536.0;
+    let mean = (zeros + shy * prior) / (total + shy);
+    let logit = |p: f64| (p / (1.0 - p)).ln();
+    let probability = |odds: f64| ((65536.0 / (1.0 + (-odds).exp())).round() as i64).clamp(4, 65532) as u16;
+    let mut best = ContextInit { zero: probability(logit(mean.clamp(1e-4, 1.0 - 1e-4))), confidence: 8, limit: 16 };
+    let mut least = cost(&bits, &segments, best);
+    let mut consider = |candidate: ContextInit, best: &mut ContextInit| {
+        let c = cost(&bits, &segments, candidate);
+        if c < least {
+            (least, *best) = (c, candidate);
+        }
+    };
+    for _ in 0..2 {
+        for code in 0..HISTORIES.len() as u8 {
+            consider(ContextInit { confidence: code, ..best }, &mut best);
+        }
+        for code in 6..HISTORIES.len() as u8 {
+            consider(ContextInit { limit: code, ..best }, &mut best);
+        }
+        let middle = logit(f64::from(best.zero) / 65536.0);
+        for shift in [-0.6, -0.3, -0.15, 0.15, 0.3, 0.6] {
+            consider(ContextInit { zero: probability(middle + shift), ..best }, &mut best);
+        }
+    }
+    if best.confidence > best.limit {
+        best.confidence = best.limit;
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fit_beats_the_flat_start() {
+        let mut collector = Collector::new(2);
+        let mut seed = 7u32;
+        for _ in 0..300 {
+            for _ in 0..20 {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                collector.bit(1, (seed >> 16) < 3277);
+            }
+            collector.end_segment(1.0);
+        }
+        let flat = ContextInit::default();
+        let fitted = fit(&collector, 1, flat);
+        assert!(f64::from(fitted.zero) / 65536.0 > 0.9);
+        assert!(collector.bits(1, fitted) < 0.8 * collector.bits(1, flat));
+        assert!(collector.bits(1, fitted) < 1.08 * 6000.0 * 0.286);
+        assert_eq!(fit(&collector, 0, flat), flat);
+    }
+}

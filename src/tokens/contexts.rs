@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Numbers of the contexts: which probability a bit is coded with. The order is part of the stream format.
+
+use super::MAX_LEVELS;
+use super::layout::CLASSES;
+
+pub(super) const ACTIVITIES: usize = 6;
+pub(super) const HINTS: usize = 4;
+pub(super) const TREE_LEAVES: usize = 32;
+pub(super) const ENERGIES: usize = 8;
+pub(super) const OUTER: usize = 4;
+/// Classes of the energy for symbols rarer than zero flags.
+pub(super) const COARSE: usize = 4;
+pub(super) const UNARY: usize = 12;
+pub(super) const PREFIX: usize = 16;
+
+/// Contexts of one level, for inter or intra cells.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Set(usize);
+
+const EMPTY: usize = 0;
+const TREE: usize = EMPTY + ACTIVITIES * HINTS;
+const EXTRA: usize = TREE + ACTIVITIES * HINTS * TREE_LEAVES;
+const ZERO: usize = EXTRA + TREE_LEAVES;
+const LARGER: usize = ZERO + CLASSES * ENERGIES * OUTER;
+const ESCAPE: usize = LARGER + COARSE * UNARY;
+const TWO: usize = ESCAPE + PREFIX;
+const MIDDLE: usize = TWO + COARSE * COARSE;
+const UPPER: usize = MIDDLE + 3 * COARSE * COARSE;
+const CONSTANT: usize = UPPER + 3 * COARSE * COARSE;
+const SET: usize = CONSTANT + 6 * (1 + PREFIX);
+
+/// First context of motion.
+pub(super) const MOTION: usize = 2 * MAX_LEVELS * SET;
+/// Contexts of motion.
+pub(super) const MOTION_CONTEXTS: usize = 96;
+
+/// Number of contexts a bundle's tables must have.
+pub const CONTEXTS: usize = MOTION + MOTION_CONTEXTS;
+
+/// Names and ends of the parts of a set, for statistics.
+pub(super) const PARTS: [(&str, usize); 10] = [
+    ("empty cell", TREE),
+    ("count", EXTRA),
+    ("count, low bits", ZERO),
+    ("zero flag", LARGER),
+    ("magnitude, unary", ESCAPE),
+    ("magnitude, escape", TWO),
+    ("magnitude 1 or 2", MIDDLE),
+    ("refinement, middle", UPPER),
+    ("refinement, side", CONSTANT),
+    ("constant term", SET),
+];
+
+/// (level, intra, part) of a context, or `None` for motion.
+pub(super) fn describe(context: usize) -> Option<(usize, bool, &'static str)> {
+    let (set, at) = (context / SET, context % SET);
+    let part = PARTS.iter().find(|p| at < p.1).map_or("", |p| p.0);
+    (context < MOTION).then_some((set / 2, set % 2 == 1, part))
+}
+
+impl Set {
+    pub fn new(level: usize, intra: bool) -> Self {
+        Self((2 * level + usize::from(intra)) * SET)
+    }
+
+    /// The contexts of both kinds of cells at a level.
+    pub fn both(level: usize) -> std::ops::Range<usize> {
+        2 * level * SET..2 * (level + 1) * SET
+    }
+
+    #[inline]
+    pub fn empty(self, activity: usize, hint: usize) -> usize {
+        self.0 + EMPTY + activity * HINTS + hint
+    }
+
+    #[inline]
+    pub fn tree(self, activity: usize, hint: usize) -> usize {
+        self.0 + TREE + (activity * HINTS + hint) * TREE_LEAVES
+    }
+
+    #[inline]
+    pub fn extra(self, bucket: usize) -> usize {
+        self.0 + EXTRA + bucket
+    }
+
+    #[inline]
+    pub fn zero(self, class: u8, energy: usize, outer: usize) -> usize {
+        self.0 + ZERO + (usize::from(class) * ENERGIES + energy) * OUTER + outer
+    }
+
+    #[inline]
+    pub fn larger(self, energy: usize, index: usize) -> usize {
+        self.0 + LARGER + energy * UNARY + index.min(UNARY - 1)
+    }
+
+    #[inline]
+    pub fn escape(self) -> usize {
+        self.0 + ESCAPE
+    }
+
+    #[inline]
+    pub fn two(self, class: u8, energy: usize) -> usize {
+        self.0 + TWO + usize::from(class) / (CLASSES / COARSE) * COARSE + energy
+    }
+
+    /// `magnitude` >= 1: at the level before.
+    #[inline]
+    pub fn middle(self, magnitude: i32, class: u8, energy: usize) -> usize {
+        self.0
+            + MIDDLE
+            + ((magnitude.clamp(1, 3) - 1) as usize * COARSE + usize::from(class) / (CLASSES / COARSE)) * COARSE
+            + energy
+    }
+
+    #[inline]
+    pub fn upper(self, magnitude: i32, class: u8, energy: usize) -> usize {
+        self.middle(magnitude, class, energy) - MIDDLE + UPPER
+    }
+
+    /// Zero flag of a constant term's difference; the contexts of its magnitude follow.
+    #[inline]
+    pub fn constant(self, chroma: bool, roughness: usize) -> usize {
+        self.0 + CONSTANT + (usize::from(chroma) * 3 + roughness) * (1 + PREFIX)
+    }
+}

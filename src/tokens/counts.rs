@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How many tokens of a level a cell has: a bucket by a binary tree of contexts, then the place in the bucket.
+
+use super::contexts::{ACTIVITIES, HINTS, Set, TREE_LEAVES};
+use super::field::Field;
+use crate::entropy::{BitCoder, CostTable};
+
+/// What the neighbourhood says about a cell's count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CountContext {
+    activity: usize,
+    hint: usize,
+}
+
+/// Bucket of `v` = count - 1, its number of extra bits and its base: 0, 1, 2, 3, then two buckets per octave.
+#[inline]
+fn bucket(v: u32) -> (u32, u32) {
+    if v < 4 {
+        (v, 0)
+    } else {
+        let octave = v.ilog2();
+        (2 * octave + (v >> (octave - 1) & 1), octave - 1)
+    }
+}
+
+#[inline]
+fn bucket_base(bucket: u32) -> (u32, u32) {
+    if bucket < 4 { (bucket, 0) } else { ((2 + (bucket & 1)) << (bucket / 2 - 1), bucket / 2 - 1) }
+}
+
+fn magnitude(n: u16) -> usize {
+    (16 - n.leading_zeros()) as usize
+}
+
+/// `level_zero_hint`: the hint where there is no coarser level.
+pub(super) fn context(field: &Field, place: usize, level: usize, level_zero_hint: usize) -> CountContext {
+    let (counts, pitch) = (&field.counts[level], field.pitch());
+    let m = |p: usize| magnitude(counts[p]);
+    let around = 2 * m(place - 1) + 2 * m(place - pitch) + m(place - pitch - 1) + m(place - pitch + 1);
+    let hint = if level == 0 {
+        level_zero_hint
+    } else {
+        let coarse = &field.counts[level - 1];
+        match coarse[place] {
+            0 if field.extents[place] > 0 => 1,
+            0 => usize::from(coarse[place + 1] > 0 || coarse[place + pitch] > 0),
+            1..=3 => 2,
+            _ => 3,
+        }
+    };
+    let activity = match around {
+        0 => 0,
+        1..=4 => 1,
+        5..=9 => 2,
+        10..=17 => 3,
+        18..=25 => 4,
+        _ => 5,
+    };
+    debug_assert!(activity < ACTIVITIES && hint < HINTS);
+    CountContext { activity, hint }
+}
+
+/// Codes a count in 0..=`most`; `None`: the stream holds a larger one.
+pub(super) fn code<C: BitCoder>(coder: &mut C, set: Set, context: CountContext, count: u16, most: usize) -> Option<u16> {
+    if !coder.bit(set.empty(context.activity, context.hint), count > 0) {
+        return Some(0);
+    }
+    let value = u32::from(count.wrapping_sub(1));
+    let wanted = bucket(value).0;
+    let tree = set.tree(context.activity, context.hint);
+    let (mut node, mut shift) = (1, TREE_LEAVES.ilog2());
+    while shift > 0 {
+        shift -= 1;
+        node = 2 * node + u32::from(coder.bit(tree + node as usize, wanted >> shift & 1 == 1));
+    }
+    let found = node - TREE_LEAVES as u32;
+    let (base, mut extra) = bucket_base(found);
+    let low = value.wrapping_sub(base);
+    let mut offset = 0;
+    if extra > 0 {
+        extra -= 1;
+        offset = u32::from(coder.bit(set.extra(found as usize), low >> extra & 1 == 1)) << extra;
+        offset |= coder.bypass(low & ((1 << extra) - 1), extra);
+    }
+    let count = base + offset + 1;
+    (count as usize <= most).then_some(count as u16)
+}
+
+/// Cost of a count in 1/256 bit before adaptation.
+pub(super) fn cost(costs: &CostTable, set: Set, context: CountContext, count: u16) -> u32 {
+    let empty = set.empty(context.activity, context.hint);
+    if count == 0 {
+        return costs.bit(empty, false);
+    }
+    let (wanted, extra) = bucket(u32::from(count) - 1);
+    let tree = set.tree(context.activity, context.hint);
+    let mut total = costs.bit(empty, true) + 256 * extra;
+    let mut node = 1;
+    for shift in (0..TREE_LEAVES.ilog2()).rev() {
+        let bit = wanted >> shift & 1;
+        total += costs.bit(tree + node, bit == 1);
+        node = 2 * node + bit as usize;
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_tile_the_counts() {
+        let mut next = 0;
+        for b in 0..32 {
+            let (base, extra) = bucket_base(b);
+            assert_eq!(base, next);
+            assert_eq!(bucket(base), (b, extra));
+            assert_eq!(bucket(base + (1 << extra) - 1), (b, extra));
+            next = base + (1 << extra);
+        }
+        assert_eq!(next, 1 << 16);
+    }
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which coefficients a cell has, in which order, and which are neighbours of which.
+
+use crate::{Error, Result};
+
+/// Most levels a nested quantiser can have.
+pub const MAX_LEVELS: usize = 4;
+const MAX_COEFFICIENTS: usize = 8192;
+const MAX_CELLS: usize = 1 << 20;
+
+/// Position classes of coefficients: what a zero flag knows about where it is.
+pub(super) const CLASSES: usize = 16;
+
+/// Coefficients, levels and cells of a picture.
+#[derive(Debug, Clone)]
+pub struct NestedLayout {
+    pub(super) coefficients: usize,
+    pub(super) levels: usize,
+    pub(super) cells_x: usize,
+    pub(super) cells_y: usize,
+    /// Constant term of its component: predicted from other cells where nothing else predicts it.
+    pub(super) constant: Vec<bool>,
+    pub(super) chroma: Vec<bool>,
+    /// -1 where the graph has a chroma coefficient, 0 for luma: in the graph's order.
+    pub(super) chroma_mask: Vec<i16>,
+    /// The graph's index of each coefficient.
+    pub(super) slots: Vec<u16>,
+    default_classes: Vec<u8>,
+    /// Per coefficient: (first, end) in `links`.
+    spans: Vec<(u32, u32)>,
+    links: Vec<(u16, u16)>,
+}
+
+impl NestedLayout {
+    /// `positions`: (component 0..=2, t, v, u) of every coefficient, most important first, as the bundle's manifest lists them;
+    /// `levels` 1..=4; `cells_x`, `cells_y`: cells of the picture.
+    pub fn new(positions: &[[u16; 4]], levels: usize, cells_x: usize, cells_y: usize) -> Result<Self> {
+        if positions.is_empty() || positions.len() > MAX_COEFFICIENTS {
+            return Err(Error::Model(format!("{} coefficients per cell; 1..={MAX_COEFFICIENTS} can be coded", positions.len())));
+        }
+        if !(1..=MAX_LEVELS).contains(&levels) {
+            return Err(Error::Model(format!("{levels} levels; 1..={MAX_LEVELS} can be coded")));
+        }
+        if cells_x == 0 || cells_y == 0 || cells_x.saturating_mul(cells_y) > MAX_CELLS {
+            return Err(Error::Limit(format!("{cells_x}x{cells_y} cells; 1..={MAX_CELLS} can be coded: use a smaller picture")));
+        }
+        let mut index = std::collections::HashMap::new();
+        for (i, p) in positions.iter().enumerate() {
+            if index.insert(*p, i as u16).is_some() || p[0] > 2 {
+                return Err(Error::Model(format!("coefficient {i} has a position {p:?} that is taken or has no such component")));
+            }
+        }
+        let (mut spans, mut links) = (Vec::new(), Vec::new());
+        for p in positions {
+            let first = links.len() as u32;
+            for (weight, q) in neighbours(*p) {
+                if let Some(&j) = index.get(&q) {
+                    links.push((j, weight));
+                }
+            }
+            spans.push((first, links.len() as u32));
+        }
+        Ok(Self {
+            coefficients: positions.len(),
+            levels,
+            cells_x,
+            cells_y,
+            constant: positions.iter().map(|p| p[1..] == [0, 0, 0]).collect(),
+            chroma: positions.iter().map(|p| p[0] > 0).collect(),
+            chroma_mask: positions.iter().map(|p| -i16::from(p[0] > 0)).collect(),
+            slots: (0..positions.len() as u16).collect(),
+            default_classes: positions.iter().map(|p| default_class(*p)).collect(),
+            spans,
+            links,
+        })
+    }
+
+    /// Says where the graph has the coefficients: `order[i]` is its index of the i-th most important one.
+    pub fn with_order(mut self, order: &[u16]) -> Result<Self> {
+        let mut mask = vec![None; self.coefficients];
+        for (i, &slot) in order.iter().enumerate() {
+            match mask.get_mut(usize::from(slot)) {
+                Some(free @ None) if i < self.coefficients => *free = Some(-i16::from(self.chroma[i])),
+                _ => {
+                    return Err(Error::Model("the order of coefficients is no permutation; export the bundle again".into()));
+                }
+            }
+        }
+        self.chroma_mask = mask.into_iter().flatten().collect();
+        if self.chroma_mask.len() != self.coefficients {
+            return Err(Error::Model("the order of coefficients is incomplete; export the bundle again".into()));
+        }
+        self.slots = order.to_vec();
+        Ok(self)
+    }
+
+    /// Cells of the picture.
+    pub fn cells(&self) -> usize {
+        self.cells_x * self.cells_y
+    }
+
+    /// Coefficients of a cell.
+    pub fn coefficients(&self) -> usize {
+        self.coefficients
+    }
+
+    /// Levels of the quantiser.
+    pub fn levels(&self) -> usize {
+        self.levels
+    }
+
+    /// Classes by the tables, or the default ones.
+    pub(super) fn classes(&self, trained: &[u8]) -> Result<Vec<u8>> {
+        if trained.is_empty() {
+            return Ok(self.default_classes.clone());
+        }
+        if trained.len() != self.coefficients || trained.iter().any(|c| usize::from(*c) >= CLASSES) {
+            return Err(Error::Model(format!(
+                "tables.bin has {} coefficient classes for {} coefficients; export the tables for this bundle",
+                trained.len(),
+                self.coefficients
+            )));
+        }
+        Ok(trained.to_vec())
+    }
+
+    /// Coefficients of the same cell whose expectation rises when `coefficient` is significant, with weights.
+    #[inline]
+    pub(super) fn links(&self, coefficient: usize) -> &[(u16, u16)] {
+        let (first, end) = self.spans[coefficient];
+        &self.links[first as usize..end as usize]
+    }
+}
+
+/// Positions near `p` and how much they have to say about it (sum at most 20, so that energies fit in a byte).
+fn neighbours([component, t, v, u]: [u16; 4]) -> impl Iterator<Item = (u16, [u16; 4])> {
+    let offset = |dv: i32, du: i32| {
+        let (v, u) = (i32::from(v) + dv, i32::from(u) + du);
+        (v >= 0 && u >= 0).then_some((v as u16, u as u16))
+    };
+    let mut found = Vec::new();
+    for (dv, du, weight) in [(0, 1, 2), (1, 0, 2), (0, -1, 2), (-1, 0, 2), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (-1, 1, 1)] {
+        if let Some((v, u)) = offset(dv, du) {
+            found.push((weight, [component, t, v, u]));
+        }
+    }
+    for other in 0..16 {
+        if other != t && other.abs_diff(t) == 1 {
+            found.push((2, [component, other, v, u]));
+        }
+    }
+    if component > 0 {
+        found.push((2, [3 - component, t, v, u]));
+    }
+    found.into_iter()
+}
+
+/// Rough classes for untrained tables: by component, first or later frame, and octave of the spatial frequency.
+fn default_class([component, t, v, u]: [u16; 4]) -> u8 {
+    let octave = |limits: &[u16]| limits.iter().filter(|l| v + u >= **l).count() as u8;
+    match (component, t) {
+        (0, 0) => octave(&[1, 2, 4, 7, 12]),
+        (0, _) => 6 + octave(&[1, 3, 7]),
+        (_, 0) => 10 + octave(&[1, 3, 6]),
+        _ => 14 + octave(&[2]),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Positions of a cell of `n` x `n` luma and chroma of half size, two frames, by frequency.
+    pub fn positions(n: u16) -> Vec<[u16; 4]> {
+        let mut all = Vec::new();
+        for component in 0..3 {
+            let n = if component == 0 { n } else { n / 2 };
+            for t in 0..2 {
+                for v in 0..n {
+                    for u in 0..n {
+                        all.push((u + v + 3 * t + 4 * component.min(1), [component, t, v, u]));
+                    }
+                }
+            }
+        }
+        all.sort();
+        all.into_iter().map(|p| p.1).collect()
+    }
+
+    #[test]
+    fn links_are_mutual_and_bounded() {
+        let layout = NestedLayout::new(&positions(16), 3, 4, 3).expect("valid");
+        assert_eq!((layout.coefficients(), layout.cells(), layout.levels()), (768, 12, 3));
+        for i in 0..768 {
+            assert!(layout.links(i).iter().map(|l| l.1).sum::<u16>() <= 20);
+            for &(j, w) in layout.links(i) {
+                assert!(layout.links(usize::from(j)).contains(&(i as u16, w)));
+            }
+        }
+        assert_eq!(layout.constant.iter().filter(|c| **c).count(), 3);
+    }
+
+    #[test]
+    fn bad_layouts_are_refused() {
+        let p = positions(4);
+        assert!(matches!(NestedLayout::new(&[], 3, 1, 1), Err(Error::Model(_))));
+        assert!(matches!(NestedLayout::new(&p, 5, 1, 1), Err(Error::Model(_))));
+        assert!(matches!(NestedLayout::new(&p, 0, 1, 1), Err(Error::Model(_))));
+        assert!(matches!(NestedLayout::new(&p, 1, 1 << 11, 1 << 10), Err(Error::Limit(_))));
+        assert!(matches!(NestedLayout::new(&[p[0], p[0]], 1, 1, 1), Err(Error::Model(_))));
+        let layout = NestedLayout::new(&p, 2, 1, 1).expect("valid");
+        assert!(layout.classes(&[16; 24]).is_err() && layout.classes(&[0; 3]).is_err());
+        assert!(layout.classes(&[]).is_ok());
+    }
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The syntax of one level of a block, written once for encoder, decoder and statistics.
+
+use super::contexts::{PREFIX, Set, UNARY};
+use super::field::Field;
+use super::step::span;
+use super::{NestedLayout, counts};
+use crate::entropy::BitCoder;
+use crate::{Error, Result};
+
+/// Largest magnitude of a level-0 digit or difference: what latents of 16 bits can need.
+const MAX_MAGNITUDE: u32 = 32_767;
+
+/// What an encoder wants coded: final signed k of every coefficient, and 1 + the last that is not zero, by place.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Target {
+    pub values: Vec<i16>,
+    pub extents: Vec<u16>,
+}
+
+/// What stays the same over a level.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Level<'a> {
+    pub layout: &'a NestedLayout,
+    pub classes: &'a [u8],
+    pub level: usize,
+    /// Motion planes dy, dx, mode; `None` in a key block, where every cell is intra.
+    pub motion: Option<&'a [i32]>,
+}
+
+impl Level<'_> {
+    pub fn intra(&self, cell: usize) -> bool {
+        self.motion.is_none_or(|m| m[2 * self.layout.cells() + cell] != 0)
+    }
+
+    /// 0: no motion, 1: slow, 2: fast, 3: intra.
+    pub fn hint(&self, cell: usize) -> usize {
+        let Some(m) = self.motion else { return 0 };
+        let cells = self.layout.cells();
+        if m[2 * cells + cell] != 0 {
+            return 3;
+        }
+        match m[cell].abs() + m[cells + cell].abs() {
+            0 => 0,
+            1..=7 => 1,
+            _ => 2,
+        }
+    }
+}
+
+/// Codes one level of all cells. An encoder gives its `target`; a decoder none.
+pub(super) fn code<C: BitCoder>(coder: &mut C, level: Level<'_>, field: &mut Field, target: Option<&Target>) -> Result<()> {
+    let layout = level.layout;
+    for y in 0..layout.cells_y {
+        for x in 0..layout.cells_x {
+            let place = field.place(x, y);
+            code_cell(coder, level, field, place, y * layout.cells_x + x, target)?;
+        }
+        if C::DECODES && coder.exhausted() {
+            return Err(Error::Malformed(format!("level {} ends before its cells do; wait for the next block", level.level)));
+        }
+    }
+    Ok(())
+}
+
+fn code_cell<C: BitCoder>(
+    coder: &mut C,
+    level: Level<'_>,
+    field: &mut Field,
+    place: usize,
+    cell: usize,
+    target: Option<&Target>,
+) -> Result<()> {
+    let (layout, l, c) = (level.layout, level.level, level.layout.coefficients);
+    let intra = level.intra(cell);
+    let set = Set::new(l, intra);
+    let wanted: &[i16] = target.map_or(&[], |t| &t.values[place * c..(place + 1) * c]);
+    let span = span(layout.levels, l);
+    // the signed magnitude this level sends for coefficient i
+    let want = |i: usize| {
+        if C::DECODES { 0 } else { i32::from(wanted[i]) / span }
+    };
+    let separate = |i: usize| l == 0 && intra && layout.constant[i];
+    if l == 0 && intra {
+        for i in (0..c).filter(|i| layout.constant[*i]) {
+            code_constant(coder, level, field, set, place, i, want(i))?;
+        }
+    }
+    let mut count = 0;
+    if let Some(t) = target {
+        count = usize::from(t.extents[place]);
+        while count > 0 && (want(count - 1) == field.value(place, count - 1) || separate(count - 1)) {
+            count -= 1;
+        }
+    }
+    let context = counts::context(field, place, l, level.hint(cell));
+    let count = counts::code(coder, set, context, count as u16, c)
+        .ok_or_else(|| Error::Malformed(format!("a cell has more than {c} tokens; wait for the next block")))?;
+    if count == 0 {
+        return Ok(());
+    }
+    field.counts[l][place] = count;
+    field.touch(place);
+    let count = usize::from(count);
+    for i in 0..count {
+        let (assumed, last) = (field.value(place, i), i + 1 == count);
+        let class = level.classes[i];
+        if assumed != 0 {
+            if separate(i) {
+                continue;
+            }
+            let m = want(i);
+            let energy = field.coarse_class(place, i);
+            let before = assumed.abs() / 3;
+            if !last && !coder.bit(set.middle(before, class, energy), m != assumed) {
+                continue;
+            }
+            let up = coder.bit(set.upper(before, class, energy), m.abs() > assumed.abs());
+            let magnitude = if up { (assumed.abs() + 1).min(i32::from(i16::MAX)) } else { assumed.abs() - 1 };
+            field.set(place, i, magnitude * assumed.signum());
+        } else {
+            if separate(i) {
+                continue;
+            }
+            let m = want(i);
+            let (inner, outer) = field.classes(place, i);
+            if !last && !coder.bit(set.zero(class, inner, outer), m != 0) {
+                continue;
+            }
+            let negative = coder.bypass(u32::from(m < 0), 1) == 1;
+            let energy = field.coarse_class(place, i);
+            let magnitude = if l == 0 {
+                code_magnitude(coder, set, energy, m.unsigned_abs())?
+            } else {
+                1 + i32::from(coder.bit(set.two(class, energy), m.abs() > 1))
+            };
+            field.raise(layout, place, i, if negative { -magnitude } else { magnitude });
+        }
+        if C::DECODES && i % 64 == 63 && coder.exhausted() {
+            return Err(Error::Malformed("a cell has more tokens than bytes; wait for the next block".into()));
+        }
+    }
+    Ok(())
+}
+
+/// A magnitude >= 1: unary in contexts, then an escape.
+fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, energy: usize, magnitude: u32) -> Result<i32> {
+    let mut found = 1;
+    while found <= UNARY as u32 {
+        if !coder.bit(set.larger(energy, found as usize - 1), magnitude > found) {
+            return Ok(found as i32);
+        }
+        found += 1;
+    }
+    code_escape(coder, set.escape(), magnitude.wrapping_sub(found)).map(|rest| (rest + found) as i32)
+}
+
+/// A number >= 0: Exp-Golomb with the prefix in `PREFIX` contexts from `contexts` on.
+pub(super) fn code_escape<C: BitCoder>(coder: &mut C, contexts: usize, value: u32) -> Result<u32> {
+    let wanted = value.wrapping_add(1);
+    let mut bits = 0;
+    while bits < PREFIX - 1 && coder.bit(contexts + bits, wanted >> (bits + 1) != 0) {
+        bits += 1;
+    }
+    let low = coder.bypass(wanted & ((1 << bits) - 1), bits as u32);
+    let found = (1 << bits | low) - 1;
+    if found > MAX_MAGNITUDE - UNARY as u32 - 1 {
+        return Err(Error::Malformed(format!("a magnitude of {found}; wait for the next block")));
+    }
+    Ok(found)
+}
+
+/// The constant term of an intra cell at level 0: the difference from what the cells before suggest.
+fn code_constant<C: BitCoder>(
+    coder: &mut C,
+    level: Level<'_>,
+    field: &mut Field,
+    set: Set,
+    place: usize,
+    i: usize,
+    wanted: i32,
+) -> Result<()> {
+    let pitch = field.pitch();
+    let cell = |p: usize| {
+        let (x, y) = ((p % pitch).wrapping_sub(1), (p / pitch).wrapping_sub(1));
+        let inside = x < level.layout.cells_x && y < level.layout.cells_y;
+        (inside && level.intra(y * level.layout.cells_x + x)).then(|| field.value(p, i))
+    };
+    let (left, top, corner) = (cell(place - 1), cell(place - pitch), cell(place - pitch - 1));
+    let (prediction, roughness) = match (left, top, corner) {
+        (Some(l), Some(t), Some(c)) => {
+            let gradient = if c >= l.max(t) {
+                l.min(t)
+            } else if c <= l.min(t) {
+                l.max(t)
+            } else {
+                l + t - c
+            };
+            let rough = (l - c).abs() + (t - c).abs();
+            (gradient, if rough == 0 { 0 } else { 1 + usize::from(rough > 3) })
+        }
+        (Some(l), Some(t), None) => ((l + t) / 2, 2),
+        (Some(v), None, _) | (None, Some(v), _) => (v, 2),
+        _ => (0, 2),
+    };
+    let contexts = set.constant(level.layout.chroma[i], roughness);
+    let difference = wanted - prediction;
+    let mut value = prediction;
+    if coder.bit(contexts, difference != 0) {
+        let negative = coder.bypass(u32::from(difference < 0), 1) == 1;
+        let size = 1 + code_escape(coder, contexts + 1, difference.unsigned_abs().wrapping_sub(1))? as i32;
+        value += if negative { -size } else { size };
+    }
+    if value.unsigned_abs() > MAX_MAGNITUDE {
+        return Err(Error::Malformed(format!("a constant term of {value}; wait for the next block")));
+    }
+    if value != 0 {
+        field.touch(place);
+        field.raise(level.layout, place, i, value);
+    }
+    Ok(())
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is inside a layer segment: motion, counts and the digits of the nested quantiser, or fixed-width tokens; and the encoder's
+//! rate-distortion decisions about them. `docs/segments.md` is the specification.
+
+mod contexts;
+mod counts;
+mod field;
+mod layout;
+mod level;
+pub mod motion;
+mod nested;
+mod quantise;
+mod step;
+#[cfg(test)]
+mod tests;
+pub mod train;
+
+pub use contexts::CONTEXTS;
+pub use layout::{MAX_LEVELS, NestedLayout};
+pub use nested::{NestedDecoder, NestedEncoder};
+pub use quantise::{Estimate, Rdo};
+pub use step::{MAX_QUANTISER, step};

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Encoder and decoder of the `nested` bottleneck: latents in, segments out, and back.
+
+use super::contexts::{CONTEXTS, MOTION, Set};
+use super::field::Field;
+use super::level::{Level, Target, code};
+use super::quantise::{Decider, Workspace};
+use super::step::{Reconstruction, span};
+use super::{Estimate, NestedLayout, Rdo, motion};
+use crate::entropy::{BitCoder, Context, CostTable, RangeDecoder, RangeEncoder, Tables};
+use crate::{Error, Result};
+
+/// What both sides need.
+#[derive(Debug)]
+struct Common {
+    layout: NestedLayout,
+    tables: Tables,
+    classes: Vec<u8>,
+    groups: Vec<u8>,
+    fresh: Vec<Context>,
+    field: Field,
+    motion: Vec<i32>,
+    scratch: Vec<u8>,
+}
+
+impl Common {
+    fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
+        if tables.len() != CONTEXTS {
+            return Err(Error::Model(format!(
+                "tables.bin has {} contexts, this build codes with {CONTEXTS}; export the bundle's tables again",
+                tables.len()
+            )));
+        }
+        let classes = layout.classes(tables.classes())?;
+        let groups = classes.iter().map(|c| c / 4).collect();
+        let fresh: Vec<_> = tables.contexts().collect();
+        Ok(Self {
+            field: Field::new(layout),
+            motion: vec![0; 3 * layout.cells()],
+            scratch: vec![0; layout.cells_x + 1],
+            layout: layout.clone(),
+            tables: tables.clone(),
+            classes,
+            groups,
+            fresh,
+        })
+    }
+
+    /// Readies contexts and field for a level.
+    fn begin(&mut self, level: usize, contexts: &mut [Context]) {
+        let set = Set::both(level);
+        contexts[set.clone()].copy_from_slice(&self.fresh[set]);
+        if level == 0 {
+            contexts[MOTION..].copy_from_slice(&self.fresh[MOTION..]);
+            self.field.clear();
+        } else {
+            self.field.promote(&self.layout);
+        }
+    }
+
+    /// Codes the block's level `level` as `target` has it.
+    fn code_level<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, target: &Target, coder: &mut C) -> Result<()> {
+        let Self { layout, classes, field, motion: own, scratch, .. } = self;
+        if let (0, Some(motion)) = (level, motion) {
+            own.copy_from_slice(motion);
+            motion::code(coder, own, layout.cells_x, layout.cells_y, scratch)?;
+        }
+        code(coder, Level { layout, classes, level, motion }, field, Some(target))
+    }
+}
+
+/// Quantises the latents of a block and writes its segments. Buffers are allocated once.
+#[derive(Debug)]
+pub struct NestedEncoder {
+    common: Common,
+    contexts: Vec<Context>,
+    costs: CostTable,
+    target: Target,
+    work: Workspace,
+    quantiser: u8,
+}
+
+impl NestedEncoder {
+    /// `tables` must have [`CONTEXTS`] contexts.
+    pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
+        let common = Common::new(layout, tables)?;
+        let target = Target { values: common.field.values.clone(), extents: common.field.extents.clone() };
+        Ok(Self {
+            costs: CostTable::new(tables),
+            contexts: common.fresh.clone(),
+            common,
+            target,
+            work: Workspace::default(),
+            quantiser: 0,
+        })
+    }
+
+    /// Chooses all digits of a block.
+    ///
+    /// `latents`: \[cells, C\] in raster order of cells; `quantiser` 0..=87; `motion`: planes dy, dx, mode of the block, `None` for
+    /// a key block. The result stays until the next call and can be written or dequantised.
+    pub fn quantise(&mut self, latents: &[i16], quantiser: u8, motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
+        let common = &mut self.common;
+        check_latents(&common.layout, latents.len())?;
+        check_motion(&common.layout, motion)?;
+        self.quantiser = quantiser;
+        let levels = common.layout.levels;
+        let decider = Decider {
+            level: Level { layout: &common.layout, classes: &common.classes, level: levels - 1, motion },
+            groups: &common.groups,
+            costs: &self.costs,
+            reconstruction: Reconstruction::new(&common.tables, levels, levels - 1, quantiser),
+            quantiser,
+            rdo: *rdo,
+        };
+        Ok(decider.run(latents, &mut self.work, &mut common.field, &mut self.target))
+    }
+
+    /// Appends the segment of `level` of the block last quantised to `out`. Levels are written in order from 0; `motion` as in
+    /// [`quantise`](Self::quantise), level 0 carries it.
+    pub fn write_segment(&mut self, level: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
+        check_motion(&self.common.layout, motion)?;
+        self.common.begin(level, &mut self.contexts);
+        let mut coder = RangeEncoder::new(&mut self.contexts, out);
+        self.common.code_level(level, motion, &self.target, &mut coder)?;
+        coder.finish();
+        Ok(())
+    }
+
+    /// Codes one level of the block last quantised into `coder` instead of a segment: for statistics.
+    pub(super) fn observe<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
+        self.common.begin(level, &mut self.contexts);
+        self.common.code_level(level, motion, &self.target, coder)
+    }
+
+    /// Latents as a decoder of `levels` levels (0..=L) has them, \[cells, C\], and counts \[cells\].
+    pub fn dequantise(&self, levels: usize, motion: Option<&[i32]>, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
+        let layout = &self.common.layout;
+        check_latents(layout, latents.len())?;
+        check_motion(layout, motion)?;
+        latents.fill(0);
+        counts.fill(0);
+        let Some(last) = levels.min(layout.levels).checked_sub(1) else {
+            return Ok(());
+        };
+        let (c, span) = (layout.coefficients, span(layout.levels, last));
+        let rebuild = Reconstruction::new(&self.common.tables, layout.levels, last, self.quantiser);
+        let level = Level { layout, classes: &self.common.classes, level: last, motion };
+        for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
+            let place = self.common.field.place(cell % layout.cells_x, cell / layout.cells_x);
+            let extent = usize::from(self.target.extents[place]);
+            let values = &self.target.values[place * c..place * c + extent];
+            for (i, &k) in values.iter().enumerate().filter(|(_, k)| **k != 0) {
+                out[usize::from(layout.slots[i])] = rebuild.value(i32::from(k) / span, self.common.groups[i]) as i16;
+            }
+            *count = count_tokens(level, cell, values) as i32;
+        }
+        Ok(())
+    }
+
+    /// Final k of a cell's coefficients.
+    pub(super) fn decided(&self, cell: usize) -> &[i16] {
+        let layout = &self.common.layout;
+        let place = self.common.field.place(cell % layout.cells_x, cell / layout.cells_x);
+        &self.target.values[place * layout.coefficients..(place + 1) * layout.coefficients]
+    }
+}
+
+/// 1 + the index of the last token that levels up to `level` send for a cell, 0: none.
+fn count_tokens(level: Level<'_>, cell: usize, values: &[i16]) -> usize {
+    let layout = level.layout;
+    let (intra, c) = (level.intra(cell), layout.coefficients);
+    for l in (0..=level.level).rev() {
+        let here = span(layout.levels, l);
+        for (i, &k) in values.iter().enumerate().rev() {
+            let k = i32::from(k).abs();
+            let default = match k / here / 3 {
+                _ if l == 0 => 0,
+                0 => 0,
+                before => 3 * before + 1,
+            };
+            if k / here != default && !(l == 0 && intra && layout.constant[i]) {
+                return l * c + i + 1;
+            }
+        }
+    }
+    let shown = |i: &usize| layout.constant[*i] && i32::from(values[*i]).abs() >= span(layout.levels, 0);
+    if intra { (0..values.len()).rev().find(shown).map_or(0, |i| i + 1) } else { 0 }
+}
+
+/// Reads the segments of a block. Buffers are allocated once.
+#[derive(Debug)]
+pub struct NestedDecoder {
+    common: Common,
+    contexts: Vec<Context>,
+    /// Levels read of the current block.
+    levels: usize,
+    key: bool,
+}
+
+impl NestedDecoder {
+    /// `tables` must have [`CONTEXTS`] contexts.
+    pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
+        let common = Common::new(layout, tables)?;
+        Ok(Self { contexts: common.fresh.clone(), common, levels: 0, key: true })
+    }
+
+    /// Forgets the block, so that dequantising gives nothing: for a block without a layer.
+    pub fn clear(&mut self) {
+        self.common.field.clear();
+        self.common.motion.fill(0);
+        self.levels = 0;
+    }
+
+    /// Reads the segment of `level`: 0 begins a block, the others must follow in order. `key`: the block carries no motion.
+    /// After an error the levels before are lost too: the block cannot be dequantised.
+    pub fn read_segment(&mut self, level: usize, key: bool, data: &[u8]) -> Result<()> {
+        if level >= self.common.layout.levels || (level > 0 && (level != self.levels || key != self.key)) {
+            return Err(Error::Malformed(format!(
+                "segment of level {level} after {} levels; wait for the next block",
+                self.levels
+            )));
+        }
+        self.levels = 0;
+        self.key = key;
+        self.common.begin(level, &mut self.contexts);
+        let Common { layout, classes, field, motion, scratch, .. } = &mut self.common;
+        let mut coder = RangeDecoder::new(&mut self.contexts, data);
+        if level == 0 {
+            motion.fill(0);
+            if key {
+                motion[2 * layout.cells()..].fill(1);
+            } else {
+                motion::code(&mut coder, motion, layout.cells_x, layout.cells_y, scratch)?;
+            }
+        }
+        let motion = (!key).then_some(&motion[..]);
+        code(&mut coder, Level { layout, classes, level, motion }, field, None)?;
+        if !coder.consumed() {
+            return Err(Error::Malformed(format!("level {level} has bytes after its last cell; wait for the next block")));
+        }
+        self.levels = level + 1;
+        Ok(())
+    }
+
+    /// Motion planes dy, dx, mode of the block, \[3, cells\]; in a key block mode is 1 (intra) everywhere.
+    pub fn motion(&self) -> &[i32] {
+        &self.common.motion
+    }
+
+    /// Latents \[cells, C\] by the levels read so far, and counts \[cells\].
+    pub fn dequantise(&self, quantiser: u8, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
+        let Common { layout, tables, groups, field, .. } = &self.common;
+        check_latents(layout, latents.len())?;
+        latents.fill(0);
+        counts.fill(0);
+        let Some(last) = self.levels.checked_sub(1) else {
+            return Ok(());
+        };
+        let c = layout.coefficients;
+        let rebuild = Reconstruction::new(tables, layout.levels, last, quantiser);
+        for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
+            let place = field.place(cell % layout.cells_x, cell / layout.cells_x);
+            let extent = usize::from(field.extents[place]);
+            if extent == 0 {
+                continue;
+            }
+            let values = &field.values[place * c..place * c + extent];
+            for (i, &m) in values.iter().enumerate().filter(|(_, m)| **m != 0) {
+                out[usize::from(layout.slots[i])] = rebuild.value(i32::from(m), groups[i]) as i16;
+            }
+            let top = (0..=last).rev().find(|l| field.counts[*l][place] > 0);
+            *count = match top {
+                Some(l) => (l * c + usize::from(field.counts[l][place])) as i32,
+                None => (0..extent).rev().find(|i| layout.constant[*i] && values[*i] != 0).map_or(0, |i| i as i32 + 1),
+            };
+        }
+        Ok(())
+    }
+}
+
+fn check_latents(layout: &NestedLayout, found: usize) -> Result<()> {
+    let expected = layout.cells() * layout.coefficients;
+    if found != expected {
+        return Err(Error::Model(format!("{found} latents for {expected}; the graph does not match the bundle's manifest")));
+    }
+    Ok(())
+}
+
+fn check_motion(layout: &NestedLayout, motion: Option<&[i32]>) -> Result<()> {
+    let Some(m) = motion else { return Ok(()) };
+    let cells = layout.cells();
+    if m.len() != 3 * cells {
+        return Err(Error::Settings(format!("motion of {} values for {cells} cells; give three planes", m.len())));
+    }
+    if m[..2 * cells].iter().any(|v| v.abs() > motion::MAX_MOTION) {
+        return Err(Error::Settings(format!("motion beyond {} quarter pixels; limit the search", motion::MAX_MOTION)));
+    }
+    Ok(())
+}

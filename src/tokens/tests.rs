@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whole blocks: what an encoder writes is what a decoder reads, at every cut.
+
+use proptest::prelude::*;
+
+use super::layout::tests::positions;
+use super::*;
+use crate::entropy::Tables;
+
+/// Latents as residuals have them: most cells empty, the rest Laplacian and falling with the index.
+pub(super) fn latents(seed: u64, cells: usize, c: usize, scale: f64) -> Vec<i16> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    let mut out = Vec::with_capacity(cells * c);
+    for _ in 0..cells {
+        let energy = if random() < 0.4 { 0.02 } else { random() * random() };
+        for i in 0..c {
+            let spread = scale * energy / (1.0 + i as f64 * 0.1);
+            let value = -spread * (1.0 - random()).ln();
+            out.push((if random() < 0.5 { -value } else { value }).clamp(-32768.0, 32767.0) as i16);
+        }
+    }
+    out
+}
+
+fn motion(seed: u64, cells: usize) -> Vec<i32> {
+    let mut out = vec![0; 3 * cells];
+    for cell in 0..cells {
+        let r = seed.wrapping_mul(31).wrapping_add(cell as u64 / 3).wrapping_mul(0x2545_f491_4f6c_dd1d) >> 20;
+        if r.is_multiple_of(7) {
+            out[2 * cells + cell] = 1;
+        } else {
+            out[cell] = (r >> 8 & 0xffff) as i32 % 511 - 255;
+            out[cells + cell] = (r >> 20 & 0xffff) as i32 % 511 - 255;
+        }
+    }
+    out
+}
+
+/// Writes and reads a block; returns bytes by level.
+fn round_trip(levels: usize, quantiser: u8, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Vec<usize> {
+    let p = positions(8);
+    let layout = NestedLayout::new(&p, levels, 5, 3).expect("valid");
+    let tables = Tables::flat(CONTEXTS);
+    let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
+    let mut decoder = NestedDecoder::new(&layout, &tables).expect("tables fit");
+    encoder.quantise(latents, quantiser, motion, rdo).expect("quantises");
+    let (mut a, mut b) = (vec![1; latents.len()], vec![2; latents.len()]);
+    let (mut na, mut nb) = (vec![1; 15], vec![2; 15]);
+    let mut sizes = Vec::new();
+    for level in 0..levels {
+        let mut segment = Vec::new();
+        encoder.write_segment(level, motion, &mut segment).expect("writes");
+        decoder.read_segment(level, motion.is_none(), &segment).expect("reads");
+        if let Some(m) = motion {
+            assert_eq!(decoder.motion(), m);
+        }
+        encoder.dequantise(level + 1, motion, &mut a, &mut na).expect("sizes fit");
+        decoder.dequantise(quantiser, &mut b, &mut nb).expect("sizes fit");
+        assert_eq!(a, b, "level {level}");
+        assert_eq!(na, nb, "level {level}");
+        for (cell, n) in nb.iter().enumerate() {
+            let silent = b[cell * p.len()..(cell + 1) * p.len()].iter().all(|v| *v == 0);
+            assert!(*n > 0 || silent, "a cell without tokens has latents");
+        }
+        sizes.push(segment.len());
+    }
+    sizes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn blocks_round_trip(
+        seed in any::<u64>(), levels in 1usize..=4, quantiser in 0u8..=87, key in any::<bool>(),
+        scale in 1.0f64..12.0, lambda in prop::sample::select(vec![0.0f32, 1.0, 3.0]),
+        most in prop::sample::select(vec![usize::MAX, 0, 1, 30, 200]), least in prop::sample::select(vec![0usize, 10, 300]),
+    ) {
+        let x = latents(seed, 15, 192, scale.exp());
+        let m = motion(seed, 15);
+        let rdo = Rdo { lambda, min_tokens: least, max_tokens: most };
+        round_trip(levels, quantiser, &x, (!key).then_some(&m[..]), &rdo);
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(
+        data in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..=3), key in any::<bool>(),
+    ) {
+        let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
+        let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
+        let (mut x, mut n) = (vec![0; 15 * 192], vec![0; 15]);
+        for (level, segment) in data.iter().enumerate() {
+            match decoder.read_segment(level, key, segment) {
+                Ok(()) => prop_assert!(decoder.motion().iter().all(|v| v.abs() <= motion::MAX_MOTION)),
+                Err(e) => {
+                    prop_assert!(matches!(e, crate::Error::Malformed(_)));
+                    break;
+                }
+            }
+            decoder.dequantise(20, &mut x, &mut n).expect("sizes fit");
+            prop_assert!(n.iter().all(|n| (0..=3 * 192).contains(n)));
+        }
+    }
+
+    #[test]
+    fn damaged_blocks_are_read_or_refused(seed in any::<u64>(), at in any::<prop::sample::Index>(), flip in 1u8..) {
+        let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
+        let tables = Tables::flat(CONTEXTS);
+        let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
+        let mut decoder = NestedDecoder::new(&layout, &tables).expect("tables fit");
+        encoder.quantise(&latents(seed, 15, 192, 900.0), 24, None, &Rdo::default()).expect("quantises");
+        for level in 0..3 {
+            let mut segment = Vec::new();
+            encoder.write_segment(level, None, &mut segment).expect("writes");
+            if !segment.is_empty() {
+                let i = at.index(segment.len());
+                segment[i] ^= flip;
+            }
+            if decoder.read_segment(level, true, &segment).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_latents_round_trip() {
+    for levels in 1..=4 {
+        for (quantiser, value) in [(0, i16::MIN), (0, i16::MAX), (87, i16::MAX), (3, -1)] {
+            round_trip(levels, quantiser, &vec![value; 15 * 192], None, &Rdo::default());
+        }
+    }
+}
+
+#[test]
+fn nothing_costs_nothing() {
+    let m = vec![0; 45];
+    let sizes = round_trip(3, 30, &vec![0; 15 * 192], Some(&m), &Rdo::default());
+    assert!(sizes.iter().sum::<usize>() <= 20, "{sizes:?} bytes for an empty block of an untrained bundle");
+}
+
+#[test]
+fn levels_cannot_be_skipped() {
+    let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
+    let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
+    assert!(decoder.read_segment(1, true, &[]).is_err());
+    assert!(decoder.read_segment(0, true, &[]).is_ok());
+    assert!(decoder.read_segment(2, true, &[]).is_err());
+    assert!(decoder.read_segment(0, true, &[]).is_ok());
+    assert!(decoder.read_segment(1, false, &[]).is_err(), "a block is key at all levels or none");
+    assert!(NestedDecoder::new(&layout, &Tables::flat(3)).is_err());
+}
+
+#[test]
+fn estimates_are_near_the_truth() {
+    let p = positions(16);
+    let layout = NestedLayout::new(&p, 3, 20, 15).expect("valid");
+    let tables = Tables::flat(CONTEXTS);
+    let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
+    let x = latents(3, 300, 768, 1500.0);
+    let energy: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
+    for quantiser in [16, 28, 40] {
+        let estimate = encoder.quantise(&x, quantiser, None, &Rdo::default()).expect("quantises");
+        let mut out = Vec::new();
+        (0..3).for_each(|level| encoder.write_segment(level, None, &mut out).expect("writes"));
+        let (mut y, mut n) = (vec![0; x.len()], vec![0; 300]);
+        encoder.dequantise(3, None, &mut y, &mut n).expect("sizes fit");
+        let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+        let told = estimate.luma + estimate.chroma;
+        assert!((told / error - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion {told} for {error}");
+        assert!(error < energy && estimate.coded_cells == n.iter().filter(|n| **n > 0).count());
+    }
+}
