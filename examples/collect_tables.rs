@@ -51,6 +51,7 @@ fn main() -> Result<()> {
 }
 
 fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
+    let only: Option<u8> = std::env::var("QUANTISER").ok().and_then(|v| v.parse().ok());
     let mut trainer: Option<Trainer> = None;
     let mut by_quantiser = std::collections::BTreeMap::<(bool, u8), [f64; 5]>::new();
     for dump in dumps {
@@ -60,6 +61,9 @@ fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
         let trainer =
             trainer.get_or_insert_with(|| Trainer::new(&positions, levels, tables.clone(), rdo));
         while let Some(record) = reader.next_record()? {
+            if only.is_some_and(|q| q != record.quantiser) {
+                continue;
+            }
             let (estimate, bytes) = trainer.add(&record)?;
             let sums = by_quantiser
                 .entry((record.key, record.quantiser))
