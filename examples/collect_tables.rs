@@ -17,14 +17,8 @@ fn main() -> Result<()> {
     let [first, second, dumps @ ..] = &args[..] else {
         bail!("usage: collect_tables OUT.bin ROUNDS DUMP.. | --check TABLES.bin DUMP..")
     };
-    let lambda = std::env::var("LAMBDA")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(1.0);
-    let rdo = Rdo {
-        lambda,
-        ..Rdo::default()
-    };
+    let lambda = std::env::var("LAMBDA").ok().and_then(|v| v.parse().ok()).unwrap_or(1.0);
+    let rdo = Rdo { lambda, ..Rdo::default() };
     if first == "--check" {
         let tables = Tables::parse(&std::fs::read(second)?)?;
         report(&round(&tables, rdo, dumps)?);
@@ -39,11 +33,7 @@ fn main() -> Result<()> {
         tables = trainer.fitted()?;
         // classes move once decisions are sensible, and early enough for the contexts to follow
         if i == 0 || (i == 1 && rounds > 3) {
-            tables = Tables::from_parts(
-                tables.init().to_vec(),
-                trainer.classes(),
-                tables.biases().to_vec(),
-            )?;
+            tables = Tables::from_parts(tables.init().to_vec(), trainer.classes(), tables.biases().to_vec())?;
         }
     }
     std::fs::write(first, tables.to_bytes()).with_context(|| format!("cannot write {first}"))?;
@@ -58,16 +48,13 @@ fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
         let file = File::open(dump).with_context(|| format!("cannot read {dump}"))?;
         let mut reader = DumpReader::new(BufReader::new(file))?;
         let (positions, levels) = (reader.positions.clone(), reader.levels);
-        let trainer =
-            trainer.get_or_insert_with(|| Trainer::new(&positions, levels, tables.clone(), rdo));
+        let trainer = trainer.get_or_insert_with(|| Trainer::new(&positions, levels, tables.clone(), rdo));
         while let Some(record) = reader.next_record()? {
             if only.is_some_and(|q| q != record.quantiser) {
                 continue;
             }
             let (estimate, bytes) = trainer.add(&record)?;
-            let sums = by_quantiser
-                .entry((record.key, record.quantiser))
-                .or_default();
+            let sums = by_quantiser.entry((record.key, record.quantiser)).or_default();
             let pixels = (record.cells_x * record.cells_y * 512) as f64;
             // distortion in bits at the price of a bit
             let price = 0.13 * f64::from(step(record.quantiser)).powi(2);
@@ -97,20 +84,13 @@ fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
         total[1] += ((bits + price) / pixels).ln();
         total[2] += 1.0;
     }
-    println!(
-        "mean: {:.5} bpp, {:.5} with distortion",
-        (total[0] / total[2]).exp(),
-        (total[1] / total[2]).exp()
-    );
+    println!("mean: {:.5} bpp, {:.5} with distortion", (total[0] / total[2]).exp(), (total[1] / total[2]).exp());
     trainer.context("no dump given")
 }
 
 fn report(trainer: &Trainer) {
     let total: u64 = 8 * trainer.level_bytes.iter().sum::<u64>();
-    println!(
-        "bytes of levels: {:?}; {} coded cells",
-        trainer.level_bytes, trainer.estimate.coded_cells
-    );
+    println!("bytes of levels: {:?}; {} coded cells", trainer.level_bytes, trainer.estimate.coded_cells);
     let mut shares = trainer.shares();
     shares.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (name, bits) in shares.iter().take(30) {

@@ -3,8 +3,16 @@
 //!
 //! `docs/architecture.md` describes the parts, `docs/bitstream.md` the stream.
 
+pub mod bitstream;
+pub mod bundle;
+pub mod codec;
 pub mod entropy;
 pub mod error;
+pub mod frame;
+pub mod motion;
+pub mod rate;
+pub mod runtime;
+pub mod timing;
 pub mod tokens;
 
 pub use error::{Error, Result};

@@ -23,10 +23,7 @@ pub struct Collector {
 impl Collector {
     /// A collector for `contexts` contexts.
     pub fn new(contexts: usize) -> Self {
-        Self {
-            records: vec![Record::default(); contexts],
-            bypassed: 0,
-        }
+        Self { records: vec![Record::default(); contexts], bypassed: 0 }
     }
 
     /// Ends a segment whose costs count `weight` times.
@@ -51,10 +48,7 @@ impl Collector {
     /// Unweighted bits spent in `context` had it begun every segment as `init`.
     pub fn bits(&self, context: usize, init: ContextInit) -> f64 {
         let record = &self.records[context];
-        let even = Record {
-            bits: Vec::new(),
-            segments: record.segments.iter().map(|s| (s.0, 1.0)).collect(),
-        };
+        let even = Record { bits: Vec::new(), segments: record.segments.iter().map(|s| (s.0, 1.0)).collect() };
         cost(&record.bits, &even.segments, init)
     }
 }
@@ -125,13 +119,8 @@ pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> Cont
     let prior = f64::from(fallback.zero) / 65536.0;
     let mean = (zeros + shy * prior) / (total + shy);
     let logit = |p: f64| (p / (1.0 - p)).ln();
-    let probability =
-        |odds: f64| ((65536.0 / (1.0 + (-odds).exp())).round() as i64).clamp(4, 65532) as u16;
-    let mut best = ContextInit {
-        zero: probability(logit(mean.clamp(1e-4, 1.0 - 1e-4))),
-        confidence: 8,
-        limit: 16,
-    };
+    let probability = |odds: f64| ((65536.0 / (1.0 + (-odds).exp())).round() as i64).clamp(4, 65532) as u16;
+    let mut best = ContextInit { zero: probability(logit(mean.clamp(1e-4, 1.0 - 1e-4))), confidence: 8, limit: 16 };
     let mut least = cost(&bits, &segments, best);
     let mut consider = |candidate: ContextInit, best: &mut ContextInit| {
         let c = cost(&bits, &segments, candidate);
@@ -141,32 +130,14 @@ pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> Cont
     };
     for _ in 0..2 {
         for code in 0..HISTORIES.len() as u8 {
-            consider(
-                ContextInit {
-                    confidence: code,
-                    ..best
-                },
-                &mut best,
-            );
+            consider(ContextInit { confidence: code, ..best }, &mut best);
         }
         for code in 6..HISTORIES.len() as u8 {
-            consider(
-                ContextInit {
-                    limit: code,
-                    ..best
-                },
-                &mut best,
-            );
+            consider(ContextInit { limit: code, ..best }, &mut best);
         }
         let middle = logit(f64::from(best.zero) / 65536.0);
         for shift in [-0.6, -0.3, -0.15, 0.15, 0.3, 0.6] {
-            consider(
-                ContextInit {
-                    zero: probability(middle + shift),
-                    ..best
-                },
-                &mut best,
-            );
+            consider(ContextInit { zero: probability(middle + shift), ..best }, &mut best);
         }
     }
     if best.confidence > best.limit {

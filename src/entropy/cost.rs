@@ -35,15 +35,7 @@ pub struct CostTable {
 impl CostTable {
     /// The static costs of `tables`.
     pub fn new(tables: &Tables) -> Self {
-        let costs = tables
-            .contexts()
-            .map(|c| {
-                [
-                    bit_cost(c.zero(), false) as u16,
-                    bit_cost(c.zero(), true) as u16,
-                ]
-            })
-            .collect();
+        let costs = tables.contexts().map(|c| [bit_cost(c.zero(), false) as u16, bit_cost(c.zero(), true) as u16]).collect();
         Self { costs }
     }
 

@@ -35,14 +35,9 @@ impl Context {
     /// `zero`: probability of a zero bit in 1/65536; `confidence`: how many bits of memory that is worth; `limit`: the longest
     /// memory (both are cut to [`MAX_HISTORY`]).
     pub fn new(zero: u16, confidence: u16, limit: u16) -> Self {
-        let zero = (u32::from(zero) << (PROBABILITY_BITS - 16))
-            .clamp(FLOOR as u32, PROBABILITY_ONE - FLOOR as u32);
+        let zero = (u32::from(zero) << (PROBABILITY_BITS - 16)).clamp(FLOOR as u32, PROBABILITY_ONE - FLOOR as u32);
         let limit = limit.min(MAX_HISTORY);
-        Self {
-            zero,
-            history: confidence.min(limit),
-            limit,
-        }
+        Self { zero, history: confidence.min(limit), limit }
     }
 
     /// Probability of a zero bit in units of 1 / [`PROBABILITY_ONE`].
@@ -54,11 +49,7 @@ impl Context {
     /// Learns one bit.
     #[inline]
     pub fn update(&mut self, bit: bool) {
-        let target = if bit {
-            FLOOR
-        } else {
-            PROBABILITY_ONE as i32 - FLOOR
-        };
+        let target = if bit { FLOOR } else { PROBABILITY_ONE as i32 - FLOOR };
         let rate = RATES[usize::from(self.history & MAX_HISTORY)];
         let step = (i64::from(target - self.zero as i32) * i64::from(rate)) >> 16;
         self.zero = (self.zero as i32 + step as i32) as u32;
@@ -79,11 +70,7 @@ mod tests {
                     c.update(bit);
                     assert!(c.zero() >= FLOOR as u32 && c.zero() <= PROBABILITY_ONE - FLOOR as u32);
                 }
-                let sure = if bit {
-                    c.zero()
-                } else {
-                    PROBABILITY_ONE - c.zero()
-                };
+                let sure = if bit { c.zero() } else { PROBABILITY_ONE - c.zero() };
                 assert!(sure < 2 * FLOOR as u32, "limit {limit} stops at {sure}");
             }
         }

@@ -25,13 +25,7 @@ impl<'a> RangeEncoder<'a> {
     /// An encoder that appends to `out` and adapts `contexts`.
     pub fn new(contexts: &'a mut [Context], out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
-        Self {
-            contexts,
-            out,
-            start,
-            low: 0,
-            range: u32::MAX,
-        }
+        Self { contexts, out, start, low: 0, range: u32::MAX }
     }
 
     #[inline]
@@ -133,13 +127,7 @@ pub struct RangeDecoder<'a> {
 impl<'a> RangeDecoder<'a> {
     /// A decoder of `data` that adapts `contexts`.
     pub fn new(contexts: &'a mut [Context], data: &'a [u8]) -> Self {
-        let mut this = Self {
-            contexts,
-            data,
-            at: 0,
-            code: 0,
-            range: u32::MAX,
-        };
+        let mut this = Self { contexts, data, at: 0, code: 0, range: u32::MAX };
         for _ in 0..4 {
             this.code = this.code << 8 | this.next();
         }
@@ -237,22 +225,14 @@ mod tests {
             if context < 4 {
                 assert_eq!(coder.bit(context, false), value & 1 == 1);
             } else {
-                assert_eq!(
-                    coder.bypass(0, context as u32 - 4),
-                    value & ((1 << (context - 4)) - 1)
-                );
+                assert_eq!(coder.bypass(0, context as u32 - 4), value & ((1 << (context - 4)) - 1));
             }
         }
         assert!(!coder.exhausted() && coder.consumed());
     }
 
     fn start() -> [Context; 4] {
-        [
-            Context::new(32768, 4, 200),
-            Context::new(65535, 200, 1023),
-            Context::new(0, 200, 1023),
-            Context::new(60000, 0, 20),
-        ]
+        [Context::new(32768, 4, 200), Context::new(65535, 200, 1023), Context::new(0, 200, 1023), Context::new(60000, 0, 20)]
     }
 
     proptest! {
@@ -279,11 +259,7 @@ mod tests {
         let mut tail = vec![(4 + 16, 0xffff); 3];
         tail.extend(vec![(4 + 16, 0); 200]);
         let data = encode(&tail, &start());
-        assert!(
-            data.len() >= 6 + 400 - MAX_ZERO_TAIL - 4,
-            "a long zero tail is sent: {}",
-            data.len()
-        );
+        assert!(data.len() >= 6 + 400 - MAX_ZERO_TAIL - 4, "a long zero tail is sent: {}", data.len());
         check(&tail, &start(), &data);
     }
 

@@ -13,29 +13,8 @@ const MAX_CLASSES: usize = 1 << 15;
 const MAX_BIASES: usize = 1 << 12;
 
 /// Memories are stored as an index into this list (bits coded).
-pub(super) const HISTORIES: [u16; 21] = [
-    0,
-    1,
-    2,
-    3,
-    4,
-    6,
-    8,
-    12,
-    16,
-    24,
-    32,
-    48,
-    64,
-    96,
-    128,
-    192,
-    256,
-    384,
-    512,
-    768,
-    MAX_HISTORY,
-];
+pub(super) const HISTORIES: [u16; 21] =
+    [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, MAX_HISTORY];
 
 /// How a context begins every segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +29,7 @@ pub struct ContextInit {
 
 impl Default for ContextInit {
     fn default() -> Self {
-        Self {
-            zero: 1 << 15,
-            confidence: 1,
-            limit: 14,
-        }
+        Self { zero: 1 << 15, confidence: 1, limit: 14 }
     }
 }
 
@@ -70,41 +45,21 @@ impl Tables {
     /// Tables that know nothing: `contexts` even probabilities, default classes, no bias. For bundles without tables, and to
     /// begin training from.
     pub fn flat(contexts: usize) -> Self {
-        Self {
-            init: vec![ContextInit::default(); contexts],
-            classes: Vec::new(),
-            biases: Vec::new(),
-        }
+        Self { init: vec![ContextInit::default(); contexts], classes: Vec::new(), biases: Vec::new() }
     }
 
     /// Tables from their parts: `classes` has one entry per coefficient or is empty, `biases` are in 1/256 of an interval.
     pub fn from_parts(init: Vec<ContextInit>, classes: Vec<u8>, biases: Vec<u8>) -> Result<Self> {
-        Self {
-            init,
-            classes,
-            biases,
-        }
-        .validated()
+        Self { init, classes, biases }.validated()
     }
 
     fn validated(self) -> Result<Self> {
-        let bad = |what: &str| {
-            Err(Error::Model(format!(
-                "tables.bin: {what}; export the bundle's tables again"
-            )))
-        };
-        if self.init.len() > MAX_CONTEXTS
-            || self.classes.len() > MAX_CLASSES
-            || self.biases.len() > MAX_BIASES
-        {
+        let bad = |what: &str| Err(Error::Model(format!("tables.bin: {what}; export the bundle's tables again")));
+        if self.init.len() > MAX_CONTEXTS || self.classes.len() > MAX_CLASSES || self.biases.len() > MAX_BIASES {
             return bad("more entries than any bundle needs");
         }
         let known = |code: u8| usize::from(code) < HISTORIES.len();
-        if self
-            .init
-            .iter()
-            .any(|c| c.zero == 0 || !known(c.confidence) || !known(c.limit) || c.limit == 0)
-        {
+        if self.init.iter().any(|c| c.zero == 0 || !known(c.confidence) || !known(c.limit) || c.limit == 0) {
             return bad("a context has probability 0 or an unknown memory");
         }
         Ok(self)
@@ -112,50 +67,32 @@ impl Tables {
 
     /// Reads `tables.bin`.
     pub fn parse(data: &[u8]) -> Result<Self> {
-        let bad = |what: String| {
-            Error::Model(format!(
-                "tables.bin: {what}; export the bundle's tables again"
-            ))
-        };
-        let header = data
-            .get(..HEADER)
-            .ok_or_else(|| bad(format!("{} bytes are too few", data.len())))?;
+        let bad = |what: String| Error::Model(format!("tables.bin: {what}; export the bundle's tables again"));
+        let header = data.get(..HEADER).ok_or_else(|| bad(format!("{} bytes are too few", data.len())))?;
         if header[..4] != MAGIC {
             return Err(bad("not a table file".into()));
         }
         if header[4] != VERSION {
-            return Err(Error::Unsupported(format!(
-                "tables.bin has version {}, this build reads {VERSION}",
-                header[4]
-            )));
+            return Err(Error::Unsupported(format!("tables.bin has version {}, this build reads {VERSION}", header[4])));
         }
         let size = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
         let (contexts, classes, biases) = (size(6), size(8), size(10));
         let expected = HEADER + 4 * contexts + classes + biases;
         if data.len() != expected {
-            return Err(bad(format!(
-                "{} bytes where its header says {expected}",
-                data.len()
-            )));
+            return Err(bad(format!("{} bytes where its header says {expected}", data.len())));
         }
         let (init, rest) = data[HEADER..].split_at(4 * contexts);
         let (classes, biases) = rest.split_at(classes);
         let init = init
             .chunks_exact(4)
-            .map(|c| ContextInit {
-                zero: u16::from_le_bytes([c[0], c[1]]),
-                confidence: c[2],
-                limit: c[3],
-            })
+            .map(|c| ContextInit { zero: u16::from_le_bytes([c[0], c[1]]), confidence: c[2], limit: c[3] })
             .collect();
         Self::from_parts(init, classes.to_vec(), biases.to_vec())
     }
 
     /// The bytes of `tables.bin`; equal tables have equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(
-            HEADER + 4 * self.init.len() + self.classes.len() + self.biases.len(),
-        );
+        let mut out = Vec::with_capacity(HEADER + 4 * self.init.len() + self.classes.len() + self.biases.len());
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[VERSION, 0]);
         for n in [self.init.len(), self.classes.len(), self.biases.len()] {
@@ -183,9 +120,7 @@ impl Tables {
     /// The contexts as a segment finds them.
     pub fn contexts(&self) -> impl Iterator<Item = Context> + '_ {
         let history = |code: u8| HISTORIES[usize::from(code)];
-        self.init
-            .iter()
-            .map(move |c| Context::new(c.zero, history(c.confidence), history(c.limit)))
+        self.init.iter().map(move |c| Context::new(c.zero, history(c.confidence), history(c.limit)))
     }
 
     /// How contexts begin, one by one.
@@ -210,13 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn some() -> Tables {
-        let init = (1..40)
-            .map(|i| ContextInit {
-                zero: i * 1000,
-                confidence: (i % 20) as u8,
-                limit: 20,
-            })
-            .collect();
+        let init = (1..40).map(|i| ContextInit { zero: i * 1000, confidence: (i % 20) as u8, limit: 20 }).collect();
         Tables::from_parts(init, vec![1, 2, 3], vec![7; 5]).expect("valid")
     }
 

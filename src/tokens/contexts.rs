@@ -109,9 +109,7 @@ impl Set {
     pub fn middle(self, magnitude: i32, class: u8, energy: usize) -> usize {
         self.0
             + MIDDLE
-            + ((magnitude.clamp(1, 3) - 1) as usize * COARSE
-                + usize::from(class) / (CLASSES / COARSE))
-                * COARSE
+            + ((magnitude.clamp(1, 3) - 1) as usize * COARSE + usize::from(class) / (CLASSES / COARSE)) * COARSE
             + energy
     }
 

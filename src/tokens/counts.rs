@@ -25,11 +25,7 @@ fn bucket(v: u32) -> (u32, u32) {
 
 #[inline]
 fn bucket_base(bucket: u32) -> (u32, u32) {
-    if bucket < 4 {
-        (bucket, 0)
-    } else {
-        ((2 + (bucket & 1)) << (bucket / 2 - 1), bucket / 2 - 1)
-    }
+    if bucket < 4 { (bucket, 0) } else { ((2 + (bucket & 1)) << (bucket / 2 - 1), bucket / 2 - 1) }
 }
 
 fn magnitude(n: u16) -> usize {
@@ -37,16 +33,10 @@ fn magnitude(n: u16) -> usize {
 }
 
 /// `level_zero_hint`: the hint where there is no coarser level.
-pub(super) fn context(
-    field: &Field,
-    place: usize,
-    level: usize,
-    level_zero_hint: usize,
-) -> CountContext {
+pub(super) fn context(field: &Field, place: usize, level: usize, level_zero_hint: usize) -> CountContext {
     let (counts, pitch) = (&field.counts[level], field.pitch());
     let m = |p: usize| magnitude(counts[p]);
-    let around =
-        2 * m(place - 1) + 2 * m(place - pitch) + m(place - pitch - 1) + m(place - pitch + 1);
+    let around = 2 * m(place - 1) + 2 * m(place - pitch) + m(place - pitch - 1) + m(place - pitch + 1);
     let hint = if level == 0 {
         level_zero_hint
     } else {
@@ -71,13 +61,7 @@ pub(super) fn context(
 }
 
 /// Codes a count in 0..=`most`; `None`: the stream holds a larger one.
-pub(super) fn code<C: BitCoder>(
-    coder: &mut C,
-    set: Set,
-    context: CountContext,
-    count: u16,
-    most: usize,
-) -> Option<u16> {
+pub(super) fn code<C: BitCoder>(coder: &mut C, set: Set, context: CountContext, count: u16, most: usize) -> Option<u16> {
     if !coder.bit(set.empty(context.activity, context.hint), count > 0) {
         return Some(0);
     }

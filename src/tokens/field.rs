@@ -54,9 +54,7 @@ impl Field {
             values: vec![0; places * layout.coefficients],
             energy: vec![0; places * layout.coefficients],
             touched: vec![false; places],
-            counts: std::array::from_fn(|level| {
-                vec![0; if level < layout.levels { places } else { 0 }]
-            }),
+            counts: std::array::from_fn(|level| vec![0; if level < layout.levels { places } else { 0 }]),
             extents: vec![0; places],
         }
     }
@@ -89,13 +87,7 @@ impl Field {
     /// Notes that `place` will have significant coefficients.
     #[inline]
     pub fn touch(&mut self, place: usize) {
-        for p in [
-            place,
-            place - 1,
-            place + 1,
-            place - self.pitch,
-            place + self.pitch,
-        ] {
+        for p in [place, place - 1, place + 1, place - self.pitch, place + self.pitch] {
             self.touched[p] = true;
         }
     }
@@ -166,10 +158,7 @@ impl Field {
     #[inline]
     pub fn classes(&self, place: usize, i: usize) -> (usize, usize) {
         let e = self.energy[place * self.coefficients + i];
-        let (inner, outer) = (
-            INNER_CLASS[usize::from(e & 255)],
-            OUTER_CLASS[usize::from(e >> 8)],
-        );
+        let (inner, outer) = (INNER_CLASS[usize::from(e & 255)], OUTER_CLASS[usize::from(e >> 8)]);
         (usize::from(inner), usize::from(outer))
     }
 

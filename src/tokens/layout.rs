@@ -21,8 +21,10 @@ pub struct NestedLayout {
     /// Constant term of its component: predicted from other cells where nothing else predicts it.
     pub(super) constant: Vec<bool>,
     pub(super) chroma: Vec<bool>,
-    /// -1 for chroma coefficients, 0 for luma.
+    /// -1 where the graph has a chroma coefficient, 0 for luma: in the graph's order.
     pub(super) chroma_mask: Vec<i16>,
+    /// The graph's index of each coefficient.
+    pub(super) slots: Vec<u16>,
     default_classes: Vec<u8>,
     /// Per coefficient: (first, end) in `links`.
     spans: Vec<(u32, u32)>,
@@ -32,34 +34,20 @@ pub struct NestedLayout {
 impl NestedLayout {
     /// `positions`: (component 0..=2, t, v, u) of every coefficient, most important first, as the bundle's manifest lists them;
     /// `levels` 1..=4; `cells_x`, `cells_y`: cells of the picture.
-    pub fn new(
-        positions: &[[u16; 4]],
-        levels: usize,
-        cells_x: usize,
-        cells_y: usize,
-    ) -> Result<Self> {
+    pub fn new(positions: &[[u16; 4]], levels: usize, cells_x: usize, cells_y: usize) -> Result<Self> {
         if positions.is_empty() || positions.len() > MAX_COEFFICIENTS {
-            return Err(Error::Model(format!(
-                "{} coefficients per cell; 1..={MAX_COEFFICIENTS} can be coded",
-                positions.len()
-            )));
+            return Err(Error::Model(format!("{} coefficients per cell; 1..={MAX_COEFFICIENTS} can be coded", positions.len())));
         }
         if !(1..=MAX_LEVELS).contains(&levels) {
-            return Err(Error::Model(format!(
-                "{levels} levels; 1..={MAX_LEVELS} can be coded"
-            )));
+            return Err(Error::Model(format!("{levels} levels; 1..={MAX_LEVELS} can be coded")));
         }
         if cells_x == 0 || cells_y == 0 || cells_x.saturating_mul(cells_y) > MAX_CELLS {
-            return Err(Error::Limit(format!(
-                "{cells_x}x{cells_y} cells; 1..={MAX_CELLS} can be coded: use a smaller picture"
-            )));
+            return Err(Error::Limit(format!("{cells_x}x{cells_y} cells; 1..={MAX_CELLS} can be coded: use a smaller picture")));
         }
         let mut index = std::collections::HashMap::new();
         for (i, p) in positions.iter().enumerate() {
             if index.insert(*p, i as u16).is_some() || p[0] > 2 {
-                return Err(Error::Model(format!(
-                    "coefficient {i} has a position {p:?} that is taken or has no such component"
-                )));
+                return Err(Error::Model(format!("coefficient {i} has a position {p:?} that is taken or has no such component")));
             }
         }
         let (mut spans, mut links) = (Vec::new(), Vec::new());
@@ -80,10 +68,30 @@ impl NestedLayout {
             constant: positions.iter().map(|p| p[1..] == [0, 0, 0]).collect(),
             chroma: positions.iter().map(|p| p[0] > 0).collect(),
             chroma_mask: positions.iter().map(|p| -i16::from(p[0] > 0)).collect(),
+            slots: (0..positions.len() as u16).collect(),
             default_classes: positions.iter().map(|p| default_class(*p)).collect(),
             spans,
             links,
         })
+    }
+
+    /// Says where the graph has the coefficients: `order[i]` is its index of the i-th most important one.
+    pub fn with_order(mut self, order: &[u16]) -> Result<Self> {
+        let mut mask = vec![None; self.coefficients];
+        for (i, &slot) in order.iter().enumerate() {
+            match mask.get_mut(usize::from(slot)) {
+                Some(free @ None) if i < self.coefficients => *free = Some(-i16::from(self.chroma[i])),
+                _ => {
+                    return Err(Error::Model("the order of coefficients is no permutation; export the bundle again".into()));
+                }
+            }
+        }
+        self.chroma_mask = mask.into_iter().flatten().collect();
+        if self.chroma_mask.len() != self.coefficients {
+            return Err(Error::Model("the order of coefficients is incomplete; export the bundle again".into()));
+        }
+        self.slots = order.to_vec();
+        Ok(self)
     }
 
     /// Cells of the picture.
@@ -106,8 +114,7 @@ impl NestedLayout {
         if trained.is_empty() {
             return Ok(self.default_classes.clone());
         }
-        if trained.len() != self.coefficients || trained.iter().any(|c| usize::from(*c) >= CLASSES)
-        {
+        if trained.len() != self.coefficients || trained.iter().any(|c| usize::from(*c) >= CLASSES) {
             return Err(Error::Model(format!(
                 "tables.bin has {} coefficient classes for {} coefficients; export the tables for this bundle",
                 trained.len(),
@@ -132,16 +139,7 @@ fn neighbours([component, t, v, u]: [u16; 4]) -> impl Iterator<Item = (u16, [u16
         (v >= 0 && u >= 0).then_some((v as u16, u as u16))
     };
     let mut found = Vec::new();
-    for (dv, du, weight) in [
-        (0, 1, 2),
-        (1, 0, 2),
-        (0, -1, 2),
-        (-1, 0, 2),
-        (1, 1, 1),
-        (-1, -1, 1),
-        (1, -1, 1),
-        (-1, 1, 1),
-    ] {
+    for (dv, du, weight) in [(0, 1, 2), (1, 0, 2), (0, -1, 2), (-1, 0, 2), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (-1, 1, 1)] {
         if let Some((v, u)) = offset(dv, du) {
             found.push((weight, [component, t, v, u]));
         }
@@ -192,10 +190,7 @@ pub(super) mod tests {
     #[test]
     fn links_are_mutual_and_bounded() {
         let layout = NestedLayout::new(&positions(16), 3, 4, 3).expect("valid");
-        assert_eq!(
-            (layout.coefficients(), layout.cells(), layout.levels()),
-            (768, 12, 3)
-        );
+        assert_eq!((layout.coefficients(), layout.cells(), layout.levels()), (768, 12, 3));
         for i in 0..768 {
             assert!(layout.links(i).iter().map(|l| l.1).sum::<u16>() <= 20);
             for &(j, w) in layout.links(i) {
@@ -208,26 +203,11 @@ pub(super) mod tests {
     #[test]
     fn bad_layouts_are_refused() {
         let p = positions(4);
-        assert!(matches!(
-            NestedLayout::new(&[], 3, 1, 1),
-            Err(Error::Model(_))
-        ));
-        assert!(matches!(
-            NestedLayout::new(&p, 5, 1, 1),
-            Err(Error::Model(_))
-        ));
-        assert!(matches!(
-            NestedLayout::new(&p, 0, 1, 1),
-            Err(Error::Model(_))
-        ));
-        assert!(matches!(
-            NestedLayout::new(&p, 1, 1 << 11, 1 << 10),
-            Err(Error::Limit(_))
-        ));
-        assert!(matches!(
-            NestedLayout::new(&[p[0], p[0]], 1, 1, 1),
-            Err(Error::Model(_))
-        ));
+        assert!(matches!(NestedLayout::new(&[], 3, 1, 1), Err(Error::Model(_))));
+        assert!(matches!(NestedLayout::new(&p, 5, 1, 1), Err(Error::Model(_))));
+        assert!(matches!(NestedLayout::new(&p, 0, 1, 1), Err(Error::Model(_))));
+        assert!(matches!(NestedLayout::new(&p, 1, 1 << 11, 1 << 10), Err(Error::Limit(_))));
+        assert!(matches!(NestedLayout::new(&[p[0], p[0]], 1, 1, 1), Err(Error::Model(_))));
         let layout = NestedLayout::new(&p, 2, 1, 1).expect("valid");
         assert!(layout.classes(&[16; 24]).is_err() && layout.classes(&[0; 3]).is_err());
         assert!(layout.classes(&[]).is_ok());

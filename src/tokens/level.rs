@@ -30,8 +30,7 @@ pub(super) struct Level<'a> {
 
 impl Level<'_> {
     pub fn intra(&self, cell: usize) -> bool {
-        self.motion
-            .is_none_or(|m| m[2 * self.layout.cells() + cell] != 0)
+        self.motion.is_none_or(|m| m[2 * self.layout.cells() + cell] != 0)
     }
 
     /// 0: no motion, 1: slow, 2: fast, 3: intra.
@@ -50,12 +49,7 @@ impl Level<'_> {
 }
 
 /// Codes one level of all cells. An encoder gives its `target`; a decoder none.
-pub(super) fn code<C: BitCoder>(
-    coder: &mut C,
-    level: Level<'_>,
-    field: &mut Field,
-    target: Option<&Target>,
-) -> Result<()> {
+pub(super) fn code<C: BitCoder>(coder: &mut C, level: Level<'_>, field: &mut Field, target: Option<&Target>) -> Result<()> {
     let layout = level.layout;
     for y in 0..layout.cells_y {
         for x in 0..layout.cells_x {
@@ -63,10 +57,7 @@ pub(super) fn code<C: BitCoder>(
             code_cell(coder, level, field, place, y * layout.cells_x + x, target)?;
         }
         if C::DECODES && coder.exhausted() {
-            return Err(Error::Malformed(format!(
-                "level {} ends before its cells do; wait for the next block",
-                level.level
-            )));
+            return Err(Error::Malformed(format!("level {} ends before its cells do; wait for the next block", level.level)));
         }
     }
     Ok(())
@@ -87,11 +78,7 @@ fn code_cell<C: BitCoder>(
     let span = span(layout.levels, l);
     // the signed magnitude this level sends for coefficient i
     let want = |i: usize| {
-        if C::DECODES {
-            0
-        } else {
-            i32::from(wanted[i]) / span
-        }
+        if C::DECODES { 0 } else { i32::from(wanted[i]) / span }
     };
     let separate = |i: usize| l == 0 && intra && layout.constant[i];
     if l == 0 && intra {
@@ -102,17 +89,13 @@ fn code_cell<C: BitCoder>(
     let mut count = 0;
     if let Some(t) = target {
         count = usize::from(t.extents[place]);
-        while count > 0 && (want(count - 1) == field.value(place, count - 1) || separate(count - 1))
-        {
+        while count > 0 && (want(count - 1) == field.value(place, count - 1) || separate(count - 1)) {
             count -= 1;
         }
     }
     let context = counts::context(field, place, l, level.hint(cell));
-    let count = counts::code(coder, set, context, count as u16, c).ok_or_else(|| {
-        Error::Malformed(format!(
-            "a cell has more than {c} tokens; wait for the next block"
-        ))
-    })?;
+    let count = counts::code(coder, set, context, count as u16, c)
+        .ok_or_else(|| Error::Malformed(format!("a cell has more than {c} tokens; wait for the next block")))?;
     if count == 0 {
         return Ok(());
     }
@@ -133,11 +116,7 @@ fn code_cell<C: BitCoder>(
                 continue;
             }
             let up = coder.bit(set.upper(before, class, energy), m.abs() > assumed.abs());
-            let magnitude = if up {
-                (assumed.abs() + 1).min(i32::from(i16::MAX))
-            } else {
-                assumed.abs() - 1
-            };
+            let magnitude = if up { (assumed.abs() + 1).min(i32::from(i16::MAX)) } else { assumed.abs() - 1 };
             field.set(place, i, magnitude * assumed.signum());
         } else {
             if separate(i) {
@@ -155,29 +134,17 @@ fn code_cell<C: BitCoder>(
             } else {
                 1 + i32::from(coder.bit(set.two(class, energy), m.abs() > 1))
             };
-            field.raise(
-                layout,
-                place,
-                i,
-                if negative { -magnitude } else { magnitude },
-            );
+            field.raise(layout, place, i, if negative { -magnitude } else { magnitude });
         }
         if C::DECODES && i % 64 == 63 && coder.exhausted() {
-            return Err(Error::Malformed(
-                "a cell has more tokens than bytes; wait for the next block".into(),
-            ));
+            return Err(Error::Malformed("a cell has more tokens than bytes; wait for the next block".into()));
         }
     }
     Ok(())
 }
 
 /// A magnitude >= 1: unary in contexts, then an escape.
-fn code_magnitude<C: BitCoder>(
-    coder: &mut C,
-    set: Set,
-    energy: usize,
-    magnitude: u32,
-) -> Result<i32> {
+fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, energy: usize, magnitude: u32) -> Result<i32> {
     let mut found = 1;
     while found <= UNARY as u32 {
         if !coder.bit(set.larger(energy, found as usize - 1), magnitude > found) {
@@ -185,8 +152,7 @@ fn code_magnitude<C: BitCoder>(
         }
         found += 1;
     }
-    code_escape(coder, set.escape(), magnitude.wrapping_sub(found))
-        .map(|rest| (rest + found) as i32)
+    code_escape(coder, set.escape(), magnitude.wrapping_sub(found)).map(|rest| (rest + found) as i32)
 }
 
 /// A number >= 0: Exp-Golomb with the prefix in `PREFIX` contexts from `contexts` on.
@@ -199,9 +165,7 @@ pub(super) fn code_escape<C: BitCoder>(coder: &mut C, contexts: usize, value: u3
     let low = coder.bypass(wanted & ((1 << bits) - 1), bits as u32);
     let found = (1 << bits | low) - 1;
     if found > MAX_MAGNITUDE - UNARY as u32 - 1 {
-        return Err(Error::Malformed(format!(
-            "a magnitude of {found}; wait for the next block"
-        )));
+        return Err(Error::Malformed(format!("a magnitude of {found}; wait for the next block")));
     }
     Ok(found)
 }
@@ -222,11 +186,7 @@ fn code_constant<C: BitCoder>(
         let inside = x < level.layout.cells_x && y < level.layout.cells_y;
         (inside && level.intra(y * level.layout.cells_x + x)).then(|| field.value(p, i))
     };
-    let (left, top, corner) = (
-        cell(place - 1),
-        cell(place - pitch),
-        cell(place - pitch - 1),
-    );
+    let (left, top, corner) = (cell(place - 1), cell(place - pitch), cell(place - pitch - 1));
     let (prediction, roughness) = match (left, top, corner) {
         (Some(l), Some(t), Some(c)) => {
             let gradient = if c >= l.max(t) {
@@ -237,14 +197,7 @@ fn code_constant<C: BitCoder>(
                 l + t - c
             };
             let rough = (l - c).abs() + (t - c).abs();
-            (
-                gradient,
-                if rough == 0 {
-                    0
-                } else {
-                    1 + usize::from(rough > 3)
-                },
-            )
+            (gradient, if rough == 0 { 0 } else { 1 + usize::from(rough > 3) })
         }
         (Some(l), Some(t), None) => ((l + t) / 2, 2),
         (Some(v), None, _) | (None, Some(v), _) => (v, 2),
@@ -255,17 +208,11 @@ fn code_constant<C: BitCoder>(
     let mut value = prediction;
     if coder.bit(contexts, difference != 0) {
         let negative = coder.bypass(u32::from(difference < 0), 1) == 1;
-        let size = 1 + code_escape(
-            coder,
-            contexts + 1,
-            difference.unsigned_abs().wrapping_sub(1),
-        )? as i32;
+        let size = 1 + code_escape(coder, contexts + 1, difference.unsigned_abs().wrapping_sub(1))? as i32;
         value += if negative { -size } else { size };
     }
     if value.unsigned_abs() > MAX_MAGNITUDE {
-        return Err(Error::Malformed(format!(
-            "a constant term of {value}; wait for the next block"
-        )));
+        return Err(Error::Malformed(format!("a constant term of {value}; wait for the next block")));
     }
     if value != 0 {
         field.touch(place);

@@ -20,11 +20,7 @@ const SIZE: usize = ZERO_DX + 3;
 
 /// Prediction of a cell's vector from its left, top and top-right neighbours; `None`: outside the picture, or intra. With one
 /// neighbour it is that one's vector, otherwise the component-wise median, where a missing neighbour counts as zero.
-pub fn predict(
-    left: Option<[i32; 2]>,
-    top: Option<[i32; 2]>,
-    top_right: Option<[i32; 2]>,
-) -> [i32; 2] {
+pub fn predict(left: Option<[i32; 2]>, top: Option<[i32; 2]>, top_right: Option<[i32; 2]>) -> [i32; 2] {
     match (left, top, top_right) {
         (Some(v), None, None) | (None, Some(v), None) | (None, None, Some(v)) => v,
         _ => {
@@ -41,31 +37,18 @@ fn median(a: i32, b: i32, c: i32) -> i32 {
 /// Approximate cost of an inter cell's vector, in 1/256 bit, given its prediction: a rate model for motion search.
 #[inline]
 pub fn cost(vector: [i32; 2], prediction: [i32; 2]) -> u32 {
-    let (dy, dx) = (
-        (vector[0] - prediction[0]).unsigned_abs(),
-        (vector[1] - prediction[1]).unsigned_abs(),
-    );
+    let (dy, dx) = ((vector[0] - prediction[0]).unsigned_abs(), (vector[1] - prediction[1]).unsigned_abs());
     if dy | dx == 0 {
         return 128;
     }
     let part = |d: u32| {
-        if d == 0 {
-            256
-        } else {
-            640 + 400 * d.ilog2() + 200 * u32::from(d > 1 && d >> (d.ilog2() - 1) & 1 == 1)
-        }
+        if d == 0 { 256 } else { 640 + 400 * d.ilog2() + 200 * u32::from(d > 1 && d >> (d.ilog2() - 1) & 1 == 1) }
     };
     512 + part(dy) + part(dx)
 }
 
 /// Neighbours' vectors of cell (x, y) of a field whose cells before it in raster order are known.
-pub fn neighbours(
-    motion: &[i32],
-    cells_x: usize,
-    cells_y: usize,
-    x: usize,
-    y: usize,
-) -> [Option<[i32; 2]>; 3] {
+pub fn neighbours(motion: &[i32], cells_x: usize, cells_y: usize, x: usize, y: usize) -> [Option<[i32; 2]>; 3] {
     let cells = cells_x * cells_y;
     let at = |x: usize, y: usize| {
         let cell = y * cells_x + x;
@@ -74,11 +57,7 @@ pub fn neighbours(
     [
         if x > 0 { at(x - 1, y) } else { None },
         if y > 0 { at(x, y - 1) } else { None },
-        if y > 0 && x + 1 < cells_x {
-            at(x + 1, y - 1)
-        } else {
-            None
-        },
+        if y > 0 && x + 1 < cells_x { at(x + 1, y - 1) } else { None },
     ]
 }
 
@@ -100,10 +79,7 @@ pub(super) fn code<C: BitCoder>(
         for (x, above) in scratch.iter_mut().enumerate().take(cells_x) {
             let cell = y * cells_x + x;
             let top_intra = y > 0 && motion[2 * cells + cell - cells_x] != 0;
-            let intra = coder.bit(
-                INTRA + usize::from(modes_left) + usize::from(top_intra),
-                motion[2 * cells + cell] != 0,
-            );
+            let intra = coder.bit(INTRA + usize::from(modes_left) + usize::from(top_intra), motion[2 * cells + cell] != 0);
             modes_left = intra;
             let around = [surprise_left, *above];
             let mut surprise = 2;
@@ -112,10 +88,7 @@ pub(super) fn code<C: BitCoder>(
             } else {
                 let [left, top, top_right] = neighbours(motion, cells_x, cells_y, x, y);
                 let prediction = predict(left, top, top_right);
-                let wanted = [
-                    motion[cell].wrapping_sub(prediction[0]),
-                    motion[cells + cell].wrapping_sub(prediction[1]),
-                ];
+                let wanted = [motion[cell].wrapping_sub(prediction[0]), motion[cells + cell].wrapping_sub(prediction[1])];
                 let difference = code_difference(coder, wanted, around, left == top)?;
                 let vector = [prediction[0] + difference[0], prediction[1] + difference[1]];
                 if vector[0].abs() > MAX_MOTION || vector[1].abs() > MAX_MOTION {
@@ -123,8 +96,7 @@ pub(super) fn code<C: BitCoder>(
                         "a motion vector of {vector:?} quarter pixels; wait for the next block"
                     )));
                 }
-                (motion[cell], motion[cells + cell], motion[2 * cells + cell]) =
-                    (vector[0], vector[1], 0);
+                (motion[cell], motion[cells + cell], motion[2 * cells + cell]) = (vector[0], vector[1], 0);
                 let size = difference[0].abs() + difference[1].abs();
                 surprise = u8::from(size > 0) + u8::from(size > 4);
             }
@@ -132,20 +104,13 @@ pub(super) fn code<C: BitCoder>(
             surprise_left = surprise;
         }
         if C::DECODES && coder.exhausted() {
-            return Err(Error::Malformed(
-                "motion ends before its cells do; wait for the next block".into(),
-            ));
+            return Err(Error::Malformed("motion ends before its cells do; wait for the next block".into()));
         }
     }
     Ok(())
 }
 
-fn code_difference<C: BitCoder>(
-    coder: &mut C,
-    wanted: [i32; 2],
-    around: [u8; 2],
-    agree: bool,
-) -> Result<[i32; 2]> {
+fn code_difference<C: BitCoder>(coder: &mut C, wanted: [i32; 2], around: [u8; 2], agree: bool) -> Result<[i32; 2]> {
     let unrest = usize::from(around[0] + around[1]);
     let same = SAME + if agree { unrest.min(3) } else { 4 + unrest };
     if !coder.bit(same, wanted != [0, 0]) {
@@ -164,14 +129,6 @@ fn code_difference<C: BitCoder>(
 }
 
 fn code_component<C: BitCoder>(coder: &mut C, kind: usize, wanted: i32) -> Result<i32> {
-    let size = 1 + code_escape(
-        coder,
-        SIZE + PREFIX.min(10) * kind,
-        wanted.unsigned_abs().wrapping_sub(1),
-    )? as i32;
-    Ok(if coder.bypass(u32::from(wanted < 0), 1) == 1 {
-        -size
-    } else {
-        size
-    })
+    let size = 1 + code_escape(coder, SIZE + PREFIX.min(10) * kind, wanted.unsigned_abs().wrapping_sub(1))? as i32;
+    Ok(if coder.bypass(u32::from(wanted < 0), 1) == 1 { -size } else { size })
 }

@@ -59,36 +59,13 @@ impl Common {
     }
 
     /// Codes the block's level `level` as `target` has it.
-    fn code_level<C: BitCoder>(
-        &mut self,
-        level: usize,
-        motion: Option<&[i32]>,
-        target: &Target,
-        coder: &mut C,
-    ) -> Result<()> {
-        let Self {
-            layout,
-            classes,
-            field,
-            motion: own,
-            scratch,
-            ..
-        } = self;
+    fn code_level<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, target: &Target, coder: &mut C) -> Result<()> {
+        let Self { layout, classes, field, motion: own, scratch, .. } = self;
         if let (0, Some(motion)) = (level, motion) {
             own.copy_from_slice(motion);
             motion::code(coder, own, layout.cells_x, layout.cells_y, scratch)?;
         }
-        code(
-            coder,
-            Level {
-                layout,
-                classes,
-                level,
-                motion,
-            },
-            field,
-            Some(target),
-        )
+        code(coder, Level { layout, classes, level, motion }, field, Some(target))
     }
 }
 
@@ -107,10 +84,7 @@ impl NestedEncoder {
     /// `tables` must have [`CONTEXTS`] contexts.
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
-        let target = Target {
-            values: common.field.values.clone(),
-            extents: common.field.extents.clone(),
-        };
+        let target = Target { values: common.field.values.clone(), extents: common.field.extents.clone() };
         Ok(Self {
             costs: CostTable::new(tables),
             contexts: common.fresh.clone(),
@@ -125,25 +99,14 @@ impl NestedEncoder {
     ///
     /// `latents`: \[cells, C\] in raster order of cells; `quantiser` 0..=87; `motion`: planes dy, dx, mode of the block, `None` for
     /// a key block. The result stays until the next call and can be written or dequantised.
-    pub fn quantise(
-        &mut self,
-        latents: &[i16],
-        quantiser: u8,
-        motion: Option<&[i32]>,
-        rdo: &Rdo,
-    ) -> Result<Estimate> {
+    pub fn quantise(&mut self, latents: &[i16], quantiser: u8, motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
         let common = &mut self.common;
         check_latents(&common.layout, latents.len())?;
         check_motion(&common.layout, motion)?;
         self.quantiser = quantiser;
         let levels = common.layout.levels;
         let decider = Decider {
-            level: Level {
-                layout: &common.layout,
-                classes: &common.classes,
-                level: levels - 1,
-                motion,
-            },
+            level: Level { layout: &common.layout, classes: &common.classes, level: levels - 1, motion },
             groups: &common.groups,
             costs: &self.costs,
             reconstruction: Reconstruction::new(&common.tables, levels, levels - 1, quantiser),
@@ -155,40 +118,23 @@ impl NestedEncoder {
 
     /// Appends the segment of `level` of the block last quantised to `out`. Levels are written in order from 0; `motion` as in
     /// [`quantise`](Self::quantise), level 0 carries it.
-    pub fn write_segment(
-        &mut self,
-        level: usize,
-        motion: Option<&[i32]>,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
+    pub fn write_segment(&mut self, level: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
         check_motion(&self.common.layout, motion)?;
         self.common.begin(level, &mut self.contexts);
         let mut coder = RangeEncoder::new(&mut self.contexts, out);
-        self.common
-            .code_level(level, motion, &self.target, &mut coder)?;
+        self.common.code_level(level, motion, &self.target, &mut coder)?;
         coder.finish();
         Ok(())
     }
 
     /// Codes one level of the block last quantised into `coder` instead of a segment: for statistics.
-    pub(super) fn observe<C: BitCoder>(
-        &mut self,
-        level: usize,
-        motion: Option<&[i32]>,
-        coder: &mut C,
-    ) -> Result<()> {
+    pub(super) fn observe<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
         self.common.begin(level, &mut self.contexts);
         self.common.code_level(level, motion, &self.target, coder)
     }
 
     /// Latents as a decoder of `levels` levels (0..=L) has them, \[cells, C\], and counts \[cells\].
-    pub fn dequantise(
-        &self,
-        levels: usize,
-        motion: Option<&[i32]>,
-        latents: &mut [i16],
-        counts: &mut [i32],
-    ) -> Result<()> {
+    pub fn dequantise(&self, levels: usize, motion: Option<&[i32]>, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
         let layout = &self.common.layout;
         check_latents(layout, latents.len())?;
         check_motion(layout, motion)?;
@@ -199,21 +145,13 @@ impl NestedEncoder {
         };
         let (c, span) = (layout.coefficients, span(layout.levels, last));
         let rebuild = Reconstruction::new(&self.common.tables, layout.levels, last, self.quantiser);
-        let level = Level {
-            layout,
-            classes: &self.common.classes,
-            level: last,
-            motion,
-        };
+        let level = Level { layout, classes: &self.common.classes, level: last, motion };
         for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
-            let place = self
-                .common
-                .field
-                .place(cell % layout.cells_x, cell / layout.cells_x);
+            let place = self.common.field.place(cell % layout.cells_x, cell / layout.cells_x);
             let extent = usize::from(self.target.extents[place]);
             let values = &self.target.values[place * c..place * c + extent];
-            for (i, (out, &k)) in out.iter_mut().zip(values).enumerate() {
-                *out = rebuild.value(i32::from(k) / span, self.common.groups[i]) as i16;
+            for (i, &k) in values.iter().enumerate().filter(|(_, k)| **k != 0) {
+                out[usize::from(layout.slots[i])] = rebuild.value(i32::from(k) / span, self.common.groups[i]) as i16;
             }
             *count = count_tokens(level, cell, values) as i32;
         }
@@ -223,10 +161,7 @@ impl NestedEncoder {
     /// Final k of a cell's coefficients.
     pub(super) fn decided(&self, cell: usize) -> &[i16] {
         let layout = &self.common.layout;
-        let place = self
-            .common
-            .field
-            .place(cell % layout.cells_x, cell / layout.cells_x);
+        let place = self.common.field.place(cell % layout.cells_x, cell / layout.cells_x);
         &self.target.values[place * layout.coefficients..(place + 1) * layout.coefficients]
     }
 }
@@ -249,13 +184,8 @@ fn count_tokens(level: Level<'_>, cell: usize, values: &[i16]) -> usize {
             }
         }
     }
-    let shown =
-        |i: &usize| layout.constant[*i] && i32::from(values[*i]).abs() >= span(layout.levels, 0);
-    if intra {
-        (0..values.len()).rev().find(shown).map_or(0, |i| i + 1)
-    } else {
-        0
-    }
+    let shown = |i: &usize| layout.constant[*i] && i32::from(values[*i]).abs() >= span(layout.levels, 0);
+    if intra { (0..values.len()).rev().find(shown).map_or(0, |i| i + 1) } else { 0 }
 }
 
 /// Reads the segments of a block. Buffers are allocated once.
@@ -272,12 +202,7 @@ impl NestedDecoder {
     /// `tables` must have [`CONTEXTS`] contexts.
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
-        Ok(Self {
-            contexts: common.fresh.clone(),
-            common,
-            levels: 0,
-            key: true,
-        })
+        Ok(Self { contexts: common.fresh.clone(), common, levels: 0, key: true })
     }
 
     /// Forgets the block, so that dequantising gives nothing: for a block without a layer.
@@ -290,9 +215,7 @@ impl NestedDecoder {
     /// Reads the segment of `level`: 0 begins a block, the others must follow in order. `key`: the block carries no motion.
     /// After an error the levels before are lost too: the block cannot be dequantised.
     pub fn read_segment(&mut self, level: usize, key: bool, data: &[u8]) -> Result<()> {
-        if level >= self.common.layout.levels
-            || (level > 0 && (level != self.levels || key != self.key))
-        {
+        if level >= self.common.layout.levels || (level > 0 && (level != self.levels || key != self.key)) {
             return Err(Error::Malformed(format!(
                 "segment of level {level} after {} levels; wait for the next block",
                 self.levels
@@ -301,14 +224,7 @@ impl NestedDecoder {
         self.levels = 0;
         self.key = key;
         self.common.begin(level, &mut self.contexts);
-        let Common {
-            layout,
-            classes,
-            field,
-            motion,
-            scratch,
-            ..
-        } = &mut self.common;
+        let Common { layout, classes, field, motion, scratch, .. } = &mut self.common;
         let mut coder = RangeDecoder::new(&mut self.contexts, data);
         if level == 0 {
             motion.fill(0);
@@ -319,21 +235,9 @@ impl NestedDecoder {
             }
         }
         let motion = (!key).then_some(&motion[..]);
-        code(
-            &mut coder,
-            Level {
-                layout,
-                classes,
-                level,
-                motion,
-            },
-            field,
-            None,
-        )?;
+        code(&mut coder, Level { layout, classes, level, motion }, field, None)?;
         if !coder.consumed() {
-            return Err(Error::Malformed(format!(
-                "level {level} has bytes after its last cell; wait for the next block"
-            )));
+            return Err(Error::Malformed(format!("level {level} has bytes after its last cell; wait for the next block")));
         }
         self.levels = level + 1;
         Ok(())
@@ -346,13 +250,7 @@ impl NestedDecoder {
 
     /// Latents \[cells, C\] by the levels read so far, and counts \[cells\].
     pub fn dequantise(&self, quantiser: u8, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
-        let Common {
-            layout,
-            tables,
-            groups,
-            field,
-            ..
-        } = &self.common;
+        let Common { layout, tables, groups, field, .. } = &self.common;
         check_latents(layout, latents.len())?;
         latents.fill(0);
         counts.fill(0);
@@ -368,16 +266,13 @@ impl NestedDecoder {
                 continue;
             }
             let values = &field.values[place * c..place * c + extent];
-            for (i, (out, &m)) in out.iter_mut().zip(values).enumerate() {
-                *out = rebuild.value(i32::from(m), groups[i]) as i16;
+            for (i, &m) in values.iter().enumerate().filter(|(_, m)| **m != 0) {
+                out[usize::from(layout.slots[i])] = rebuild.value(i32::from(m), groups[i]) as i16;
             }
             let top = (0..=last).rev().find(|l| field.counts[*l][place] > 0);
             *count = match top {
                 Some(l) => (l * c + usize::from(field.counts[l][place])) as i32,
-                None => (0..extent)
-                    .rev()
-                    .find(|i| layout.constant[*i] && values[*i] != 0)
-                    .map_or(0, |i| i as i32 + 1),
+                None => (0..extent).rev().find(|i| layout.constant[*i] && values[*i] != 0).map_or(0, |i| i as i32 + 1),
             };
         }
         Ok(())
@@ -387,9 +282,7 @@ impl NestedDecoder {
 fn check_latents(layout: &NestedLayout, found: usize) -> Result<()> {
     let expected = layout.cells() * layout.coefficients;
     if found != expected {
-        return Err(Error::Model(format!(
-            "{found} latents for {expected}; the graph does not match the bundle's manifest"
-        )));
+        return Err(Error::Model(format!("{found} latents for {expected}; the graph does not match the bundle's manifest")));
     }
     Ok(())
 }
@@ -398,16 +291,10 @@ fn check_motion(layout: &NestedLayout, motion: Option<&[i32]>) -> Result<()> {
     let Some(m) = motion else { return Ok(()) };
     let cells = layout.cells();
     if m.len() != 3 * cells {
-        return Err(Error::Settings(format!(
-            "motion of {} values for {cells} cells; give three planes",
-            m.len()
-        )));
+        return Err(Error::Settings(format!("motion of {} values for {cells} cells; give three planes", m.len())));
     }
     if m[..2 * cells].iter().any(|v| v.abs() > motion::MAX_MOTION) {
-        return Err(Error::Settings(format!(
-            "motion beyond {} quarter pixels; limit the search",
-            motion::MAX_MOTION
-        )));
+        return Err(Error::Settings(format!("motion beyond {} quarter pixels; limit the search", motion::MAX_MOTION)));
     }
     Ok(())
 }

@@ -26,11 +26,7 @@ pub struct Rdo {
 
 impl Default for Rdo {
     fn default() -> Self {
-        Self {
-            lambda: 1.0,
-            min_tokens: 0,
-            max_tokens: usize::MAX,
-        }
+        Self { lambda: 1.0, min_tokens: 0, max_tokens: usize::MAX }
     }
 }
 
@@ -63,6 +59,8 @@ pub(super) struct Workspace {
     candidates: Vec<Candidate>,
     /// End of each cell's candidates.
     ends: Vec<u32>,
+    /// A cell's latents by importance.
+    cell: Vec<i16>,
 }
 
 /// What the decisions need to know.
@@ -77,13 +75,7 @@ pub(super) struct Decider<'a> {
 
 impl Decider<'_> {
     /// Quantises all cells into `target`; `field` is left cleared.
-    pub fn run(
-        &self,
-        latents: &[i16],
-        work: &mut Workspace,
-        field: &mut Field,
-        target: &mut Target,
-    ) -> Estimate {
+    pub fn run(&self, latents: &[i16], work: &mut Workspace, field: &mut Field, target: &mut Target) -> Estimate {
         let layout = self.level.layout;
         let c = layout.coefficients;
         let mut estimate = Estimate::default();
@@ -101,15 +93,9 @@ impl Decider<'_> {
                 let mut extent = 0;
                 for one in candidates.iter().filter(|one| one.k != 0) {
                     let i = usize::from(one.i);
-                    let (was, error) = (
-                        f64::from(one.x),
-                        f64::from(i32::from(one.x.unsigned_abs() as i16) - self.value(one.k, i)),
-                    );
-                    *(if layout.chroma[i] {
-                        &mut estimate.chroma
-                    } else {
-                        &mut estimate.luma
-                    }) += error * error - was * was;
+                    let (was, error) =
+                        (f64::from(one.x), f64::from(i32::from(one.x.unsigned_abs() as i16) - self.value(one.k, i)));
+                    *(if layout.chroma[i] { &mut estimate.chroma } else { &mut estimate.luma }) += error * error - was * was;
                     target.values[place * c + i] = (one.k * i32::from(one.x.signum())) as i16;
                     extent = i + 1;
                 }
@@ -126,21 +112,11 @@ impl Decider<'_> {
     }
 
     /// Finds candidates, tells neighbours of those that coarser levels will have shown, and sums up energies.
-    fn collect(
-        &self,
-        latents: &[i16],
-        work: &mut Workspace,
-        field: &mut Field,
-        target: &mut Target,
-        estimate: &mut Estimate,
-    ) {
+    fn collect(&self, latents: &[i16], work: &mut Workspace, field: &mut Field, target: &mut Target, estimate: &mut Estimate) {
         let layout = self.level.layout;
         let c = layout.coefficients;
         let step = step(self.quantiser);
-        let (inverse, threshold) = (
-            1.0 / step as f32,
-            (HOPELESS * step as f32).ceil().min(32_767.0) as i16,
-        );
+        let (inverse, threshold) = (1.0 / step as f32, (HOPELESS * step as f32).ceil().min(32_767.0) as i16);
         let coarse = layout.levels > 1;
         work.candidates.clear();
         work.ends.clear();
@@ -150,7 +126,9 @@ impl Decider<'_> {
             target.values[place * c..place * c + old].fill(0);
             let peak = sum_energies(x, &layout.chroma_mask, estimate);
             if peak >= threshold {
-                self.collect_cell(x, threshold, inverse, &mut work.candidates);
+                work.cell.clear();
+                work.cell.extend(layout.slots.iter().map(|&slot| x[usize::from(slot)]));
+                self.collect_cell(&work.cell, threshold, inverse, &mut work.candidates);
                 if coarse {
                     let first = work.ends.last().map_or(0, |e| *e as usize);
                     for one in work.candidates[first..].iter().filter(|one| one.k >= 3) {
@@ -165,13 +143,7 @@ impl Decider<'_> {
         }
     }
 
-    fn collect_cell(
-        &self,
-        x: &[i16],
-        threshold: i16,
-        inverse: f32,
-        candidates: &mut Vec<Candidate>,
-    ) {
+    fn collect_cell(&self, x: &[i16], threshold: i16, inverse: f32, candidates: &mut Vec<Candidate>) {
         for (chunk, block) in x.chunks(16).enumerate() {
             if block.iter().fold(0, |m: i16, v| m.max(v.saturating_abs())) < threshold {
                 continue;
@@ -181,11 +153,7 @@ impl Decider<'_> {
                     let (i, v) = (16 * chunk + j, v.max(-i16::MAX));
                     let k = self.limited((f32::from(v.unsigned_abs()) * inverse + 0.5) as i32, i);
                     if k > 0 {
-                        candidates.push(Candidate {
-                            i: i as u16,
-                            x: v,
-                            k,
-                        });
+                        candidates.push(Candidate { i: i as u16, x: v, k });
                     }
                 }
             }
@@ -200,11 +168,7 @@ impl Decider<'_> {
             let (low, middle) = if m == 0 { (0, 0) } else { (3 * m, 3 * m + 1) };
             let sent = level * c + i < self.rdo.max_tokens;
             let most = if level == 0 { i32::MAX } else { low + 2 };
-            m = if sent {
-                (k / span(levels, level)).clamp(low, most)
-            } else {
-                middle
-            };
+            m = if sent { (k / span(levels, level)).clamp(low, most) } else { middle };
         }
         m
     }
@@ -212,21 +176,11 @@ impl Decider<'_> {
     /// Whether coefficient `i` may go from `from` to `to`: tokens below `min_tokens` must stay.
     fn may(&self, i: usize, from: i32, to: i32) -> bool {
         let (levels, c) = (self.level.layout.levels, self.level.layout.coefficients);
-        (0..levels).all(|l| {
-            l * c + i >= self.rdo.min_tokens || from / span(levels, l) == to / span(levels, l)
-        })
+        (0..levels).all(|l| l * c + i >= self.rdo.min_tokens || from / span(levels, l) == to / span(levels, l))
     }
 
     /// Bits (1/256) of what levels before the finest say about a magnitude that they can see.
-    fn coarse_cost(
-        &self,
-        intra: bool,
-        class: u8,
-        k: i32,
-        place: usize,
-        i: usize,
-        field: &Field,
-    ) -> u32 {
+    fn coarse_cost(&self, intra: bool, class: u8, k: i32, place: usize, i: usize, field: &Field) -> u32 {
         let levels = self.level.layout.levels;
         let (inner, outer) = field.classes(place, i);
         let energy = field.coarse_class(place, i);
@@ -240,14 +194,8 @@ impl Decider<'_> {
                 let (inner, outer) = (inner.saturating_sub(2), outer.saturating_sub(1));
                 total += self.costs.bit(set.zero(class, inner, outer), true) + COST_ONE_BIT;
                 total += if level == 0 {
-                    (1..=m.min(12))
-                        .map(|j| self.costs.bit(set.larger(energy, j as usize - 1), m > j))
-                        .sum::<u32>()
-                        + if m > 12 {
-                            2 * COST_ONE_BIT * (m - 11).ilog2()
-                        } else {
-                            0
-                        }
+                    (1..=m.min(12)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), m > j)).sum::<u32>()
+                        + if m > 12 { 2 * COST_ONE_BIT * (m - 11).ilog2() } else { 0 }
                 } else {
                     self.costs.bit(set.two(class, energy), m > 1)
                 };
@@ -258,38 +206,17 @@ impl Decider<'_> {
     }
 
     /// Bits of a digit that refines `before` to `m`; `flagged`: not the last of its cell.
-    fn refinement_cost(
-        &self,
-        set: Set,
-        class: u8,
-        energy: usize,
-        before: i32,
-        m: i32,
-        flagged: bool,
-    ) -> u32 {
+    fn refinement_cost(&self, set: Set, class: u8, energy: usize, before: i32, m: i32, flagged: bool) -> u32 {
         let assumed = 3 * before + 1;
-        let mut total = if flagged {
-            self.costs
-                .bit(set.middle(before, class, energy), m != assumed)
-        } else {
-            0
-        };
+        let mut total = if flagged { self.costs.bit(set.middle(before, class, energy), m != assumed) } else { 0 };
         if m != assumed {
-            total += self
-                .costs
-                .bit(set.upper(before, class, energy), m > assumed);
+            total += self.costs.bit(set.upper(before, class, energy), m > assumed);
         }
         total
     }
 
     /// Decides on a cell; returns its bits in 1/256. `field` learns what the cell says.
-    fn decide(
-        &self,
-        cell: usize,
-        place: usize,
-        candidates: &mut [Candidate],
-        field: &mut Field,
-    ) -> u32 {
+    fn decide(&self, cell: usize, place: usize, candidates: &mut [Candidate], field: &mut Field) -> u32 {
         let layout = self.level.layout;
         let finest = layout.levels - 1;
         let intra = self.level.intra(cell);
@@ -321,9 +248,7 @@ impl Decider<'_> {
             }
             for skipped in next..i {
                 let (inner, outer) = field.classes(place, skipped);
-                bits += self
-                    .costs
-                    .bit(set.zero(self.level.classes[skipped], inner, outer), false);
+                bits += self.costs.bit(set.zero(self.level.classes[skipped], inner, outer), false);
             }
             next = i + 1;
             let (inner, outer) = field.classes(place, i);
@@ -335,44 +260,24 @@ impl Decider<'_> {
                 let (fine, coarse, implied) = if before > 0 {
                     let all = self.refinement_cost(set, class, energy, before, k, true);
                     let last = self.refinement_cost(set, class, energy, before, k, false);
-                    (
-                        all,
-                        self.coarse_cost(intra, class, k, place, i, field),
-                        all - last,
-                    )
+                    (all, self.coarse_cost(intra, class, k, place, i, field), all - last)
                 } else if k == 0 {
                     (self.costs.bit(flag, false), 0, 0)
                 } else {
                     let size = if finest == 0 {
-                        (1..=k.min(12))
-                            .map(|j| self.costs.bit(set.larger(energy, j as usize - 1), k > j))
-                            .sum::<u32>()
-                            + if k > 12 {
-                                2 * COST_ONE_BIT * (k - 11).ilog2()
-                            } else {
-                                0
-                            }
+                        (1..=k.min(12)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), k > j)).sum::<u32>()
+                            + if k > 12 { 2 * COST_ONE_BIT * (k - 11).ilog2() } else { 0 }
                     } else {
                         self.costs.bit(set.two(class, energy), k > 1)
                     };
                     let implied = self.costs.bit(flag, true);
                     (implied + COST_ONE_BIT + size, 0, implied)
                 };
-                (
-                    distance(k) + lambda * (fine + coarse) as f32,
-                    k,
-                    fine,
-                    coarse,
-                    implied,
-                )
+                (distance(k) + lambda * (fine + coarse) as f32, k, fine, coarse, implied)
             };
             let mut choice = price(rounded);
             for lower in [rounded - 1, 0] {
-                if lower >= 0
-                    && lower < rounded
-                    && (lower > 0 || rounded <= 2)
-                    && self.may(i, rounded, lower)
-                {
+                if lower >= 0 && lower < rounded && (lower > 0 || rounded <= 2) && self.may(i, rounded, lower) {
                     let lower = self.limited(lower, i);
                     let other = price(lower);
                     if other.0 < choice.0 {
@@ -398,8 +303,7 @@ impl Decider<'_> {
             if k != default {
                 let count = counts::cost(self.costs, set, context, one.i + 1);
                 let protected = !self.may(i, rounded, default);
-                let total = before + distance(k) - distance(default)
-                    + lambda * (fine - implied + count) as f32;
+                let total = before + distance(k) - distance(default) + lambda * (fine - implied + count) as f32;
                 if total < best.0 || protected {
                     best = (total, i + 1, bits - implied + count);
                 }

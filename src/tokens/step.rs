@@ -8,9 +8,7 @@ use crate::entropy::Tables;
 pub const MAX_QUANTISER: u8 = 87;
 
 /// round(4 * 2^(i/8) * 2^17) for i in 0..8: precise enough that every step comes out rounded to nearest.
-const OCTAVE: [u32; 8] = [
-    524_288, 571_740, 623_487, 679_917, 741_455, 808_563, 881_744, 961_548,
-];
+const OCTAVE: [u32; 8] = [524_288, 571_740, 623_487, 679_917, 741_455, 808_563, 881_744, 961_548];
 
 /// Step of the finest level in latent units: round(4 * 2^(quantiser / 8)), quantiser in 0..=[`MAX_QUANTISER`] (larger ones are
 /// cut). Integer arithmetic only: decoders depend on it.
@@ -35,8 +33,7 @@ pub(super) const BIASES: usize = MAX_LEVELS * BIAS_MAGNITUDES * BIAS_GROUPS;
 /// Index of a bias: `finer` = levels that were not received, `magnitude` >= 1 at the last received level.
 #[inline]
 pub(super) fn bias_index(finer: usize, magnitude: i32, group: u8) -> usize {
-    (finer * BIAS_MAGNITUDES + (magnitude.clamp(1, 3) - 1) as usize) * BIAS_GROUPS
-        + usize::from(group)
+    (finer * BIAS_MAGNITUDES + (magnitude.clamp(1, 3) - 1) as usize) * BIAS_GROUPS + usize::from(group)
 }
 
 /// Latent values of digits after one of the levels.
@@ -83,11 +80,7 @@ mod tests {
     #[test]
     fn steps_are_the_rounded_powers() {
         for q in 0..=MAX_QUANTISER {
-            assert_eq!(
-                step(q),
-                (4.0 * 2f64.powf(f64::from(q) / 8.0)).round() as i32,
-                "quantiser {q}"
-            );
+            assert_eq!(step(q), (4.0 * 2f64.powf(f64::from(q) / 8.0)).round() as i32, "quantiser {q}");
         }
         assert_eq!(step(255), step(MAX_QUANTISER));
     }
@@ -97,10 +90,7 @@ mod tests {
         let flat = Tables::flat(0);
         let r = |level| Reconstruction::new(&flat, 3, level, 16);
         assert_eq!([r(2).value(1, 0), r(2).value(-5, 1)], [16, -80]);
-        assert_eq!(
-            [r(1).value(1, 0), r(0).value(-1, 0), r(0).value(0, 0)],
-            [64, -13 * 16, 0]
-        );
+        assert_eq!([r(1).value(1, 0), r(0).value(-1, 0), r(0).value(0, 0)], [64, -13 * 16, 0]);
         assert_eq!(r(0).value(32767, 0), 32767);
     }
 }

@@ -18,11 +18,7 @@ pub(super) fn latents(seed: u64, cells: usize, c: usize, scale: f64) -> Vec<i16>
     };
     let mut out = Vec::with_capacity(cells * c);
     for _ in 0..cells {
-        let energy = if random() < 0.4 {
-            0.02
-        } else {
-            random() * random()
-        };
+        let energy = if random() < 0.4 { 0.02 } else { random() * random() };
         for i in 0..c {
             let spread = scale * energy / (1.0 + i as f64 * 0.1);
             let value = -spread * (1.0 - random()).ln();
@@ -35,11 +31,7 @@ pub(super) fn latents(seed: u64, cells: usize, c: usize, scale: f64) -> Vec<i16>
 fn motion(seed: u64, cells: usize) -> Vec<i32> {
     let mut out = vec![0; 3 * cells];
     for cell in 0..cells {
-        let r = seed
-            .wrapping_mul(31)
-            .wrapping_add(cell as u64 / 3)
-            .wrapping_mul(0x2545_f491_4f6c_dd1d)
-            >> 20;
+        let r = seed.wrapping_mul(31).wrapping_add(cell as u64 / 3).wrapping_mul(0x2545_f491_4f6c_dd1d) >> 20;
         if r.is_multiple_of(7) {
             out[2 * cells + cell] = 1;
         } else {
@@ -51,47 +43,29 @@ fn motion(seed: u64, cells: usize) -> Vec<i32> {
 }
 
 /// Writes and reads a block; returns bytes by level.
-fn round_trip(
-    levels: usize,
-    quantiser: u8,
-    latents: &[i16],
-    motion: Option<&[i32]>,
-    rdo: &Rdo,
-) -> Vec<usize> {
+fn round_trip(levels: usize, quantiser: u8, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Vec<usize> {
     let p = positions(8);
     let layout = NestedLayout::new(&p, levels, 5, 3).expect("valid");
     let tables = Tables::flat(CONTEXTS);
     let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
     let mut decoder = NestedDecoder::new(&layout, &tables).expect("tables fit");
-    encoder
-        .quantise(latents, quantiser, motion, rdo)
-        .expect("quantises");
+    encoder.quantise(latents, quantiser, motion, rdo).expect("quantises");
     let (mut a, mut b) = (vec![1; latents.len()], vec![2; latents.len()]);
     let (mut na, mut nb) = (vec![1; 15], vec![2; 15]);
     let mut sizes = Vec::new();
     for level in 0..levels {
         let mut segment = Vec::new();
-        encoder
-            .write_segment(level, motion, &mut segment)
-            .expect("writes");
-        decoder
-            .read_segment(level, motion.is_none(), &segment)
-            .expect("reads");
+        encoder.write_segment(level, motion, &mut segment).expect("writes");
+        decoder.read_segment(level, motion.is_none(), &segment).expect("reads");
         if let Some(m) = motion {
             assert_eq!(decoder.motion(), m);
         }
-        encoder
-            .dequantise(level + 1, motion, &mut a, &mut na)
-            .expect("sizes fit");
-        decoder
-            .dequantise(quantiser, &mut b, &mut nb)
-            .expect("sizes fit");
+        encoder.dequantise(level + 1, motion, &mut a, &mut na).expect("sizes fit");
+        decoder.dequantise(quantiser, &mut b, &mut nb).expect("sizes fit");
         assert_eq!(a, b, "level {level}");
         assert_eq!(na, nb, "level {level}");
         for (cell, n) in nb.iter().enumerate() {
-            let silent = b[cell * p.len()..(cell + 1) * p.len()]
-                .iter()
-                .all(|v| *v == 0);
+            let silent = b[cell * p.len()..(cell + 1) * p.len()].iter().all(|v| *v == 0);
             assert!(*n > 0 || silent, "a cell without tokens has latents");
         }
         sizes.push(segment.len());
@@ -159,13 +133,7 @@ proptest! {
 fn extreme_latents_round_trip() {
     for levels in 1..=4 {
         for (quantiser, value) in [(0, i16::MIN), (0, i16::MAX), (87, i16::MAX), (3, -1)] {
-            round_trip(
-                levels,
-                quantiser,
-                &vec![value; 15 * 192],
-                None,
-                &Rdo::default(),
-            );
+            round_trip(levels, quantiser, &vec![value; 15 * 192], None, &Rdo::default());
         }
     }
 }
@@ -174,10 +142,7 @@ fn extreme_latents_round_trip() {
 fn nothing_costs_nothing() {
     let m = vec![0; 45];
     let sizes = round_trip(3, 30, &vec![0; 15 * 192], Some(&m), &Rdo::default());
-    assert!(
-        sizes.iter().sum::<usize>() <= 20,
-        "{sizes:?} bytes for an empty block of an untrained bundle"
-    );
+    assert!(sizes.iter().sum::<usize>() <= 20, "{sizes:?} bytes for an empty block of an untrained bundle");
 }
 
 #[test]
@@ -188,10 +153,7 @@ fn levels_cannot_be_skipped() {
     assert!(decoder.read_segment(0, true, &[]).is_ok());
     assert!(decoder.read_segment(2, true, &[]).is_err());
     assert!(decoder.read_segment(0, true, &[]).is_ok());
-    assert!(
-        decoder.read_segment(1, false, &[]).is_err(),
-        "a block is key at all levels or none"
-    );
+    assert!(decoder.read_segment(1, false, &[]).is_err(), "a block is key at all levels or none");
     assert!(NestedDecoder::new(&layout, &Tables::flat(3)).is_err());
 }
 
@@ -204,29 +166,14 @@ fn estimates_are_near_the_truth() {
     let x = latents(3, 300, 768, 1500.0);
     let energy: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
     for quantiser in [16, 28, 40] {
-        let estimate = encoder
-            .quantise(&x, quantiser, None, &Rdo::default())
-            .expect("quantises");
+        let estimate = encoder.quantise(&x, quantiser, None, &Rdo::default()).expect("quantises");
         let mut out = Vec::new();
-        (0..3).for_each(|level| {
-            encoder
-                .write_segment(level, None, &mut out)
-                .expect("writes")
-        });
+        (0..3).for_each(|level| encoder.write_segment(level, None, &mut out).expect("writes"));
         let (mut y, mut n) = (vec![0; x.len()], vec![0; 300]);
-        encoder
-            .dequantise(3, None, &mut y, &mut n)
-            .expect("sizes fit");
-        let error: f64 = x
-            .iter()
-            .zip(&y)
-            .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
-            .sum();
+        encoder.dequantise(3, None, &mut y, &mut n).expect("sizes fit");
+        let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
         let told = estimate.luma + estimate.chroma;
-        assert!(
-            (told / error - 1.0).abs() < 1e-4,
-            "quantiser {quantiser}: distortion {told} for {error}"
-        );
+        assert!((told / error - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion {told} for {error}");
         assert!(error < energy && estimate.coded_cells == n.iter().filter(|n| **n > 0).count());
     }
 }

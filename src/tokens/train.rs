@@ -50,31 +50,18 @@ impl<R: Read> DumpReader<R> {
         let mut head = [0; 16];
         input.read_exact(&mut head).map_err(io)?;
         if head[..8] != MAGIC {
-            return Err(Error::Model(
-                "not a dump of latents; the example says how one is made".into(),
-            ));
+            return Err(Error::Model("not a dump of latents; the example says how one is made".into()));
         }
-        let word = |at: usize| {
-            u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize
-        };
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
         let (coefficients, levels) = (word(8), word(12));
         if coefficients > 1 << 13 {
-            return Err(Error::Limit(format!(
-                "a dump with {coefficients} coefficients a cell; write it again"
-            )));
+            return Err(Error::Limit(format!("a dump with {coefficients} coefficients a cell; write it again")));
         }
         let mut bytes = vec![0; 8 * coefficients];
         input.read_exact(&mut bytes).map_err(io)?;
         let word = |b: &[u8], at: usize| u16::from_le_bytes([b[2 * at], b[2 * at + 1]]);
-        let positions = bytes
-            .chunks_exact(8)
-            .map(|b| [word(b, 0), word(b, 1), word(b, 2), word(b, 3)])
-            .collect();
-        Ok(Self {
-            input,
-            positions,
-            levels,
-        })
+        let positions = bytes.chunks_exact(8).map(|b| [word(b, 0), word(b, 1), word(b, 2), word(b, 3)]).collect();
+        Ok(Self { input, positions, levels })
     }
 
     /// The next block, or `None` at the end.
@@ -84,36 +71,19 @@ impl<R: Read> DumpReader<R> {
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
             other => other.map_err(io)?,
         }
-        let word = |at: usize| {
-            u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize
-        };
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
         let (cells_x, cells_y) = (word(4), word(8));
         if cells_x.saturating_mul(cells_y) > 1 << 20 {
-            return Err(Error::Limit(format!(
-                "a dump of {cells_x}x{cells_y} cells; write it again"
-            )));
+            return Err(Error::Limit(format!("a dump of {cells_x}x{cells_y} cells; write it again")));
         }
         let cells = cells_x * cells_y;
         let mut bytes = vec![0; 12 * cells];
         self.input.read_exact(&mut bytes).map_err(io)?;
-        let motion = bytes
-            .chunks_exact(4)
-            .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
+        let motion = bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         bytes.resize(2 * cells * self.positions.len(), 0);
         self.input.read_exact(&mut bytes).map_err(io)?;
-        let latents = bytes
-            .chunks_exact(2)
-            .map(|b| i16::from_le_bytes([b[0], b[1]]))
-            .collect();
-        Ok(Some(Record {
-            key: head[0] != 0,
-            quantiser: head[1],
-            cells_x,
-            cells_y,
-            motion,
-            latents,
-        }))
+        let latents = bytes.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
+        Ok(Some(Record { key: head[0] != 0, quantiser: head[1], cells_x, cells_y, motion, latents }))
     }
 }
 
@@ -149,10 +119,7 @@ pub struct Trainer {
 impl Trainer {
     /// Begins a round with `tables`.
     pub fn new(positions: &[[u16; 4]], levels: usize, tables: Tables, rdo: Rdo) -> Self {
-        let moments = Moments {
-            hits: vec![[0.0; 2]; positions.len()],
-            offsets: vec![[0.0; 2]; BIASES],
-        };
+        let moments = Moments { hits: vec![[0.0; 2]; positions.len()], offsets: vec![[0.0; 2]; BIASES] };
         Self {
             positions: positions.to_vec(),
             levels,
@@ -172,10 +139,7 @@ impl Trainer {
         let size = (record.cells_x, record.cells_y);
         let mut encoder = match self.encoder.take() {
             Some((x, y, encoder)) if (x, y) == size => encoder,
-            _ => NestedEncoder::new(
-                &NestedLayout::new(&self.positions, self.levels, size.0, size.1)?,
-                &self.tables,
-            )?,
+            _ => NestedEncoder::new(&NestedLayout::new(&self.positions, self.levels, size.0, size.1)?, &self.tables)?,
         };
         let motion = (!record.key).then_some(&record.motion[..]);
         let estimate = encoder.quantise(&record.latents, record.quantiser, motion, &self.rdo)?;
@@ -221,8 +185,7 @@ impl Trainer {
                     if m > 0 {
                         let width = f64::from(span);
                         let middle = f64::from(m) * width + (width - 1.0) / 2.0;
-                        let slot = &mut self.moments.offsets
-                            [bias_index(self.levels - 1 - level, m, groups[i])];
+                        let slot = &mut self.moments.offsets[bias_index(self.levels - 1 - level, m, groups[i])];
                         slot[0] += weight * (middle - x.abs()) / width;
                         slot[1] += weight;
                     }
@@ -234,10 +197,7 @@ impl Trainer {
     fn groups(&self) -> Vec<u8> {
         let layout = NestedLayout::new(&self.positions, self.levels, 1, 1);
         let classes = layout.and_then(|l| l.classes(self.tables.classes()));
-        classes.map_or_else(
-            |_| vec![0; self.positions.len()],
-            |c| c.iter().map(|c| c / 4).collect(),
-        )
+        classes.map_or_else(|_| vec![0; self.positions.len()], |c| c.iter().map(|c| c / 4).collect())
     }
 
     /// Bits by part of the syntax, with this round's tables.
@@ -246,10 +206,7 @@ impl Trainer {
         for (context, &init) in self.tables.init().iter().enumerate() {
             let bits = self.collector.bits(context, init);
             let name = match describe(context) {
-                Some((level, intra, part)) => format!(
-                    "{part}, level {level}{}",
-                    if intra { ", intra" } else { "" }
-                ),
+                Some((level, intra, part)) => format!("{part}, level {level}{}", if intra { ", intra" } else { "" }),
                 None => "motion".to_owned(),
             };
             match shares.iter_mut().find(|s| s.0 == name) {
@@ -257,18 +214,14 @@ impl Trainer {
                 None => shares.push((name, bits)),
             }
         }
-        shares.push((
-            "signs and other raw bits".to_owned(),
-            self.collector.bypassed() as f64,
-        ));
+        shares.push(("signs and other raw bits".to_owned(), self.collector.bypassed() as f64));
         shares.retain(|s| s.1 > 0.0);
         shares
     }
 
     /// Classes of coefficients by how much likelier than their neighbourhood says they are significant.
     pub fn classes(&self) -> Vec<u8> {
-        let odds =
-            |h: &[f64; 2]| (h[0] + 1.0) / (h[1] + 1.0 + 3.0 * f64::from(u8::from(h[1] == 0.0)));
+        let odds = |h: &[f64; 2]| (h[0] + 1.0) / (h[1] + 1.0 + 3.0 * f64::from(u8::from(h[1] == 0.0)));
         let mut order: Vec<usize> = (0..self.positions.len()).collect();
         order.sort_by(|a, b| odds(&self.moments.hits[*b]).total_cmp(&odds(&self.moments.hits[*a])));
         let total: f64 = self.moments.hits.iter().map(|h| h[1] + 0.02).sum();
@@ -282,38 +235,19 @@ impl Trainer {
 
     /// Tables fitted to what this round saw.
     pub fn fitted(&self) -> Result<Tables> {
-        let init = self
-            .tables
-            .init()
-            .iter()
-            .enumerate()
-            .map(|(context, init)| fit(&self.collector, context, *init))
-            .collect();
+        let init = self.tables.init().iter().enumerate().map(|(context, init)| fit(&self.collector, context, *init)).collect();
         let bias = |m: &[f64; 2]| (256.0 * m[0] / (m[1] + 1.0)).round().clamp(0.0, 120.0) as u8;
-        Tables::from_parts(
-            init,
-            self.tables.classes().to_vec(),
-            self.moments.offsets.iter().map(bias).collect(),
-        )
+        Tables::from_parts(init, self.tables.classes().to_vec(), self.moments.offsets.iter().map(bias).collect())
     }
 
     /// The same tables with other classes of coefficients; the contexts have to be fitted again.
     pub fn with_classes(&self, classes: Vec<u8>) -> Result<Tables> {
-        Tables::from_parts(
-            self.tables.init().to_vec(),
-            classes,
-            self.tables.biases().to_vec(),
-        )
+        Tables::from_parts(self.tables.init().to_vec(), classes, self.tables.biases().to_vec())
     }
 }
 
 /// Motion's share is coded with level 0 only; this counts any coder's bits for it.
-pub fn motion_bits<C: BitCoder>(
-    coder: &mut C,
-    motion: &mut [i32],
-    cells_x: usize,
-    cells_y: usize,
-) -> Result<()> {
+pub fn motion_bits<C: BitCoder>(coder: &mut C, motion: &mut [i32], cells_x: usize, cells_y: usize) -> Result<()> {
     let mut scratch = vec![0; cells_x + 1];
     super::motion::code(coder, motion, cells_x, cells_y, &mut scratch)
 }

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Geometry and sizes of the structured codec; everything else derives from these numbers."""
+from dataclasses import dataclass
+
+GREY = 128
+CELL = 16  # luma pixels on a side of a cell
+PATCH = 4  # luma pixels on a side of a patch: the in-loop filter's positions
+LUMA_TAPS, CHROMA_TAPS = 8, 4
+LUMA_PHASES, CHROMA_PHASES = 8, 16  # phases of a pixel: eighths in luma, sixteenths in (half-size) chroma
+
+
+@dataclass(frozen=True)
+class Config:
+    """A structured codec: block motion, orthonormal transform, nested quantiser, learned in-loop filter."""
+
+    name: str = "builtin"
+    block_length: int = 2  # T, frames per block: 1 or 2
+    levels: int = 3  # nested quantiser levels = layers
+    scale: int = 8  # latent units per unit of an orthonormal transform coefficient
+    chroma_weight: float = 0.8  # chroma latents are scaled by this: a coarser step than luma's
+    channels: int = 48  # in-loop filter, at 1/4 resolution
+    blocks: int = 4
+    expansion: int = 2
+
+    @property
+    def luma_coefficients(self) -> int:
+        return self.block_length * CELL * CELL
+
+    @property
+    def chroma_coefficients(self) -> int:  # of one plane
+        return self.luma_coefficients // 4
+
+    @property
+    def coefficients(self) -> int:  # C, of a cell
+        return self.luma_coefficients + 2 * self.chroma_coefficients
+
+    @property
+    def tokens(self) -> int:  # K, of a cell
+        return self.levels * self.coefficients
+
+    @property
+    def patch(self) -> int:  # luma samples of a 4x4 patch, all frames
+        return self.block_length * PATCH * PATCH

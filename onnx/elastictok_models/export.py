@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Writes a bundle: python -m elastictok_models.export --out DIR [--weights FILE] [--tables FILE]."""
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import torch
+
+from . import graph
+from .config import CELL, Config
+from .filter import LoopFilter
+from .transform import order, positions
+
+FORMAT_VERSION = 1
+
+
+def manifest(cfg: Config, training: str) -> dict:
+    """The content of bundle.json; docs/architecture.md describes the fields."""
+    c = cfg.coefficients
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": cfg.name,
+        "description": "Structured elastic codec: block motion, 3-D transform, nested quantiser, learned in-loop filter",
+        "licence": "MIT OR Apache-2.0",
+        "training": training,
+        "pixel_format": "I420",
+        "block_length": cfg.block_length,
+        "alignment": [CELL, CELL],
+        "cell": [CELL, CELL],
+        "tokens_per_cell": cfg.tokens,
+        "min_tokens": 0,
+        "layers": [c * (i + 1) for i in range(cfg.levels)],
+        "bottleneck": {"kind": "nested", "levels": cfg.levels, "scale": cfg.scale,
+                       "positions": positions(cfg).tolist(), "order": order(cfg).tolist()},
+        "count_conditioned": False,
+        "takes_motion": True,
+        "takes_step": True,
+        "has_distortion": False,
+        "max_context_blocks": None,
+    }
+
+
+def export(cfg: Config, out: Path, net: LoopFilter | None, tables: Path | None, training: str) -> None:
+    """Writes encoder.onnx, decoder.onnx, bundle.json and, where given, tables.bin into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    onnx.save(graph.encoder(cfg), out / "encoder.onnx")
+    onnx.save(graph.decoder(cfg, net), out / "decoder.onnx")
+    text = json.dumps(manifest(cfg, training), separators=(",", ":"))
+    (out / "bundle.json").write_text(text + "\n")
+    if tables is not None and tables != out / "tables.bin":
+        shutil.copyfile(tables, out / "tables.bin")
+
+
+def load_filter(path: Path) -> tuple[Config, LoopFilter, str]:
+    """Reads a checkpoint written by train.py: its config, the network and how it was trained."""
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    cfg = Config(**saved["config"])
+    net = LoopFilter(cfg)
+    net.load_state_dict(saved["model"])
+    return cfg, net.eval(), saved.get("training", "")
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument("--out", type=Path, required=True)
+    ap.add_argument("--weights", type=Path, help="checkpoint of train.py; without it the codec has no learned part")
+    ap.add_argument("--tables", type=Path, help="entropy tables of the collect_tables example")
+    args = ap.parse_args()
+    cfg, net, training = Config(), None, "untrained"
+    if args.weights:
+        cfg, net, training = load_filter(args.weights)
+    export(cfg, args.out, net, args.tables, training)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Plays training clips through the codec, closed loop, and keeps what the in-loop filter sees.
+
+The filter changes the reference it will be fed next, so its training data must come from streams decoded with itself: this
+process reloads the newest checkpoint between clips and overwrites the oldest samples of a ring buffer that train.py reads."""
+import argparse
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from . import graph, motion
+from .config import CELL, PATCH, Config
+from .transform import order
+
+SIDE = 32  # patches on a side of a sample: 128 pixels
+K = CELL // PATCH
+
+
+class Ring:
+    """Samples on disk: recon, residual float16 and source uint8 [N, SIDE*SIDE, patch], mask uint8, step float32."""
+
+    def __init__(self, folder: Path, cfg: Config, size: int | None = None):
+        folder.mkdir(parents=True, exist_ok=True)
+        create = size is not None
+        if create:
+            (folder / "count").unlink(missing_ok=True)
+            (folder / "ring.json").write_text(json.dumps({"size": size}))
+        self.size = json.loads((folder / "ring.json").read_text())["size"]
+        open_ = lambda name, dtype, shape: np.memmap(folder / name, dtype, "w+" if create else "r", shape=(self.size, *shape))
+        self.recon = open_("recon", np.float16, (SIDE * SIDE, cfg.patch))
+        self.residual = open_("residual", np.float16, (SIDE * SIDE, cfg.patch))
+        self.source = open_("source", np.uint8, (SIDE * SIDE, cfg.patch))
+        self.mask = open_("mask", np.uint8, (SIDE * SIDE,))
+        self.step = open_("step", np.float32, ())
+        self.count_file = folder / "count"
+
+    def count(self) -> int:
+        return int(self.count_file.read_text() or 0) if self.count_file.exists() else 0
+
+
+def read_clip(path: Path) -> np.ndarray:
+    """A clip as uint8 [frames, 3*H/2, W], edges repeated up to whole cells."""
+    probe = subprocess.check_output(["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "stream=width,height",
+                                     "-of", "csv=p=0", str(path)]).decode().strip().split(",")
+    w, h = int(probe[0]) // 2 * 2, int(probe[1]) // 2 * 2
+    raw = subprocess.check_output(["ffmpeg", "-v", "error", "-i", str(path), "-vf", f"crop={w}:{h}:0:0", "-pix_fmt", "yuv420p",
+                                   "-f", "rawvideo", "-"])
+    flat = np.frombuffer(raw, np.uint8).reshape(-1, w * h * 3 // 2)
+    pad = lambda p, n: np.pad(p, ((0, 0), (0, -p.shape[1] % n), (0, -p.shape[2] % n)), mode="edge")
+    luma = pad(flat[:, :w * h].reshape(-1, h, w), CELL)
+    chroma = [pad(c.reshape(-1, h // 2, w // 2), CELL // 2) for c in np.split(flat[:, w * h:], 2, axis=1)]
+    n, height, width = luma.shape
+    return np.concatenate([p.reshape(n, -1) for p in (luma, *chroma)], 1).reshape(n, height * 3 // 2, width)
+
+
+def session(model, cells_y: int, cells_x: int, threads: int = 1) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    for name, size in (("cells_y", cells_y), ("cells_x", cells_x), ("cells", cells_y * cells_x), ("width", cells_x * CELL),
+                       ("frame_rows", cells_y * CELL * 3 // 2)):
+        options.add_free_dimension_override_by_name(name, size)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def to_patches(frames: np.ndarray, cells_y: int, cells_x: int) -> np.ndarray:
+    """Luma of I420 frames [T, 3*H/2, W] as patches [4*cells_y, 4*cells_x, patch], as the decoder graph arranges it."""
+    t, (h, w) = len(frames), (cells_y * CELL, cells_x * CELL)
+    luma = frames.reshape(t, -1)[:, :h * w].reshape(t, h // PATCH, PATCH, w // PATCH, PATCH)
+    return luma.transpose(1, 3, 0, 2, 4).reshape(h // PATCH, w // PATCH, -1)
+
+
+def quantise(latents, step, rng, cfg: Config, order_rank):
+    """A stand-in for the encoder's rate-distortion optimised nested quantiser; returns dequantised latents, counts and the
+    effective step in latent units. Sometimes the finest levels are cut off, as a media server would."""
+    cut = rng.choice(cfg.levels, p=[0.7, 0.2, 0.1][:cfg.levels]) if rng.random() < 0.5 else 0
+    fine = step / 3 ** cut
+    dead = rng.uniform(0.55, 0.75)  # |x| / step below this goes to zero; high frequencies sooner
+    a = np.abs(latents) / fine
+    k = np.floor(a + rng.uniform(0.25, 0.4))
+    k[a < dead + 0.25 * order_rank * (cut == 0)] = 0
+    m = k // 3 ** cut
+    lonely = (m.sum(1) <= 1) & (m.max(1) <= 1) & (rng.random(len(m)) < 0.7)
+    m[lonely] = 0
+    middle = (3 ** cut - 1) / 2
+    value = np.sign(latents) * (m * 3 ** cut + middle - 0.06 * 3 ** cut * (m == 1)) * fine
+    value[m == 0] = 0
+    return np.round(value).astype(np.int16), (m > 0).any(1)
+
+
+def run_clip(frames, cfg: Config, decoder_model, encoder_model, rng, emit, blocks: int):
+    """Codes `blocks` blocks from a random place of the clip; calls emit(latents, motion, ..) for each."""
+    t_len = cfg.block_length
+    cells_y, cells_x = frames.shape[1] * 2 // 3 // CELL, frames.shape[2] // CELL
+    h = cells_y * CELL
+    enc, dec = session(encoder_model, cells_y, cells_x), session(decoder_model, cells_y, cells_x)
+    start = rng.integers(0, max(1, len(frames) - blocks * t_len))
+    base = float(np.exp(rng.uniform(np.log(4.5), np.log(110.0))))  # pixel units
+    rank = np.argsort(order(cfg))[None] / cfg.coefficients
+    reference = np.zeros(frames.shape[1:], np.uint8)
+    field = np.zeros((3, cells_y, cells_x), np.int32)
+    for b in range(min(blocks, (len(frames) - start) // t_len)):
+        source = frames[start + b * t_len:start + (b + 1) * t_len]
+        step = base * (rng.uniform(0.45, 0.75) if b == 0 else rng.uniform(0.9, 1.1))
+        if b:
+            field = motion.search(reference[:h], source[:, :h], 0.5 * base, field[:2], motion.FILTERS)
+        feed = {"position": np.asarray(b, np.int64), "motion": field, "dec.reference": reference}
+        latents = enc.run(None, {"frames": source, **feed})[0]
+        values, coded = quantise(latents.astype(np.float32), step * cfg.scale, rng, cfg, rank)
+        feed |= {"tokens": values, "counts": coded.astype(np.int32), "step": np.asarray(step, np.float32)}
+        outputs = dec.run(None, feed)
+        emit(source, coded.reshape(cells_y, cells_x), step, outputs, b)
+        reference = outputs[1]
+
+
+def sample(ring: Ring, at: int, source, coded, step, recon, residual, rng, crops: int) -> int:
+    """Writes random crops where something was coded; returns the next slot."""
+    cells_y, cells_x = coded.shape
+    patches = to_patches(source, cells_y, cells_x)
+    recon, residual = (x.reshape(K * cells_y, K * cells_x, -1) for x in (recon, residual))
+    mask = coded.repeat(K, 0).repeat(K, 1)
+    n = SIDE // K
+    if cells_y < n or cells_x < n:
+        return at
+    for _ in range(crops):
+        places = [(rng.integers(0, cells_y - n + 1), rng.integers(0, cells_x - n + 1)) for _ in range(3)]
+        y, x = max(places, key=lambda p: coded[p[0]:p[0] + n, p[1]:p[1] + n].sum())
+        if coded[y:y + n, x:x + n].mean() < 0.1:
+            continue
+        cut = lambda a: a[K * y:K * y + SIDE, K * x:K * x + SIDE].reshape(SIDE * SIDE, -1)
+        i = at % ring.size
+        ring.recon[i], ring.residual[i], ring.source[i] = cut(recon), cut(residual), cut(patches)
+        ring.mask[i], ring.step[i] = cut(mask)[:, 0], step
+        at += 1
+    return at
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument("--data", type=Path, required=True, help="folder of training clips")
+    ap.add_argument("--work", type=Path, required=True, help="folder of the ring buffer")
+    ap.add_argument("--checkpoint", type=Path, help="reloaded before every clip once it exists")
+    ap.add_argument("--samples", type=int, default=12000)
+    ap.add_argument("--blocks", type=int, default=8)
+    ap.add_argument("--crops", type=int, default=5)
+    ap.add_argument("--seed", type=int, default=0)
+    args = ap.parse_args()
+    from .export import load_filter
+    cfg, rng = Config(), np.random.default_rng(args.seed)
+    ring, at = Ring(args.work, cfg, args.samples), 0
+    clips = sorted(p for p in args.data.iterdir() if p.suffix in (".mp4", ".mkv", ".webm", ".y4m"))
+    encoder_model, stamp, decoder_model = graph.encoder(cfg), None, None
+    started = time.time()
+    while True:
+        for path in rng.permutation(clips):
+            newest = args.checkpoint.stat().st_mtime if args.checkpoint and args.checkpoint.exists() else 0
+            if newest != stamp:
+                net = load_filter(args.checkpoint)[1] if newest else None
+                stamp, decoder_model = newest, graph.decoder(cfg, net, taps=True)
+            def emit(source, coded, step, outputs, b):
+                nonlocal at
+                at = sample(ring, at, source, coded, step, outputs[2], outputs[3], rng, args.crops)
+            run_clip(read_clip(Path(path)), cfg, decoder_model, encoder_model, rng, emit, args.blocks)
+            (args.work / "count.new").write_text(str(at))
+            (args.work / "count.new").rename(ring.count_file)
+            print(f"{time.time() - started:.0f} s, {at} samples, {Path(path).name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

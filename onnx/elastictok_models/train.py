@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Trains the in-loop filter on the ring buffer that rollout.py keeps filling.
+
+Loss: mean over samples of the log of the mean squared error where cells were coded, so that coarse and fine steps weigh
+alike. Resumable: the checkpoint holds model, its running average (which is what gets exported), optimiser and step count."""
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .config import Config
+from .filter import LoopFilter
+from .rollout import SIDE, Ring
+
+
+
+def batch(ring: Ring, available: int, size: int, rng):
+    """Random samples as tensors [B, patch, SIDE, SIDE]; flipped and transposed views would need the patch's inside turned
+    too, so augmentation is left to the many crops."""
+    rows = np.sort(rng.choice(available, size, replace=False))
+    grid = lambda a: torch.from_numpy(np.ascontiguousarray(a[rows].transpose(0, 2, 1)).astype(np.float32)).reshape(size, -1, SIDE, SIDE)
+    mask = torch.from_numpy(ring.mask[rows].astype(np.float32)).reshape(size, 1, SIDE, SIDE)
+    return grid(ring.recon), grid(ring.residual), grid(ring.source), mask, torch.from_numpy(ring.step[rows])
+
+
+def errors(out, source, mask):
+    """Mean squared error per sample over coded patches, float [B]."""
+    e = (out.clamp(0, 255) - source) ** 2 * mask
+    return e.mean((1, 2, 3)) / mask.mean((1, 2, 3)).clamp(min=1e-3)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__)
+    ap.add_argument("--work", type=Path, required=True, help="folder of the ring buffer")
+    ap.add_argument("--checkpoint", type=Path, required=True)
+    ap.add_argument("--steps", type=int, default=60000)
+    ap.add_argument("--batch", type=int, default=16)
+    ap.add_argument("--rate", type=float, default=3e-3)
+    ap.add_argument("--hours", type=float, default=0, help="the learning rate's schedule ends after this time instead of after --steps")
+    ap.add_argument("--threads", type=int, default=1)
+    ap.add_argument("--note", default="", help="goes into the bundle's training field")
+    args = ap.parse_args()
+    torch.set_num_threads(args.threads)
+    cfg, rng = Config(), np.random.default_rng(time.time_ns() % 2**32)
+    ring, net, average = Ring(args.work, cfg), LoopFilter(cfg), LoopFilter(cfg)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=1e-4, betas=(0.9, 0.98))
+    step, spent = 0, 0.0
+    if args.checkpoint.exists():
+        saved = torch.load(args.checkpoint, weights_only=True)
+        net.load_state_dict(saved["raw"])
+        average.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        step, spent = saved["step"], saved["spent"]
+    else:
+        average.load_state_dict(net.state_dict())
+    compiled = torch.compile(net)
+    started = last_log = last_save = time.time()
+    gain, count = 0.0, 0
+
+    def save():
+        training = f"{step} steps of {args.batch} samples (128x128 pixels x {cfg.block_length} frames). {args.note}"
+        torch.save({"config": asdict(cfg), "model": average.state_dict(), "raw": net.state_dict(), "optimiser": optimiser.state_dict(),
+                    "step": step, "spent": spent + time.time() - started, "training": training}, args.checkpoint.with_suffix(".new"))
+        args.checkpoint.with_suffix(".new").rename(args.checkpoint)
+
+    while True:
+        done = (spent + time.time() - started) / (args.hours * 3600) if args.hours else step / args.steps
+        if done >= 1:
+            break
+        available = min(ring.count(), ring.size)
+        if available < 4 * args.batch:
+            time.sleep(2)
+            continue
+        rate = float(args.rate * min(1, (step + 1) / 200) * (0.5 + 0.5 * np.cos(np.pi * done)) + 1e-6)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        recon, residual, source, mask, q = batch(ring, available, args.batch, rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            correction = compiled(recon, residual, q, mask)
+        after = errors(recon + correction.float(), source, mask)
+        loss = torch.log(after + 0.05).mean()
+        if not torch.isfinite(loss):
+            raise SystemExit("the loss is not finite: look at the newest samples; the checkpoint is as it was")
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        decay = min(0.999, step / (step + 50))
+        with torch.no_grad():
+            for a, p in zip(average.parameters(), net.parameters()):
+                a.lerp_(p, 1 - decay)
+            before = errors(recon, source, mask)
+            gain += float((10 * torch.log10((before + 0.05) / (after + 0.05))).mean())
+            count += 1
+        if time.time() - last_log > 60:
+            print(f"{time.time() - started:.0f} s, step {step}, lr {rate:.2e}, gain {gain / count:.3f} dB, "
+                  f"{available} samples", flush=True)
+            last_log, gain, count = time.time(), 0.0, 0
+        if time.time() - last_save > 180:
+            save()
+            last_save = time.time()
+    save()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The cell transform (orthonormal DCT in space, Haar/DCT in time), its token order, and the motion interpolation filters."""
+import numpy as np
+
+from .config import CELL, CHROMA_PHASES, CHROMA_TAPS, LUMA_PHASES, LUMA_TAPS, PATCH, Config
+
+
+def dct(n: int) -> np.ndarray:
+    """Orthonormal DCT-II, float64 [n, n], row k = basis function k."""
+    k, x = np.arange(n)[:, None], np.arange(n)[None]
+    m = np.cos(np.pi * (2 * x + 1) * k / (2 * n)) * np.sqrt(2 / n)
+    m[0] /= np.sqrt(2)
+    return m
+
+
+def positions(cfg: Config) -> np.ndarray:
+    """int [C, 4]: (component, t, v, u) of every coefficient in the graphs' order: luma, then chroma (U and V interleaved by
+    importance), each most important first."""
+    rows = np.array([(c, t, v, u) for c in range(3) for t in range(cfg.block_length)
+                     for v in range(CELL if c == 0 else CELL // 2) for u in range(CELL if c == 0 else CELL // 2)], np.int64)
+    return rows[np.lexsort((importance(rows), rows[:, 0] > 0))]
+
+
+def importance(rows: np.ndarray) -> np.ndarray:
+    """float [n], small = important, for positions [n, 4]: the order of falling variance of a first-order Markov residual:
+    low frequencies first, the temporal mean before differences, luma before chroma of the same frequency."""
+    component, t, v, u = rows.T
+    radius = np.hypot(v, u) + 0.35 * np.minimum(v, u)
+    return radius + 2.5 * (t > 0) + 3.5 * (component > 0) * (1 + 0.3 * radius) + 1e-6 * component
+
+
+def order(cfg: Config) -> np.ndarray:
+    """int [C]: the graphs' index of the most important coefficient, the next one, and so on: the order of tokens."""
+    return np.argsort(importance(positions(cfg)), kind="stable")
+
+
+def luma_basis(cfg: Config) -> np.ndarray:
+    """float64 [n, n], orthonormal: row c holds the samples of luma coefficient c, patch by patch: [4, 4, T, 4, 4]."""
+    d, dt, k = dct(CELL), dct(cfg.block_length), CELL // PATCH
+    rows = positions(cfg)[:cfg.luma_coefficients]
+    waves = np.einsum("ct,cy,cx->ctyx", dt[rows[:, 1]], d[rows[:, 2]], d[rows[:, 3]])
+    waves = waves.reshape(len(rows), cfg.block_length, k, PATCH, k, PATCH).transpose(0, 2, 4, 1, 3, 5)
+    return waves.reshape(len(rows), -1)
+
+
+def chroma_basis(cfg: Config) -> np.ndarray:
+    """float64 [n, n], orthonormal: row c holds the samples of chroma coefficient c: [2 planes, T, 8, 8]."""
+    d, dt = dct(CELL // 2), dct(cfg.block_length)
+    rows = positions(cfg)[cfg.luma_coefficients:]
+    waves = np.einsum("ct,cy,cx->ctyx", dt[rows[:, 1]], d[rows[:, 2]], d[rows[:, 3]])
+    planes = np.zeros((len(rows), 2, *waves.shape[1:]))
+    planes[np.arange(len(rows)), rows[:, 0] - 1] = waves
+    return planes.reshape(len(rows), -1)
+
+
+def interpolation_taps(phase: float, taps: int) -> np.ndarray:
+    """float64 [taps]: cosine-windowed sinc at `phase` (0..1) between taps taps/2-1 and taps/2; sums to one."""
+    x = np.arange(taps) - (taps // 2 - 1) - phase
+    k = np.sinc(x) * np.where(np.abs(x) < taps / 2, np.cos(np.pi * x / taps), 0.0)
+    return k / k.sum()
+
+
+def motion_matrices(size: int, taps: int, phases: int, unit: int, chunks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolation of a size x size block as two matrix products.
+
+    Returns horizontal float32 [unit*phases, chunks*unit, size] (indexed by offset*phases + phase; the window is `chunks`
+    aligned runs of `unit` samples, the block's first tap at `offset` in it) and vertical float32 [phases, size, size+taps-1]."""
+    assert unit - 1 + size + taps - 1 <= chunks * unit
+    horizontal = np.zeros((unit, phases, chunks * unit, size), np.float32)
+    vertical = np.zeros((phases, size, size + taps - 1), np.float32)
+    for phase in range(phases):
+        k = interpolation_taps(phase / phases, taps)
+        for i in range(size):
+            vertical[phase, i, i:i + taps] = k
+            for offset in range(unit):
+                horizontal[offset, phase, offset + i:offset + i + taps, i] = k
+    return horizontal.reshape(unit * phases, chunks * unit, size), vertical
+
+
+# arguments of motion_matrices
+LUMA_MATRICES = (CELL, LUMA_TAPS, LUMA_PHASES, 8, 4)
+CHROMA_MATRICES = (CELL // 2, CHROMA_TAPS, CHROMA_PHASES, 8, 3)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The exported graphs compute what the model says: transform, motion, filter, skip."""
+import numpy as np
+import pytest
+
+from elastictok_models import graph
+from elastictok_models.config import CELL, Config
+from elastictok_models.rollout import K, session, to_patches
+from elastictok_models.transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, interpolation_taps, luma_basis, order, positions
+
+CELLS_Y, CELLS_X = 3, 5
+H, W = CELLS_Y * CELL, CELLS_X * CELL
+
+
+def scene(rng, n):
+    """Smooth random I420 frames uint8 [n, 3H/2, W]."""
+    coarse = rng.integers(0, 256, (n, H * 3 // 2 // 4 + 1, W // 4 + 1)).astype(np.float32)
+    return coarse.repeat(4, 1).repeat(4, 2)[:, :H * 3 // 2, :W].astype(np.uint8)
+
+
+def inputs(rng, cfg, position=1):
+    motion = np.stack([rng.integers(-255, 256, (CELLS_Y, CELLS_X)), rng.integers(-255, 256, (CELLS_Y, CELLS_X)),
+                       rng.integers(0, 8, (CELLS_Y, CELLS_X)) == 0]).astype(np.int32)
+    return {"position": np.asarray(position, np.int64), "motion": motion, "dec.reference": scene(rng, 1)[0]}
+
+
+def decode(model, tokens, counts, step, feed):
+    return session(model, CELLS_Y, CELLS_X).run(None, {**feed, "tokens": tokens, "counts": counts, "step": np.asarray(step, np.float32)})
+
+
+def reference_prediction(cfg, reference, motion):
+    """Sample by sample, from the definition in docs/architecture.md."""
+    planes = [reference.reshape(-1)[:H * W].reshape(H, W), *reference.reshape(-1)[H * W:].reshape(2, H // 2, W // 2)]
+    out = np.zeros((cfg.block_length, H * 3 // 2, W))
+    for t in range(cfg.block_length):
+        made = []
+        for p, plane in enumerate(planes):
+            size, taps, phases, _, _ = LUMA_MATRICES if p == 0 else CHROMA_MATRICES
+            pred = np.zeros(plane.shape)
+            for y in range(plane.shape[0]):
+                for x in range(plane.shape[1]):
+                    dy, dx, intra = motion[:, y // size, x // size]
+                    if intra:
+                        pred[y, x] = 128
+                        continue
+                    at = [int(d) * 2 * (t + 1) // cfg.block_length for d in (dy, dx)]
+                    ys = np.clip(y + at[0] // phases + np.arange(taps) - (taps // 2 - 1), 0, plane.shape[0] - 1)
+                    xs = np.clip(x + at[1] // phases + np.arange(taps) - (taps // 2 - 1), 0, plane.shape[1] - 1)
+                    ky, kx = (interpolation_taps(d % phases / phases, taps) for d in at)
+                    pred[y, x] = ky @ plane[np.ix_(ys, xs)] @ kx
+            made.append(pred.ravel())
+        out[t] = np.concatenate(made).reshape(H * 3 // 2, W)
+    return out
+
+
+@pytest.mark.parametrize("t_len", [1, 2])
+def test_prediction_follows_the_definition(t_len):
+    cfg, rng = Config(block_length=t_len), np.random.default_rng(1)
+    feed = inputs(rng, cfg)
+    cells = CELLS_Y * CELLS_X
+    frames = decode(graph.decoder(cfg, None), np.zeros((cells, cfg.coefficients), np.int16), np.zeros(cells, np.int32), 8, feed)[0]
+    expected = np.clip(np.round(reference_prediction(cfg, feed["dec.reference"], feed["motion"])), 0, 255)
+    assert np.abs(frames - expected).max() <= 1  # a half may round either way
+    assert (frames != expected).mean() < 0.01
+
+
+@pytest.mark.parametrize("t_len", [1, 2])
+def test_encoder_and_decoder_are_inverse(t_len):
+    cfg, rng = Config(block_length=t_len), np.random.default_rng(2)
+    feed, source = inputs(rng, cfg), scene(rng, t_len)
+    latents = session(graph.encoder(cfg), CELLS_Y, CELLS_X).run(None, {"frames": source, **feed})[0]
+    frames, reference = decode(graph.decoder(cfg, None), latents, np.ones(CELLS_Y * CELLS_X, np.int32), 8, feed)
+    assert np.abs(frames.astype(int) - source).max() <= 1
+    assert (reference == frames[-1]).all()
+
+
+def test_key_block_ignores_the_context():
+    cfg, rng = Config(), np.random.default_rng(3)
+    feed = inputs(rng, cfg, position=0)
+    cells = CELLS_Y * CELLS_X
+    frames = decode(graph.decoder(cfg, None), np.zeros((cells, cfg.coefficients), np.int16), np.zeros(cells, np.int32), 8, feed)[0]
+    assert (frames == 128).all()
+
+
+def test_transform_is_orthonormal_and_ordered():
+    cfg = Config()
+    for b in (luma_basis(cfg), chroma_basis(cfg)):
+        assert np.allclose(b @ b.T, np.eye(len(b)))
+    assert positions(cfg)[0].tolist() == [0, 0, 0, 0]
+    assert sorted(order(cfg)) == list(range(cfg.coefficients)) and order(cfg)[0] == 0
+
+
+def test_filter_in_onnx_equals_torch_and_skips_exactly():
+    torch = pytest.importorskip("torch")
+    from elastictok_models.filter import LoopFilter
+
+    torch.manual_seed(0)
+    cfg, rng = Config(), np.random.default_rng(4)
+    net = LoopFilter(cfg)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p) * 0.03)
+    feed, cells = inputs(rng, cfg), CELLS_Y * CELLS_X
+    tokens = (rng.integers(-60, 61, (cells, cfg.coefficients)) * (rng.random((cells, cfg.coefficients)) < 0.05)).astype(np.int16)
+    counts = (np.arange(cells) % 3 > 0).astype(np.int32)
+    tokens[counts == 0] = 0
+    frames, _, recon, residual = decode(graph.decoder(cfg, net, taps=True), tokens, counts, 9.5, feed)
+    grid = lambda x: torch.from_numpy(x.reshape(K * CELLS_Y, K * CELLS_X, -1).transpose(2, 0, 1)[None].copy())
+    mask = torch.from_numpy(counts.reshape(CELLS_Y, CELLS_X).repeat(K, 0).repeat(K, 1)[None, None].astype(np.float32))
+    with torch.no_grad():
+        out = grid(recon) + net(grid(recon), grid(residual), torch.tensor([9.5]), mask)
+    expected = out[0].numpy().transpose(1, 2, 0)
+    got = to_patches(frames, CELLS_Y, CELLS_X)
+    assert np.abs(got - np.clip(expected, 0, 255)).max() <= 0.5 + 1e-2
+    plain = to_patches(decode(graph.decoder(cfg, None), tokens, counts, 9.5, feed)[0], CELLS_Y, CELLS_X)
+    skipped = counts.reshape(CELLS_Y, CELLS_X).repeat(K, 0).repeat(K, 1) == 0
+    assert (got[skipped] == plain[skipped]).all()
+    assert (got[~skipped] != plain[~skipped]).any()

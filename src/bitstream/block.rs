@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Blocks: a header and one segment per layer, each with its own length and checksum.
+
+use std::iter::FusedIterator;
+use std::ops::Range;
+
+use bytes::{BufMut, BytesMut};
+
+use super::block_header::BlockHeader;
+use super::crc::crc16;
+use super::varint;
+use crate::Result;
+
+const CHECK_BYTES: usize = 2;
+
+/// A block whose header was read and whose segments are still to be looked at.
+#[derive(Clone)]
+pub struct Block<'a> {
+    header: BlockHeader,
+    header_bytes: usize,
+    data: &'a [u8],
+}
+
+impl std::fmt::Debug for Block<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Block").field("header", &self.header).field("bytes", &self.data.len()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Block<'a> {
+    /// Reads the header of the block that fills all of `data`, under a sequence header with `block_length`.
+    pub fn parse(data: &'a [u8], block_length: u8) -> Result<Self> {
+        let (header, header_bytes) = BlockHeader::parse(data, block_length)?;
+        Ok(Self { header, header_bytes, data })
+    }
+
+    /// The block's header.
+    pub fn header(&self) -> &BlockHeader {
+        &self.header
+    }
+
+    /// Bytes of the header, checksum included.
+    pub fn header_bytes(&self) -> usize {
+        self.header_bytes
+    }
+
+    /// The segments in layer order; a layer past the last one was cut off or says nothing.
+    pub fn segments(&self) -> Segments<'a> {
+        Segments { data: self.data, at: Some(self.header_bytes) }
+    }
+
+    /// How many layers can be decoded, and what is wrong with the next one, if anything is.
+    pub fn usable(&self) -> (usize, Option<SegmentFault>) {
+        let mut layers = 0;
+        for segment in self.segments() {
+            match segment {
+                Ok(_) => layers += 1,
+                Err(fault) => return (layers, Some(fault)),
+            }
+        }
+        (layers, None)
+    }
+}
+
+/// Why a segment cannot be used. The segments after it cannot be used either, though they may be undamaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SegmentFault {
+    /// Its bytes do not match their checksum, or its length is no number.
+    #[error("checksum mismatch")]
+    Damaged,
+    /// The block ends inside it: to be treated as not there.
+    #[error("cut short")]
+    Truncated,
+}
+
+/// The segments of a block, each with its verdict.
+#[derive(Debug, Clone)]
+pub struct Segments<'a> {
+    data: &'a [u8],
+    /// `None` when nothing more can be found.
+    at: Option<usize>,
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = Result<&'a [u8], SegmentFault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let at = self.at.filter(|&at| at < self.data.len())?;
+        match Span::read(self.data, at) {
+            Err(fault) => {
+                self.at = None;
+                Some(Err(fault))
+            }
+            Ok(span) => {
+                self.at = Some(span.payload.end);
+                let payload = &self.data[span.payload];
+                let intact = span.check.is_none_or(|check| check == crc16(payload));
+                Some(if intact { Ok(payload) } else { Err(SegmentFault::Damaged) })
+            }
+        }
+    }
+}
+
+impl FusedIterator for Segments<'_> {}
+
+/// Where a segment lies; it ends where its payload does.
+pub(super) struct Span {
+    pub payload: Range<usize>,
+    check: Option<u16>,
+}
+
+impl Span {
+    /// Finds the segment that starts at `at`, without looking at its payload.
+    pub fn read(data: &[u8], at: usize) -> Result<Self, SegmentFault> {
+        let (length, taken) = varint::get(&data[at..]).map_err(|fault| match fault {
+            varint::Fault::Short => SegmentFault::Truncated,
+            varint::Fault::Malformed => SegmentFault::Damaged,
+        })?;
+        let start = at + taken;
+        if length == 0 {
+            return Ok(Self { payload: start..start, check: None });
+        }
+        let length = usize::try_from(length).map_err(|_| SegmentFault::Truncated)?;
+        let (check, rest) = data[start..].split_first_chunk::<CHECK_BYTES>().ok_or(SegmentFault::Truncated)?;
+        if length > rest.len() {
+            return Err(SegmentFault::Truncated);
+        }
+        let start = start + CHECK_BYTES;
+        Ok(Self { payload: start..start + length, check: Some(u16::from_le_bytes(*check)) })
+    }
+}
+
+/// Bytes that a segment with `payload` bytes takes in a block, where it is not a trailing empty one.
+pub fn segment_bytes(payload: usize) -> usize {
+    varint::len(payload as u64) + if payload > 0 { CHECK_BYTES + payload } else { 0 }
+}
+
+/// Appends a block to a buffer: header first, then segments in layer order.
+#[derive(Debug)]
+pub struct BlockWriter<'a> {
+    out: &'a mut BytesMut,
+    empty: usize,
+}
+
+impl<'a> BlockWriter<'a> {
+    /// Appends the header, for a stream with `block_length`.
+    pub fn begin(header: &BlockHeader, block_length: u8, out: &'a mut BytesMut) -> Result<Self> {
+        header.write(block_length, out)?;
+        Ok(Self { out, empty: 0 })
+    }
+
+    /// Appends the next layer's segment. An empty one is written only once another follows that is not.
+    pub fn segment(&mut self, payload: &[u8]) {
+        if payload.is_empty() {
+            self.empty += 1;
+            return;
+        }
+        self.out.reserve(self.empty + segment_bytes(payload.len()));
+        self.out.put_bytes(0, self.empty);
+        self.empty = 0;
+        varint::put(self.out, payload.len() as u64);
+        self.out.put_u16_le(crc16(payload));
+        self.out.put_slice(payload);
+    }
+}

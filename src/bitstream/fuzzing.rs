@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What must hold for any bytes at all: shared by the fuzz targets and the tests.
+
+use super::{Block, Parsed, Probe, StreamReader, StreamWriter, Unit, UnitKind};
+use super::{BlockWriter, SequenceHeader, parse_unit, probe, thin, thin_to_bytes};
+use crate::timing::Timeline;
+use bytes::BytesMut;
+
+/// The first byte picks the block length; the rest is taken as a block.
+pub fn block(data: &[u8]) {
+    let Some((&first, data)) = data.split_first() else { return };
+    let block_length = first % 16 + 1;
+    let _ = SequenceHeader::parse(data).map(|header| assert_eq!(SequenceHeader::parse(&header.to_bytes()), Ok(header)));
+    let parsed = match Block::parse(data, block_length) {
+        Ok(parsed) => parsed,
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    let header = parsed.header();
+    let times = Timeline::new((30000, 1001), block_length).map(|mut timeline| {
+        timeline.decode(header.position, header.frames, &header.timing, Some(u64::MAX - 2));
+        timeline.decode(header.position, header.frames, &header.timing, None)
+    });
+    assert!(times.is_ok_and(|times| times.frames().len() == usize::from(header.frames)));
+
+    let whole: Vec<_> = parsed.segments().collect();
+    let (usable, fault) = parsed.usable();
+    assert!(whole[..usable].iter().all(Result::is_ok));
+    assert_eq!(whole.get(usable).and_then(|segment| segment.err()), fault);
+
+    // Writing what was read and reading it again changes nothing.
+    let mut again = BytesMut::new();
+    let Ok(mut writer) = BlockWriter::begin(header, block_length, &mut again) else {
+        panic!("a header that was read cannot be written: {header:?}");
+    };
+    whole[..usable].iter().flatten().for_each(|segment| writer.segment(segment));
+    let again = Block::parse(&again, block_length).map(|block| (block.header().clone(), block.usable().1));
+    assert_eq!(again, Ok((header.clone(), None)));
+
+    for layers in 0..whole.len().min(8) + 2 {
+        let Ok(thinned) = thin(data, layers) else { break };
+        assert!(data.starts_with(thinned));
+        assert_eq!(thin(thinned, layers), Ok(thinned));
+        let Ok(parsed) = Block::parse(thinned, block_length) else { panic!("thinning broke the header") };
+        let kept: Vec<_> = parsed.segments().collect();
+        assert_eq!(kept[..], whole[..kept.len()]);
+        assert!(kept.len() <= layers.max(1));
+        assert!(thin_to_bytes(data, thinned.len()).is_ok_and(|fit| fit.len() >= thinned.len() && data.starts_with(fit)));
+    }
+}
+
+/// The first byte picks how the rest is cut into pieces: the units must be the same as from one piece.
+pub fn stream(data: &[u8]) {
+    let Some((&first, data)) = data.split_first() else { return };
+    let whole = read(data, |_| usize::MAX);
+    let mut state = u32::from(first) + 1;
+    let cut = read(data, |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as usize % (usize::from(first) + 1) + 1
+    });
+    assert_eq!(whole, cut);
+    let (units, rest) = whole;
+    // Every byte is accounted for, and no unit holds more than there was.
+    let held: u64 = units.iter().map(|unit| unit.payload.len() as u64 + unit.skipped).sum();
+    assert!(held + rest <= data.len() as u64);
+    assert!(probe(data) > Probe::No || units.is_empty());
+    if let Parsed::Unit { payload, total, .. } = parse_unit(data, usize::MAX) {
+        assert!(payload.end == total && total <= data.len());
+        assert!((0..total).all(|cut| matches!(parse_unit(&data[..cut], usize::MAX), Parsed::NeedMore(n) if n > cut && n <= total)));
+    }
+    rewrite(&units);
+}
+
+fn read(data: &[u8], mut piece: impl FnMut(usize) -> usize) -> (Vec<Unit>, u64) {
+    let mut reader = StreamReader::default();
+    let mut units = Vec::new();
+    let mut rest = data;
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(piece(rest.len()).min(rest.len()));
+        reader.push(now);
+        units.extend(std::iter::from_fn(|| reader.next_unit()));
+        rest = later;
+    }
+    reader.end();
+    units.extend(std::iter::from_fn(|| reader.next_unit()));
+    (units, reader.skipped())
+}
+
+/// Blocks that were read can be written, and read again.
+fn rewrite(units: &[Unit]) {
+    let mut writer = None;
+    let mut out = BytesMut::new();
+    let mut blocks = Vec::new();
+    for unit in units {
+        match (unit.kind, &mut writer) {
+            (UnitKind::Sequence, _) => {
+                writer = SequenceHeader::parse(&unit.payload).and_then(|header| StreamWriter::new(&header)).ok();
+            }
+            (UnitKind::Block, Some(writer)) => {
+                assert_eq!(writer.write(&unit.payload, &mut out), Ok(()));
+                blocks.push(unit.payload.clone());
+            }
+            (UnitKind::Block, None) => panic!("a block without a sequence header"),
+        }
+    }
+    let (again, rest) = read(&out, |_| usize::MAX);
+    assert_eq!(rest, 0);
+    let again = again.into_iter().filter(|unit| unit.kind == UnitKind::Block).map(|unit| unit.payload);
+    assert!(again.eq(blocks));
+}

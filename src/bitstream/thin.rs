@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Thinning: a block of fewer layers is a prefix of the block.
+
+use super::block::{SegmentFault, Span};
+use super::block_header::RawHeader;
+use crate::{Error, Result};
+
+/// The block with its first `layers` layers only: a prefix of `block`, at least header and first segment.
+///
+/// What follows a segment that is cut short is dropped; payloads are not looked at, so damage in them passes through. A
+/// block whose first segment is cut short is an error.
+pub fn thin(block: &[u8], layers: usize) -> Result<&[u8]> {
+    cut(block, layers.max(1), usize::MAX)
+}
+
+/// The block with as many whole segments as fit in `max_bytes`: a prefix of `block`, at least header and first segment
+/// whatever they take. As [`thin`] otherwise.
+pub fn thin_to_bytes(block: &[u8], max_bytes: usize) -> Result<&[u8]> {
+    cut(block, usize::MAX, max_bytes)
+}
+
+fn cut(block: &[u8], layers: usize, max_bytes: usize) -> Result<&[u8]> {
+    let mut kept = RawHeader::read(block)?.len;
+    let mut at = kept;
+    let mut layer = 0;
+    while layer < layers && at < block.len() {
+        let span = match Span::read(block, at) {
+            Ok(span) => span,
+            Err(_) if layer > 0 => break,
+            Err(SegmentFault::Truncated) => return Err(malformed("is cut short")),
+            Err(SegmentFault::Damaged) => return Err(malformed("has a broken length")),
+        };
+        at = span.payload.end;
+        if layer > 0 && at > max_bytes {
+            break;
+        }
+        // Trailing empty segments say nothing, so only others move the end.
+        if !span.payload.is_empty() {
+            kept = at;
+        }
+        layer += 1;
+    }
+    Ok(&block[..kept])
+}
+
+fn malformed(what: &str) -> Error {
+    Error::Malformed(format!("block: its first segment {what}; drop the block and go on with the next key block"))
+}

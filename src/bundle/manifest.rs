@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `bundle.json`; docs/architecture.md describes the fields.
+
+use serde::{Deserialize, Serialize};
+
+use crate::frame::PixelFormat;
+use crate::{Error, Result};
+
+/// Levels of the nested quantiser at the most.
+const MAX_LEVELS: usize = 4;
+
+/// The newest manifest this version reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Place of a coefficient: (component, t, v, u).
+pub type Position = [u16; 4];
+
+/// How a cell becomes tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Bottleneck {
+    /// A token is an index into the product codebook of `levels`.
+    Fsq {
+        /// Levels of each dimension, 2..=256; their product at most 2^24.
+        levels: Vec<u32>,
+    },
+    /// A token is a vector of `dimensions` values, each `bits` bits of value*`scale`.
+    Vae {
+        /// Values of a token.
+        dimensions: u32,
+        /// Quantiser steps per unit.
+        scale: f32,
+        /// Bits of a value, 1..=16.
+        bits: u32,
+    },
+    /// Tokens are the nested ternary digits of transform coefficients.
+    Nested {
+        /// Digits of a coefficient.
+        levels: u32,
+        /// Latent units per unit of an orthonormal coefficient.
+        scale: u32,
+        /// Place of each coefficient, in the graphs' order.
+        positions: Vec<Position>,
+        /// The graphs' index of the most important coefficient, the next one, and so on: the order of tokens.
+        order: Vec<u16>,
+    },
+}
+
+/// The metadata of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this description.
+    pub format_version: u32,
+    /// Short name.
+    pub name: String,
+    /// Free text.
+    #[serde(default)]
+    pub description: String,
+    /// Licence of the weights.
+    #[serde(default)]
+    pub licence: String,
+    /// Free text: data and steps.
+    #[serde(default)]
+    pub training: String,
+    /// Layout of frames.
+    pub pixel_format: PixelFormat,
+    /// T, frames in a block.
+    pub block_length: u32,
+    /// Frame sizes are padded to multiples of [width, height].
+    pub alignment: [u32; 2],
+    /// [width, height] of a cell in pixels.
+    pub cell: [u32; 2],
+    /// K, tokens of a cell.
+    pub tokens_per_cell: u32,
+    /// Least count a search may give.
+    #[serde(default)]
+    pub min_tokens: u32,
+    /// End of each layer in a cell's tokens.
+    pub layers: Vec<u32>,
+    /// How a cell becomes tokens.
+    pub bottleneck: Bottleneck,
+    /// The encoder graph takes `counts`.
+    #[serde(default)]
+    pub count_conditioned: bool,
+    /// The graphs take `motion`.
+    #[serde(default)]
+    pub takes_motion: bool,
+    /// The decoder graph takes `step`.
+    #[serde(default)]
+    pub takes_step: bool,
+    /// The encoder graph gives `distortion`.
+    #[serde(default)]
+    pub has_distortion: bool,
+    /// Blocks until the context is full.
+    #[serde(default)]
+    pub max_context_blocks: Option<u32>,
+}
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format_version: u32,
+        }
+        let broken = |e: serde_json::Error| Error::Model(format!("bundle.json: {e}; export the bundle again"));
+        let version = serde_json::from_slice::<Version>(json).map_err(broken)?.format_version;
+        if version != FORMAT_VERSION {
+            return Err(Error::Model(format!(
+                "bundle.json has format version {version}, this version reads {FORMAT_VERSION}; {}",
+                if version > FORMAT_VERSION { "update the plugin" } else { "export the bundle again" }
+            )));
+        }
+        let manifest: Self = serde_json::from_slice(json).map_err(broken)?;
+        manifest.check().map_err(|m| Error::Model(format!("bundle.json: {m}; export the bundle again")))?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !(1..=16).contains(&self.block_length) {
+            return Err(format!("block_length {} is outside 1..=16", self.block_length));
+        }
+        for axis in 0..2 {
+            let (a, c) = (self.alignment[axis], self.cell[axis]);
+            if c == 0 || a == 0 || a % c != 0 || a > 1024 {
+                return Err(format!("alignment {a} is not a multiple of the cell's {c} up to 1024"));
+            }
+            if self.pixel_format == PixelFormat::I420 && a % 2 != 0 {
+                return Err(format!("alignment {a} is odd, I420 has half-size chroma"));
+            }
+        }
+        let rising = self.layers.windows(2).all(|w| w[0] < w[1]) && self.layers.first().is_some_and(|&l| l > 0);
+        if !rising || self.layers.last() != Some(&self.tokens_per_cell) || self.layers.len() > 32 {
+            return Err(format!(
+                "layers {:?} do not rise to tokens_per_cell {} in at most 32 steps",
+                self.layers, self.tokens_per_cell
+            ));
+        }
+        if self.tokens_per_cell > 1 << 16 || self.min_tokens > self.tokens_per_cell {
+            return Err(format!(
+                "tokens_per_cell {} (65536 at the most) or min_tokens {} is out of range",
+                self.tokens_per_cell, self.min_tokens
+            ));
+        }
+        match &self.bottleneck {
+            Bottleneck::Fsq { levels } => {
+                let product = levels.iter().try_fold(1u32, |p, &l| p.checked_mul(l));
+                if levels.is_empty() || levels.iter().any(|l| !(2..=256).contains(l)) || !product.is_some_and(|p| p <= 1 << 24) {
+                    return Err(format!("fsq levels {levels:?} are not 2..=256 each with a product of 2^24 at the most"));
+                }
+            }
+            Bottleneck::Vae { dimensions, scale, bits } => {
+                if !(1..=1024).contains(dimensions) || !(1..=16).contains(bits) || !scale.is_finite() || *scale <= 0.0 {
+                    return Err("vae dimensions, bits or scale is out of range".into());
+                }
+            }
+            Bottleneck::Nested { levels, scale, positions, order } => {
+                if self.pixel_format != PixelFormat::I420 || !self.takes_motion || !self.takes_step {
+                    return Err("a nested bottleneck needs I420, takes_motion and takes_step".into());
+                }
+                if !(1..=MAX_LEVELS as u32).contains(levels) || !(1..=64).contains(scale) {
+                    return Err(format!("nested levels {levels} or scale {scale} is out of range"));
+                }
+                let c = positions.len() as u32;
+                if c == 0 || c > 4096 || self.layers != (1..=*levels).map(|l| l * c).collect::<Vec<_>>() {
+                    return Err(format!("layers {:?} are not {levels} times the {c} coefficients", self.layers));
+                }
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                if !sorted.iter().map(|&i| u32::from(i)).eq(0..c) {
+                    return Err("order is no permutation of the coefficients".into());
+                }
+                let mut seen = std::collections::HashSet::new();
+                if !positions.iter().all(|p| p[0] < 3 && u32::from(p[1]) < self.block_length && seen.insert(p)) {
+                    return Err("positions repeat or name a component or frame that does not exist".into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields that decide how a stream decodes, in a fixed form.
+    pub(super) fn decoding_fields(&self) -> String {
+        let Self {
+            pixel_format,
+            block_length,
+            alignment,
+            cell,
+            tokens_per_cell,
+            layers,
+            bottleneck,
+            takes_motion,
+            takes_step,
+            ..
+        } = self;
+        serde_json::json!([
+            pixel_format,
+            block_length,
+            alignment,
+            cell,
+            tokens_per_cell,
+            layers,
+            bottleneck,
+            takes_motion,
+            takes_step
+        ])
+        .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fsq() -> serde_json::Value {
+        serde_json::json!({
+            "format_version": 1, "name": "t", "pixel_format": "RGB", "block_length": 4, "alignment": [256, 256], "cell": [256, 256],
+            "tokens_per_cell": 64, "layers": [16, 64], "bottleneck": {"kind": "fsq", "levels": [8, 8, 8, 5, 5, 5]}
+        })
+    }
+
+    fn message(change: impl Fn(&mut serde_json::Value)) -> String {
+        let mut json = fsq();
+        change(&mut json);
+        match Manifest::parse(json.to_string().as_bytes()) {
+            Err(Error::Model(m)) => m,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_good_manifest_parses() {
+        assert_eq!(Manifest::parse(fsq().to_string().as_bytes()).expect("valid").layers, [16, 64]);
+    }
+
+    #[test]
+    fn each_fault_has_its_message() {
+        assert!(message(|j| j["format_version"] = 2.into()).contains("update the plugin"));
+        assert!(message(|j| j["colour"] = 2.into()).contains("unknown field"));
+        assert!(message(|j| j["block_length"] = 0.into()).contains("block_length 0"));
+        assert!(message(|j| j["alignment"] = serde_json::json!([100, 256])).contains("alignment 100"));
+        assert!(message(|j| j["layers"] = serde_json::json!([16, 60])).contains("tokens_per_cell"));
+        assert!(message(|j| j["layers"] = serde_json::json!([])).contains("layers"));
+        assert!(message(|j| j["bottleneck"]["levels"] = serde_json::json!([1])).contains("fsq levels"));
+        assert!(
+            message(|j| j["bottleneck"] = serde_json::json!({"kind": "vae", "dimensions": 8, "scale": 0.0, "bits": 8}))
+                .contains("vae")
+        );
+        assert!(
+            message(|j| j["bottleneck"] =
+                serde_json::json!({"kind": "nested", "levels": 3, "scale": 8, "positions": [], "order": []}))
+            .contains("I420")
+        );
+    }
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The decoder: blocks to frames, with what can be saved of damaged ones.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::FrameTime;
+use super::setup::{Nested, effective_step, stream_format};
+use crate::bitstream::{Block, SegmentFault, SequenceHeader};
+use crate::bundle::{Bundle, fingerprint_name};
+use crate::frame::{Geometry, PlanesMut, store_frame};
+use crate::runtime::{DecoderGraph, RuntimeConfig, TokensMut};
+use crate::timing::{BlockTimes, Timeline};
+use crate::tokens::NestedDecoder;
+use crate::{Error, Result};
+
+/// How to decode.
+#[derive(Debug, Clone)]
+pub struct DecoderConfig {
+    /// The model; its fingerprint must be the stream's.
+    pub bundle: Arc<Bundle>,
+    /// Where it runs.
+    pub runtime: RuntimeConfig,
+    /// The stream's header.
+    pub header: SequenceHeader,
+    /// Layers to decode at the most; `None` = all that come.
+    pub max_layers: Option<usize>,
+}
+
+/// Measurements since the decoder was made.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DecoderStats {
+    /// Blocks decoded.
+    pub blocks: u64,
+    /// Key blocks among them.
+    pub key_blocks: u64,
+    /// Frames decoded.
+    pub frames: u64,
+    /// Bytes of blocks decoded.
+    pub bytes: u64,
+    /// Blocks of which a layer was damaged.
+    pub damaged: u64,
+    /// Blocks refused: broken, or without the context they hang on.
+    pub refused: u64,
+    /// Sum of layers decoded.
+    pub layers: u64,
+    /// Time spent in the decoder.
+    pub time: Duration,
+    /// Part of it in ONNX Runtime.
+    pub runtime_time: Duration,
+}
+
+/// Decodes one stream.
+pub struct Decoder {
+    geometry: Geometry,
+    header: SequenceHeader,
+    graph: DecoderGraph,
+    nested: NestedDecoder,
+    levels: usize,
+    scale: f32,
+    max_layers: usize,
+    counts: Vec<i32>,
+    timeline: Timeline,
+    /// Epoch and position of the last block in the context; `None` = wait for a key block.
+    context: Option<(u8, u32)>,
+    damage: Option<String>,
+    stats: DecoderStats,
+}
+
+/// The frames of a block.
+pub struct DecodedBlock<'a> {
+    decoder: &'a Decoder,
+    times: BlockTimes,
+    frames: usize,
+}
+
+impl Decoder {
+    /// Loads the graph for the stream's pictures.
+    pub fn new(config: DecoderConfig) -> Result<Self> {
+        let DecoderConfig { bundle, runtime, header, max_layers } = config;
+        header.validate()?;
+        if bundle.fingerprint != header.fingerprint {
+            return Err(Error::Model(format!(
+                "the stream was made with model {}, but '{}' is {}; set the decoder's model property to the bundle it was encoded with",
+                fingerprint_name(&header.fingerprint),
+                bundle.manifest.name,
+                fingerprint_name(&bundle.fingerprint)
+            )));
+        }
+        let manifest = &bundle.manifest;
+        if u32::from(header.block_length) != manifest.block_length || header.pixel_format != stream_format(manifest.pixel_format) {
+            return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
+        }
+        let geometry = bundle.geometry(header.width, header.height)?;
+        let Nested { layout, tables, levels, scale } = Nested::new(manifest, &bundle.tables, &geometry)?;
+        Ok(Self {
+            graph: DecoderGraph::open(&bundle, &geometry, &runtime)?,
+            nested: NestedDecoder::new(&layout, &tables)?,
+            levels,
+            scale,
+            max_layers: max_layers.unwrap_or(levels).max(1),
+            counts: vec![0; geometry.cells()],
+            timeline: Timeline::new(header.framerate, header.block_length)?,
+            context: None,
+            damage: None,
+            stats: DecoderStats::default(),
+            geometry,
+            header,
+        })
+    }
+
+    /// Layers to decode at the most from the next block on; `None` = all that come.
+    pub fn set_max_layers(&mut self, layers: Option<usize>) {
+        self.max_layers = layers.unwrap_or(self.levels).max(1);
+    }
+
+    /// The stream's header.
+    pub fn sequence_header(&self) -> &SequenceHeader {
+        &self.header
+    }
+
+    /// Measurements.
+    pub fn stats(&self) -> &DecoderStats {
+        &self.stats
+    }
+
+    /// Where the graph runs.
+    pub fn provider(&self) -> &'static str {
+        self.graph.provider()
+    }
+
+    /// Forgets the context: the next block must be a key block. After a seek or a flush.
+    pub fn reset(&mut self) {
+        self.context = None;
+        self.timeline.reset();
+    }
+
+    /// Decodes a block. `pts` is the time stamp of the buffer it came in, which takes precedence over the stream's own.
+    ///
+    /// [`Error::Malformed`]: the block is damaged beyond use; [`Error::ContextLost`]: it hangs on blocks that did not come.
+    /// Either way, decoding goes on with the next key block.
+    pub fn decode(&mut self, data: &[u8], pts: Option<u64>) -> Result<DecodedBlock<'_>> {
+        let started = Instant::now();
+        match self.decode_block(data, pts) {
+            Ok((times, frames)) => {
+                self.stats.time += started.elapsed();
+                self.stats.bytes += data.len() as u64;
+                Ok(DecodedBlock { decoder: self, times, frames })
+            }
+            Err(e) => {
+                self.context = None;
+                self.stats.refused += 1;
+                Err(e)
+            }
+        }
+    }
+
+    fn decode_block(&mut self, data: &[u8], pts: Option<u64>) -> Result<(BlockTimes, usize)> {
+        let block = Block::parse(data, self.header.block_length)?;
+        let h = block.header();
+        if !h.key {
+            match self.context {
+                Some((epoch, last)) if epoch == h.epoch && h.position == last.wrapping_add(1) => {}
+                Some((epoch, last)) if epoch == h.epoch => {
+                    return Err(Error::ContextLost(format!("block {} came after block {last}; waiting for the next key block", h.position)));
+                }
+                Some(_) => return Err(Error::ContextLost("a key block is missing; waiting for the next one".into())),
+                None => return Err(Error::ContextLost("waiting for a key block".into())),
+            }
+        }
+        let (layers, fault) = self.read_segments(&block)?;
+        self.damage = fault;
+        if h.key {
+            self.graph.reset()?;
+        }
+        self.graph.set_position(i64::from(h.position));
+        self.graph.motion_mut().copy_from_slice(self.nested.motion());
+        if let TokensMut::I16(latents) = self.graph.tokens_mut() {
+            self.nested.dequantise(h.quantiser, latents, &mut self.counts)?;
+        }
+        self.graph.counts_mut().copy_from_slice(&self.counts);
+        self.graph.set_step(effective_step(h.quantiser, self.scale, self.levels - layers));
+        let before = self.graph.run_time();
+        self.graph.run()?;
+        self.graph.commit();
+        self.context = Some((h.epoch, h.position));
+        let s = &mut self.stats;
+        s.runtime_time += self.graph.run_time() - before;
+        s.blocks += 1;
+        s.key_blocks += u64::from(h.key);
+        s.frames += u64::from(h.frames);
+        s.layers += layers as u64;
+        s.damaged += u64::from(self.damage.is_some());
+        Ok((self.timeline.decode(h.position, h.frames, &h.timing, pts), usize::from(h.frames)))
+    }
+
+    /// Reads the layers that are there and whole; returns how many, and what is wrong with the next one.
+    fn read_segments(&mut self, block: &Block<'_>) -> Result<(usize, Option<String>)> {
+        let key = block.header().key;
+        let (usable, fault) = block.usable();
+        let mut fault = fault.map(|f| match f {
+            SegmentFault::Truncated => format!("layer {usable} is cut short"),
+            SegmentFault::Damaged => format!("layer {usable} is damaged"),
+        });
+        if usable == 0 && fault.is_some() {
+            return Err(Error::Malformed(format!("block: {}; waiting for the next key block", fault.unwrap_or_default())));
+        }
+        if block.segments().count() > self.levels {
+            return Err(Error::Malformed(format!("block: more than {} layers; waiting for the next key block", self.levels)));
+        }
+        let mut read = 0;
+        for segment in block.segments().take(usable.min(self.max_layers)) {
+            let Ok(payload) = segment else { break };
+            if let Err(e) = self.nested.read_segment(read, key, payload) {
+                if read == 0 {
+                    return Err(e);
+                }
+                // The checksum held, yet the layer is nonsense: start over without it.
+                fault = Some(format!("layer {read}: {e}"));
+                let good = read;
+                for (level, segment) in block.segments().take(good).enumerate() {
+                    self.nested.read_segment(level, key, segment.unwrap_or_default())?;
+                }
+                break;
+            }
+            read += 1;
+        }
+        if read == 0 {
+            // All layers empty: nothing moves and nothing is new.
+            self.nested.read_segment(0, key, &[])?;
+            read = 1;
+        }
+        Ok((read, fault))
+    }
+}
+
+impl DecodedBlock<'_> {
+    /// Frames of the block.
+    pub fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Times of frame `i`.
+    pub fn time(&self, i: usize) -> FrameTime {
+        self.times.frames().get(i).copied().unwrap_or_default()
+    }
+
+    /// Copies frame `i` into `target`.
+    pub fn store(&self, i: usize, target: &mut PlanesMut<'_>) -> Result<()> {
+        let (n, d) = (self.decoder.geometry.frame_bytes(), self.decoder);
+        let frame = d.graph.frames().get(i * n..(i + 1) * n).filter(|_| i < self.frames);
+        store_frame(&d.geometry, frame.ok_or_else(|| Error::Settings(format!("frame {i} of a block of {}", self.frames)))?, target)
+    }
+
+    /// What was wrong with the block, if its upper layers could not be used.
+    pub fn damaged(&self) -> Option<&str> {
+        self.decoder.damage.as_deref()
+    }
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What encoder and decoder make of a bundle.
+
+use crate::bitstream;
+use crate::bundle::{Bottleneck, Manifest};
+use crate::entropy::Tables;
+use crate::frame::{Geometry, PixelFormat};
+use crate::tokens::{NestedLayout, step};
+use crate::{Error, Result};
+
+/// Token layout and tables of a nested bundle.
+pub(super) struct Nested {
+    pub layout: NestedLayout,
+    pub tables: Tables,
+    pub levels: usize,
+    /// Latent units per pixel unit.
+    pub scale: f32,
+}
+
+impl Nested {
+    pub fn new(manifest: &Manifest, tables: &[u8], geometry: &Geometry) -> Result<Self> {
+        let Bottleneck::Nested { levels, scale, positions, order } = &manifest.bottleneck else {
+            return Err(Error::Unsupported(format!(
+                "bundle '{}' has an fsq or vae bottleneck; this version codes nested ones only, use model=builtin",
+                manifest.name
+            )));
+        };
+        let levels = *levels as usize;
+        let by_importance: Vec<_> = order.iter().map(|&i| positions[usize::from(i)]).collect();
+        let layout = NestedLayout::new(&by_importance, levels, geometry.cells_x, geometry.cells_y)?.with_order(order)?;
+        Ok(Self { layout, tables: Tables::parse(tables)?, levels, scale: *scale as f32 })
+    }
+}
+
+/// The stream's name for a pixel format.
+pub(super) fn stream_format(format: PixelFormat) -> bitstream::PixelFormat {
+    match format {
+        PixelFormat::I420 => bitstream::PixelFormat::I420,
+        PixelFormat::Rgb => bitstream::PixelFormat::Rgb,
+    }
+}
+
+/// The step that a block looks quantised with when its finest `missing` levels did not come, in pixel units: what is left is
+/// what a codec with that step would have sent.
+pub(super) fn effective_step(quantiser: u8, scale: f32, missing: usize) -> f32 {
+    step(quantiser) as f32 / scale * 3f32.powi(missing as i32)
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Rate control: which quantiser the next block gets.
+//!
+//! A controller never sees pixels or tokens. Before a block it names a quantiser; when the block's bits or its quality can
+//! be estimated it may move it once; after the block it learns what came out.
+
+use crate::tokens::MAX_QUANTISER;
+use crate::{Error, Result};
+
+/// What is held constant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RateControl {
+    /// The quality: `target_psnr` on average over the stream.
+    #[default]
+    Quality,
+    /// The bitrate: `bitrate`, through a leaky bucket of one second.
+    Bitrate,
+    /// The count of tokens of every cell: `tokens`.
+    Tokens,
+}
+
+/// Settings that may change while a stream is coded; effective from the next block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LiveSettings {
+    /// What is held constant.
+    pub rate_control: RateControl,
+    /// Quality to hold, PSNR of luma in dB, 20..=60.
+    pub target_psnr: f64,
+    /// Bitrate to hold in kbit/s, 1..=2_000_000.
+    pub bitrate: u32,
+    /// Count of tokens of every cell; 0 = all.
+    pub tokens: u32,
+    /// Tokens below this index are always sent as they are.
+    pub min_tokens: u32,
+    /// Tokens from this index on are never sent; 0 = no limit.
+    pub max_tokens: u32,
+}
+
+impl Default for LiveSettings {
+    fn default() -> Self {
+        Self { rate_control: RateControl::Quality, target_psnr: 36.0, bitrate: 2048, tokens: 0, min_tokens: 0, max_tokens: 0 }
+    }
+}
+
+impl LiveSettings {
+    /// Checks ranges.
+    pub fn validate(&self) -> Result<()> {
+        if !(20.0..=60.0).contains(&self.target_psnr) {
+            return Err(Error::Settings(format!("target-psnr {} is outside 20 to 60 dB", self.target_psnr)));
+        }
+        if !(1..=2_000_000).contains(&self.bitrate) {
+            return Err(Error::Settings(format!("bitrate {} is outside 1 to 2000000 kbit/s", self.bitrate)));
+        }
+        if self.max_tokens > 0 && self.min_tokens > self.max_tokens {
+            return Err(Error::Settings(format!("min-tokens {} is above max-tokens {}", self.min_tokens, self.max_tokens)));
+        }
+        Ok(())
+    }
+}
+
+/// Quantiser of the constant-tokens mode, where counts decide: a step of four grey levels.
+const TOKENS_QUANTISER: f64 = 24.0;
+/// Key blocks are quantised finer than the others by this much (a factor of 0.6 in step): what follows is predicted from them.
+const KEY_OFFSET: f64 = 6.0;
+/// Bits fall by a factor of two over this many quantiser indices.
+const INDICES_PER_HALVING: f64 = 6.5;
+/// PSNR falls by one dB over this many quantiser indices.
+const INDICES_PER_DB: f64 = 1.9;
+/// Time over which the bitrate holds, in seconds.
+const WINDOW: f64 = 1.0;
+/// Largest share of the window that one key block may take beyond its own.
+const KEY_SHARE: f64 = 0.5;
+/// Largest step of the quantiser between inter blocks.
+const MOST_CHANGE: f64 = 8.0;
+
+/// Chooses quantisers; see the module's documentation.
+#[derive(Debug)]
+pub struct RateController {
+    live: LiveSettings,
+    /// Duration of a full block in seconds.
+    block_seconds: f64,
+    /// Quantiser of inter blocks; fractional, so that slow corrections add up.
+    quantiser: f64,
+    started: bool,
+    /// Bits sent beyond what the rate allows so far; negative = saved up.
+    excess: f64,
+    /// Mean shortfall of quality in dB, recent blocks.
+    shortfall: f64,
+    /// What the loop filter adds to the estimated quality in dB, recent blocks.
+    filter_gain: f64,
+}
+
+impl RateController {
+    /// A controller for blocks of `block_seconds`; a variable framerate counts as 30 frames/s.
+    pub fn new(live: LiveSettings, block_seconds: f64) -> Self {
+        Self { live, block_seconds, quantiser: 32.0, started: false, excess: 0.0, shortfall: 0.0, filter_gain: 0.3 }
+    }
+
+    /// New settings, from the next block on.
+    pub fn set_live(&mut self, live: LiveSettings) {
+        if live.rate_control != self.live.rate_control || live.bitrate != self.live.bitrate {
+            self.excess = 0.0;
+        }
+        self.quantiser += (self.live.target_psnr - live.target_psnr) * INDICES_PER_DB * f64::from(u8::from(live.rate_control == RateControl::Quality));
+        self.live = live;
+    }
+
+    /// Settings in force.
+    pub fn live(&self) -> &LiveSettings {
+        &self.live
+    }
+
+    fn limit(quantiser: f64) -> u8 {
+        quantiser.round().clamp(0.0, f64::from(MAX_QUANTISER)) as u8
+    }
+
+    /// Quantiser to try first.
+    pub fn propose(&self, key: bool) -> u8 {
+        match self.live.rate_control {
+            RateControl::Tokens => Self::limit(TOKENS_QUANTISER),
+            _ => Self::limit(self.quantiser - if key { KEY_OFFSET } else { 0.0 }),
+        }
+    }
+
+    /// Bits the next block should have.
+    fn budget(&self, key: bool) -> f64 {
+        let rate = f64::from(self.live.bitrate) * 1000.0;
+        let share = rate * self.block_seconds;
+        // What is owed is paid back over half a window, what was saved is spent over a whole one.
+        let blocks = (WINDOW / self.block_seconds).max(1.0);
+        let correction = if self.excess > 0.0 { self.excess / (0.5 * blocks) } else { self.excess / blocks };
+        let extra = if key { KEY_SHARE * rate * WINDOW } else { 0.0 };
+        (share - correction + extra).max(0.2 * share)
+    }
+
+    /// Whether the estimate of a trial says that another quantiser is better. `bits` and `psnr` (luma, before the loop filter)
+    /// are estimates for `tried`.
+    pub fn reconsider(&self, key: bool, tried: u8, bits: f64, psnr: f64) -> Option<u8> {
+        let other = match self.live.rate_control {
+            RateControl::Tokens => return None,
+            RateControl::Bitrate => {
+                let ratio = (bits.max(1.0) / self.budget(key)).log2();
+                // Inter blocks may stray by a fifth: smooth quality is worth more than exact blocks.
+                let tolerance = if key || ratio > 0.6 { 0.1 } else { 0.3 };
+                let change = if ratio.abs() < tolerance { 0.0 } else { ratio * INDICES_PER_HALVING };
+                f64::from(tried) + if key { change } else { change.clamp(-3.0, MOST_CHANGE) }
+            }
+            RateControl::Quality => {
+                let off = psnr + self.filter_gain - self.live.target_psnr;
+                if !self.started {
+                    f64::from(tried) + off * INDICES_PER_DB
+                } else if off.abs() > 2.5 && !key {
+                    // a new scene: follow at once, but not all the way
+                    f64::from(tried) + 0.6 * off * INDICES_PER_DB
+                } else {
+                    return None;
+                }
+            }
+        };
+        let other = Self::limit(other);
+        (other != tried).then_some(other)
+    }
+
+    /// Learns what a block became: `bits` in all, luma PSNR as estimated before and measured after the decoder.
+    pub fn learn(&mut self, key: bool, used: u8, bits: f64, estimated_psnr: f64, psnr: f64) {
+        let inter = f64::from(used) + if key { KEY_OFFSET } else { 0.0 };
+        self.filter_gain += 0.2 * ((psnr - estimated_psnr).clamp(-3.0, 3.0) - self.filter_gain);
+        match self.live.rate_control {
+            RateControl::Tokens => {}
+            RateControl::Bitrate => {
+                let rate = f64::from(self.live.bitrate) * 1000.0;
+                self.excess = (self.excess + bits - rate * self.block_seconds).max(-rate * WINDOW);
+                self.quantiser = if self.started && key { 0.5 * (self.quantiser + inter) } else { inter };
+                // lean against the bucket, so that its level settles
+                self.quantiser += (self.excess / (rate * WINDOW)).clamp(-1.0, 1.0);
+            }
+            RateControl::Quality => {
+                if !self.started || (inter - self.quantiser).abs() > 2.0 {
+                    self.quantiser = inter;
+                }
+                // A key block's better picture is not an error to correct.
+                if !key {
+                    let off = psnr - self.live.target_psnr;
+                    self.shortfall += 0.25 * (off - self.shortfall);
+                    self.quantiser += 0.12 * self.shortfall * INDICES_PER_DB;
+                }
+            }
+        }
+        self.quantiser = self.quantiser.clamp(0.0, f64::from(MAX_QUANTISER));
+        self.started = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A codec whose bits and quality follow simple laws, with content of varying difficulty.
+    fn simulate(controller: &mut RateController, blocks: usize, difficulty: impl Fn(usize) -> f64) -> Vec<(f64, f64)> {
+        let result = |q: u8, d: f64, key: bool| (4e5 * d * 2f64.powf(-f64::from(q) / 6.0) * if key { 6.0 } else { 1.0 }, 52.0 - f64::from(q) * 0.5 - d.log2());
+        (0..blocks)
+            .map(|i| {
+                let (key, d) = (i % 120 == 0, difficulty(i));
+                let mut q = controller.propose(key);
+                for _ in 0..2 {
+                    let (bits, psnr) = result(q, d, key);
+                    match controller.reconsider(key, q, bits * 1.05, psnr - 0.4) {
+                        Some(other) => q = other,
+                        None => break,
+                    }
+                }
+                let (bits, psnr) = result(q, d, key);
+                controller.learn(key, q, bits, psnr - 0.4, psnr);
+                (bits, psnr)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_bitrate_is_met_and_follows_a_step() {
+        for kbits in [100u32, 500, 3000] {
+            let live = LiveSettings { rate_control: RateControl::Bitrate, bitrate: kbits, ..Default::default() };
+            let mut c = RateController::new(live, 1.0 / 15.0);
+            let made = simulate(&mut c, 300, |i| if i % 50 < 25 { 1.0 } else { 2.0 });
+            let rate = made.iter().map(|b| b.0).sum::<f64>() / (300.0 / 15.0) / 1000.0;
+            assert!((rate / f64::from(kbits) - 1.0).abs() < 0.1, "{rate} for {kbits}");
+            c.set_live(LiveSettings { bitrate: kbits / 2, ..live });
+            let after = simulate(&mut c, 90, |_| 1.0);
+            // the first block is key; from the eighth block on, the new rate holds
+            let rate = after[8..].iter().map(|b| b.0).sum::<f64>() / (82.0 / 15.0) / 1000.0;
+            assert!((rate / f64::from(kbits / 2) - 1.0).abs() < 0.25, "{rate} for {}", kbits / 2);
+        }
+    }
+
+    #[test]
+    fn the_quality_is_met_on_average() {
+        for target in [30.0, 36.0, 42.0] {
+            let live = LiveSettings { target_psnr: target, ..Default::default() };
+            let mut c = RateController::new(live, 1.0 / 15.0);
+            let made = simulate(&mut c, 240, |i| if i < 120 { 1.0 } else { 4.0 });
+            let inter: Vec<f64> = made.iter().enumerate().filter(|(i, _)| i % 120 > 10).map(|(_, b)| b.1).collect();
+            let mean = inter.iter().sum::<f64>() / inter.len() as f64;
+            assert!((mean - target).abs() < 0.5, "{mean} for {target}");
+        }
+    }
+
+    #[test]
+    fn wrong_settings_name_themselves() {
+        let wrong = |l: LiveSettings| l.validate().expect_err("wrong").to_string();
+        assert!(wrong(LiveSettings { target_psnr: 10.0, ..Default::default() }).contains("target-psnr"));
+        assert!(wrong(LiveSettings { bitrate: 0, ..Default::default() }).contains("bitrate"));
+        assert!(wrong(LiveSettings { min_tokens: 5, max_tokens: 4, ..Default::default() }).contains("min-tokens"));
+    }
+}
