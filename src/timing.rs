@@ -176,8 +176,7 @@ impl Timeline {
         let anchor = self.anchor.unwrap_or_else(|| Anchor::new(self.framerate, 0));
         let grid = Grid { framerate: self.framerate, anchor, first: self.index(position) };
         let defaults = Explicit { unit: anchor.unit, differences: None, durations: anchor.durations };
-        let mut times =
-            grid.times(usize::from(frames).min(FRAMES), no_pts, &timing.explicit.unwrap_or(defaults));
+        let mut times = grid.times(usize::from(frames).min(FRAMES), no_pts, &timing.explicit.unwrap_or(defaults));
 
         let packet_pts = valid(packet_pts);
         if no_pts {
@@ -368,8 +367,7 @@ impl Grid {
         for index in 0..frames {
             out.times[index].duration = match durations {
                 Durations::Grid if fixed => in_range(
-                    self.point(u128::from(self.first) + index as u128 + 1)
-                        - self.point(u128::from(self.first) + index as u128),
+                    self.point(u128::from(self.first) + index as u128 + 1) - self.point(u128::from(self.first) + index as u128),
                 ),
                 Durations::Nominal if fixed => Some(self.nominal()),
                 Durations::Grid | Durations::Nominal | Durations::Absent => None,

@@ -65,7 +65,9 @@ pub fn stream(data: &[u8]) {
     assert!(probe(data) > Probe::No || units.is_empty());
     if let Parsed::Unit { payload, total, .. } = parse_unit(data, usize::MAX) {
         assert!(payload.end == total && total <= data.len());
-        assert!((0..total).all(|cut| matches!(parse_unit(&data[..cut], usize::MAX), Parsed::NeedMore(n) if n > cut && n <= total)));
+        assert!(
+            (0..total).all(|cut| matches!(parse_unit(&data[..cut], usize::MAX), Parsed::NeedMore(n) if n > cut && n <= total))
+        );
     }
     rewrite(&units);
 }

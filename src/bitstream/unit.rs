@@ -81,9 +81,9 @@ fn examine(data: &[u8], max_block_bytes: usize, more: More) -> Parsed {
             let body = &data[payload.clone()];
             let holds = match kind {
                 UnitKind::Block => true,
-                UnitKind::Sequence => body
-                    .split_last_chunk::<2>()
-                    .is_some_and(|(body, check)| crc16(body) == u16::from_le_bytes(*check)),
+                UnitKind::Sequence => {
+                    body.split_last_chunk::<2>().is_some_and(|(body, check)| crc16(body) == u16::from_le_bytes(*check))
+                }
             };
             if holds { Parsed::Unit { kind, payload, total } } else { Parsed::Junk(next_candidate(data)) }
         }

@@ -47,17 +47,11 @@ pub struct FixedCoder {
 impl FixedCoder {
     /// `layers`: boundaries b1 < .. < bL = K tokens per cell, as in the bundle's manifest.
     pub fn new(kind: FixedKind, cells_x: usize, cells_y: usize, layers: &[usize]) -> Result<Self> {
-        let bad = |what: &str| {
-            Err(Error::Model(format!(
-                "bottleneck: {what}; correct the bundle's manifest"
-            )))
-        };
+        let bad = |what: &str| Err(Error::Model(format!("bottleneck: {what}; correct the bundle's manifest")));
         let numbers = match kind {
             FixedKind::Fsq { codes } if (1..=1 << 32).contains(&codes) => 1,
             FixedKind::Fsq { .. } => return bad("the product of the levels is not in 1..=2^32"),
-            FixedKind::Vae { bits, scale, .. }
-                if !(1..=16).contains(&bits) || !(scale.is_finite() && scale > 0.0) =>
-            {
+            FixedKind::Vae { bits, scale, .. } if !(1..=16).contains(&bits) || !(scale.is_finite() && scale > 0.0) => {
                 return bad("bits not in 1..=16, or a scale that is not above 0");
             }
             FixedKind::Vae { dimensions, .. } => dimensions,
@@ -68,9 +62,7 @@ impl FixedCoder {
         let (cells, most) = (cells_x.saturating_mul(cells_y), layers[layers.len() - 1]);
         let all = cells.saturating_mul(most).saturating_mul(numbers);
         if all == 0 || all > MAX_NUMBERS {
-            return Err(Error::Limit(format!(
-                "{all} numbers in a block; 1..={MAX_NUMBERS} can be coded: use a smaller picture"
-            )));
+            return Err(Error::Limit(format!("{all} numbers in a block; 1..={MAX_NUMBERS} can be coded: use a smaller picture")));
         }
         Ok(Self {
             kind,
@@ -104,9 +96,7 @@ impl FixedCoder {
         for (code, &token) in self.codes.iter_mut().zip(tokens) {
             *code = token as u32;
             if u64::from(*code) >= codes {
-                return Err(Error::Model(format!(
-                    "the encoder graph gave token {token} of {codes}; export the bundle again"
-                )));
+                return Err(Error::Model(format!("the encoder graph gave token {token} of {codes}; export the bundle again")));
             }
         }
         Ok(())
@@ -127,12 +117,7 @@ impl FixedCoder {
     }
 
     /// FSQ indices of the layers read or loaded, zero from each cell's count on; `counts` are cut at `layers`.
-    pub fn store_indices(
-        &self,
-        layers: usize,
-        tokens: &mut [i32],
-        counts: &mut [i32],
-    ) -> Result<()> {
+    pub fn store_indices(&self, layers: usize, tokens: &mut [i32], counts: &mut [i32]) -> Result<()> {
         self.store(layers, tokens, counts, |code| code as i32)
     }
 
@@ -141,9 +126,7 @@ impl FixedCoder {
         let FixedKind::Vae { scale, bits, .. } = self.kind else {
             return Err(self.wrong_kind());
         };
-        self.store(layers, tokens, counts, |code| {
-            ((code << (32 - bits)) as i32 >> (32 - bits)) as f32 / scale
-        })
+        self.store(layers, tokens, counts, |code| ((code << (32 - bits)) as i32 >> (32 - bits)) as f32 / scale)
     }
 
     fn store<T: Copy + Default>(
@@ -158,9 +141,7 @@ impl FixedCoder {
         }
         let (most, numbers) = (self.bounds[self.layers()], self.numbers());
         let end = self.bounds[layers.min(self.layers())] as i32;
-        let cells = tokens
-            .chunks_exact_mut(most * numbers)
-            .zip(self.codes.chunks_exact(most * numbers));
+        let cells = tokens.chunks_exact_mut(most * numbers).zip(self.codes.chunks_exact(most * numbers));
         for ((out, codes), (count, own)) in cells.zip(counts.iter_mut().zip(&self.counts)) {
             *count = (*own).min(end);
             let used = *count as usize * numbers;
@@ -173,17 +154,11 @@ impl FixedCoder {
     }
 
     fn wrong_kind(&self) -> Error {
-        Error::Model(format!(
-            "the graph's tokens are not of the kind {:?}; export the bundle again",
-            self.kind
-        ))
+        Error::Model(format!("the graph's tokens are not of the kind {:?}; export the bundle again", self.kind))
     }
 
     fn wrong_size(&self, found: usize) -> Error {
-        Error::Model(format!(
-            "{found} numbers where a block has {}; the graph does not match the manifest",
-            self.codes.len()
-        ))
+        Error::Model(format!("{found} numbers where a block has {}; the graph does not match the manifest", self.codes.len()))
     }
 
     fn check(&mut self, found: usize, counts: &[i32]) -> Result<()> {
@@ -191,13 +166,8 @@ impl FixedCoder {
         if found != self.codes.len() || counts.len() != self.cells {
             return Err(self.wrong_size(found));
         }
-        if let Some(n) = counts
-            .iter()
-            .find(|n| usize::try_from(**n).map_or(true, |n| n > most))
-        {
-            return Err(Error::Settings(format!(
-                "a count of {n} for cells of {most} tokens; give 0..={most}"
-            )));
+        if let Some(n) = counts.iter().find(|n| usize::try_from(**n).map_or(true, |n| n > most)) {
+            return Err(Error::Settings(format!("a count of {n} for cells of {most} tokens; give 0..={most}")));
         }
         self.counts.copy_from_slice(counts);
         Ok(())
@@ -225,9 +195,7 @@ impl FixedCoder {
         self.contexts = contexts;
         result?;
         if !consumed {
-            return Err(Error::Malformed(format!(
-                "layer {layer} has bytes after its last token; wait for the next block"
-            )));
+            return Err(Error::Malformed(format!("layer {layer} has bytes after its last token; wait for the next block")));
         }
         Ok(())
     }
@@ -241,10 +209,7 @@ impl FixedCoder {
 
     fn code<C: BitCoder>(&mut self, layer: usize, coder: &mut C) -> Result<()> {
         let Some(&[from, to]) = self.bounds.get(layer..layer + 2) else {
-            return Err(Error::Malformed(format!(
-                "layer {layer} of {}; wait for the next block",
-                self.layers()
-            )));
+            return Err(Error::Malformed(format!("layer {layer} of {}; wait for the next block", self.layers())));
         };
         let (most, numbers, width) = (self.bounds[self.layers()], self.numbers(), to - from);
         for cell in 0..self.cells {
@@ -253,24 +218,15 @@ impl FixedCoder {
             }
             let part = |n: i32| (n as usize).clamp(from, to) - from;
             let state = |n: usize| usize::from(n > 0) + usize::from(n == width);
-            let left = if cell % self.cells_x > 0 {
-                state(part(self.counts[cell - 1]))
-            } else {
-                1
-            };
-            let top = if cell >= self.cells_x {
-                state(part(self.counts[cell - self.cells_x]))
-            } else {
-                1
-            };
+            let left = if cell % self.cells_x > 0 { state(part(self.counts[cell - 1])) } else { 1 };
+            let top = if cell >= self.cells_x { state(part(self.counts[cell - self.cells_x])) } else { 1 };
             let context = 3 * left + top;
             let wanted = part(self.counts[cell]);
             let n = if coder.bit(context, wanted > 0) {
                 if width == 1 || coder.bit(9 + context, wanted == width) {
                     width
                 } else {
-                    1 + code_uniform(coder, wanted.wrapping_sub(1) as u32, width as u64 - 1)
-                        as usize
+                    1 + code_uniform(coder, wanted.wrapping_sub(1) as u32, width as u64 - 1) as usize
                 }
             } else {
                 0
@@ -287,9 +243,7 @@ impl FixedCoder {
                 };
             }
             if C::DECODES && coder.exhausted() {
-                return Err(Error::Malformed(format!(
-                    "layer {layer} ends before its tokens do; wait for the next block"
-                )));
+                return Err(Error::Malformed(format!("layer {layer} ends before its tokens do; wait for the next block")));
             }
         }
         Ok(())
@@ -313,10 +267,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn noise(seed: u64, i: usize) -> u32 {
-        (seed
-            .wrapping_add(i as u64)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            >> 29) as u32
+        (seed.wrapping_add(i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u32
     }
 
     proptest! {
@@ -362,14 +313,9 @@ mod tests {
 
     #[test]
     fn means_are_rounded_and_cut() {
-        let kind = FixedKind::Vae {
-            dimensions: 2,
-            scale: 8.0,
-            bits: 6,
-        };
+        let kind = FixedKind::Vae { dimensions: 2, scale: 8.0, bits: 6 };
         let mut a = FixedCoder::new(kind, 1, 1, &[2]).expect("valid");
-        a.load_means(&[0.3, -0.3, 100.0, -100.0], &[2])
-            .expect("sizes fit");
+        a.load_means(&[0.3, -0.3, 100.0, -100.0], &[2]).expect("sizes fit");
         let mut out = Vec::new();
         a.write_segment(0, &mut out).expect("writes");
         assert!(out.len() <= 5, "{} bytes for 24 bits", out.len());
@@ -384,46 +330,13 @@ mod tests {
     fn wrong_settings_are_refused() {
         let fsq = FixedKind::Fsq { codes: 10 };
         assert!(FixedCoder::new(FixedKind::Fsq { codes: 0 }, 1, 1, &[1]).is_err());
-        assert!(
-            FixedCoder::new(
-                FixedKind::Vae {
-                    dimensions: 1,
-                    scale: 0.0,
-                    bits: 4
-                },
-                1,
-                1,
-                &[1]
-            )
-            .is_err()
-        );
-        assert!(
-            FixedCoder::new(
-                FixedKind::Vae {
-                    dimensions: 1,
-                    scale: 1.0,
-                    bits: 17
-                },
-                1,
-                1,
-                &[1]
-            )
-            .is_err()
-        );
+        assert!(FixedCoder::new(FixedKind::Vae { dimensions: 1, scale: 0.0, bits: 4 }, 1, 1, &[1]).is_err());
+        assert!(FixedCoder::new(FixedKind::Vae { dimensions: 1, scale: 1.0, bits: 17 }, 1, 1, &[1]).is_err());
         assert!(FixedCoder::new(fsq, 1, 1, &[2, 2]).is_err());
-        assert!(matches!(
-            FixedCoder::new(fsq, 1 << 20, 1 << 20, &[8]),
-            Err(Error::Limit(_))
-        ));
+        assert!(matches!(FixedCoder::new(fsq, 1 << 20, 1 << 20, &[8]), Err(Error::Limit(_))));
         let mut coder = FixedCoder::new(fsq, 2, 1, &[4]).expect("valid");
-        assert!(matches!(
-            coder.load_indices(&[10; 8], &[1, 1]),
-            Err(Error::Model(_))
-        ));
-        assert!(matches!(
-            coder.load_indices(&[1; 8], &[5, 1]),
-            Err(Error::Settings(_))
-        ));
+        assert!(matches!(coder.load_indices(&[10; 8], &[1, 1]), Err(Error::Model(_))));
+        assert!(matches!(coder.load_indices(&[1; 8], &[5, 1]), Err(Error::Settings(_))));
         assert!(coder.load_indices(&[1; 7], &[1, 1]).is_err());
         assert!(coder.load_means(&[1.0; 8], &[1, 1]).is_err());
         assert!(coder.write_segment(1, &mut Vec::new()).is_err());
