@@ -112,7 +112,7 @@ impl Surroundings {
     pub fn begin(&mut self, values: &[i16], extents: &[u16], pitch: usize, place: usize, count: usize) {
         let c = self.inner.len();
         self.significant = 0;
-        self.inner[..count].fill(0);
+        self.inner.fill(0);
         let around = [place - 1, place - pitch, place - pitch - 1, place - pitch + 1];
         if around.iter().all(|p| extents[*p] == 0) {
             self.outer[..count].fill(0);
