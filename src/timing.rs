@@ -7,13 +7,14 @@
 //! Times are nanoseconds, 0..=2^64 - 2; 2^64 - 1 is "none", as in GStreamer. Differences are taken modulo 2^64, so any
 //! time is reached from any prediction and no stream can make the arithmetic overflow.
 
+mod grid;
 #[cfg(test)]
 mod tests;
 
 use crate::bitstream::{MAX_BLOCK_LENGTH, varint};
 use crate::{Error, Result};
+use grid::{Anchor, Grid, in_range, valid};
 
-const SECOND: u128 = 1_000_000_000;
 const FRAMES: usize = MAX_BLOCK_LENGTH as usize;
 
 /// When a frame is shown and for how long, in ns; `None` where the source does not say.
@@ -146,7 +147,9 @@ impl Timeline {
         let anchor = match (position, self.anchor) {
             (0, _) => Anchor::new(self.framerate, base.unwrap_or(0)),
             (_, Some(anchor)) => anchor,
-            (_, None) => return Err(Error::Settings("the first block must be a key block; start at position 0".into())),
+            (_, None) => {
+                return Err(Error::Settings("the first block must be a key block; start at position 0".into()));
+            }
         };
         let grid = Grid { framerate: self.framerate, anchor, first: self.index(position) };
 
@@ -266,134 +269,6 @@ impl Timeline {
     }
 }
 
-/// What a key block fixes for the blocks that hang on it.
-#[derive(Debug, Clone, Copy)]
-struct Anchor {
-    base: u64,
-    /// Index of the grid point next to `base`.
-    point: u128,
-    unit: Unit,
-    durations: Durations,
-}
-
-impl Anchor {
-    fn new((numerator, denominator): (u32, u32), base: u64) -> Self {
-        // At most 2^64 * 2^32: the sums below stay within 2^97.
-        let (scaled, step) = (u128::from(base) * u128::from(numerator), SECOND * u128::from(denominator));
-        Self { base, point: (scaled + step / 2) / step, unit: Unit::default(), durations: Durations::default() }
-    }
-
-    fn with_defaults(self, explicit: Option<Explicit>) -> Self {
-        let Some(Explicit { unit, durations, .. }) = explicit else { return self };
-        let durations = match durations {
-            Durations::Next(_) | Durations::Each(_) => Durations::default(),
-            simple => simple,
-        };
-        Self { unit, durations, ..self }
-    }
-}
-
-/// The predictions for one block.
-struct Grid {
-    framerate: (u32, u32),
-    anchor: Anchor,
-    /// Index of the block's first frame since the key block, below 2^36.
-    first: u64,
-}
-
-impl Grid {
-    /// Time of grid point `index` after the anchor's; only for a fixed framerate.
-    fn point(&self, index: u128) -> i128 {
-        // (2^97 + 2^36 * 2^62) fits with room to spare.
-        let step = SECOND * u128::from(self.framerate.1);
-        ((self.anchor.point + index) * step / u128::from(self.framerate.0)).cast_signed()
-    }
-
-    /// Predicted PTS of a frame of the block, never negative; may be beyond the range of times.
-    fn predict(&self, index: usize) -> i128 {
-        let base = i128::from(self.anchor.base);
-        if self.framerate.0 == 0 {
-            return base;
-        }
-        base + self.point(u128::from(self.first) + index as u128) - self.point(0)
-    }
-
-    /// The prediction in units, to the nearest one, modulo 2^64.
-    fn in_units(&self, index: usize, unit: Unit) -> u64 {
-        let unit = i128::from(unit.nanoseconds());
-        ((self.predict(index) + unit / 2) / unit) as u64
-    }
-
-    /// The PTS that a frame without differences gets.
-    fn rounded(&self, index: usize, unit: Unit) -> Option<u64> {
-        let unit = i128::from(unit.nanoseconds());
-        in_range((self.predict(index) + unit / 2) / unit * unit)
-    }
-
-    fn nominal(&self) -> u64 {
-        let (numerator, denominator) = self.framerate;
-        // At most 2^32 * 10^9, below 2^62.
-        (u64::from(denominator) * SECOND as u64).checked_div(numerator.into()).unwrap_or(0)
-    }
-
-    fn differences(&self, frames: &[FrameTime], unit: Unit) -> [i64; FRAMES] {
-        let mut differences = [0; FRAMES];
-        let mut before = 0u64;
-        for (index, time) in frames.iter().enumerate() {
-            let units = time.pts.map_or(u64::MAX, |pts| pts / unit.nanoseconds());
-            let error = units.wrapping_sub(self.in_units(index, unit));
-            differences[index] = error.wrapping_sub(before).cast_signed();
-            before = error;
-        }
-        differences
-    }
-
-    fn times(&self, frames: usize, no_pts: bool, explicit: &Explicit) -> BlockTimes {
-        let mut out = BlockTimes { frames, ..Default::default() };
-        let Explicit { unit, differences, durations } = explicit;
-        let (mut error, mut coded) = (0u64, self.nominal());
-        for index in 0..frames {
-            out.times[index].pts = match differences {
-                _ if no_pts => None,
-                None => self.rounded(index, *unit),
-                Some(differences) => {
-                    error = error.wrapping_add(differences[index].cast_unsigned());
-                    let units = self.in_units(index, *unit).wrapping_add(error);
-                    valid(units.checked_mul(unit.nanoseconds()))
-                }
-            };
-        }
-        let fixed = self.framerate.0 > 0;
-        for index in 0..frames {
-            out.times[index].duration = match durations {
-                Durations::Grid if fixed => in_range(
-                    self.point(u128::from(self.first) + index as u128 + 1) - self.point(u128::from(self.first) + index as u128),
-                ),
-                Durations::Nominal if fixed => Some(self.nominal()),
-                Durations::Grid | Durations::Nominal | Durations::Absent => None,
-                Durations::Next(_) if index + 1 < frames => {
-                    let pts = (out.times[index].pts, out.times[index + 1].pts);
-                    if let (Some(this), Some(next)) = pts { next.checked_sub(this) } else { None }
-                }
-                Durations::Next(last) => valid(Some(self.nominal().wrapping_add(last.cast_unsigned()))),
-                Durations::Each(differences) => {
-                    coded = coded.wrapping_add(differences[index].cast_unsigned());
-                    valid(Some(coded))
-                }
-            };
-        }
-        out
-    }
-}
-
 fn varint_bytes(differences: &[i64]) -> usize {
     differences.iter().map(|&difference| varint::len(varint::zigzag(difference))).sum()
-}
-
-fn valid(time: Option<u64>) -> Option<u64> {
-    time.filter(|&time| time != u64::MAX)
-}
-
-fn in_range(time: i128) -> Option<u64> {
-    valid(u64::try_from(time).ok())
 }

@@ -1,1 +1,36 @@
-//! placeholder
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#![doc = "GStreamer elements for ElasticTok streams: `elastictokenc`, `elastictokdec`, `elastictokparse` and a typefinder."]
+
+// `plugin_define!` makes undocumented items.
+#![allow(missing_docs)]
+
+use gst::glib;
+
+mod common;
+mod elastictokdec;
+mod elastictokenc;
+mod elastictokparse;
+mod typefind;
+
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    // ONNX Runtime may lie beside the plugin.
+    if let Some(directory) = plugin.filename().as_deref().and_then(std::path::Path::parent) {
+        elastictok::runtime::set_search_directory(directory.to_owned());
+    }
+    elastictokenc::register(plugin)?;
+    elastictokdec::register(plugin)?;
+    elastictokparse::register(plugin)?;
+    typefind::register(plugin)
+}
+
+gst::plugin_define!(
+    elastictok,
+    env!("CARGO_PKG_DESCRIPTION"),
+    plugin_init,
+    concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
+    "MIT/X11",
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_NAME"),
+    env!("CARGO_PKG_REPOSITORY"),
+    env!("BUILD_REL_DATE")
+);

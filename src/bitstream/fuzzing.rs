@@ -8,7 +8,9 @@ use bytes::BytesMut;
 
 /// The first byte picks the block length; the rest is taken as a block.
 pub fn block(data: &[u8]) {
-    let Some((&first, data)) = data.split_first() else { return };
+    let Some((&first, data)) = data.split_first() else {
+        return;
+    };
     let block_length = first % 16 + 1;
     let _ = SequenceHeader::parse(data).map(|header| assert_eq!(SequenceHeader::parse(&header.to_bytes()), Ok(header)));
     let parsed = match Block::parse(data, block_length) {
@@ -37,7 +39,9 @@ pub fn block(data: &[u8]) {
     assert_eq!(again, Ok((header.clone(), None)));
 
     for layers in 0..whole.len().min(8) + 2 {
-        let Ok(thinned) = thin(data, layers) else { break };
+        let Ok(thinned) = thin(data, layers) else {
+            break;
+        };
         assert!(data.starts_with(thinned));
         assert_eq!(thin(thinned, layers), Ok(thinned));
         let Ok(parsed) = Block::parse(thinned, block_length) else { panic!("thinning broke the header") };
@@ -50,7 +54,9 @@ pub fn block(data: &[u8]) {
 
 /// The first byte picks how the rest is cut into pieces: the units must be the same as from one piece.
 pub fn stream(data: &[u8]) {
-    let Some((&first, data)) = data.split_first() else { return };
+    let Some((&first, data)) = data.split_first() else {
+        return;
+    };
     let whole = read(data, |_| usize::MAX);
     let mut state = u32::from(first) + 1;
     let cut = read(data, |_| {
@@ -66,7 +72,8 @@ pub fn stream(data: &[u8]) {
     if let Parsed::Unit { payload, total, .. } = parse_unit(data, usize::MAX) {
         assert!(payload.end == total && total <= data.len());
         assert!(
-            (0..total).all(|cut| matches!(parse_unit(&data[..cut], usize::MAX), Parsed::NeedMore(n) if n > cut && n <= total))
+            (0..total.min(600))
+                .all(|cut| matches!(parse_unit(&data[..cut], usize::MAX), Parsed::NeedMore(n) if n > cut && n <= total))
         );
     }
     rewrite(&units);

@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::crc::crc16;
 use super::limits::{Limits, MAX_BLOCK_LENGTH, MAX_DIMENSION, MAX_SEQUENCE_BYTES};
 use super::varint;
+pub use crate::frame::PixelFormat;
 use crate::{Error, Result};
 
 /// First bytes of every sequence header.
@@ -16,15 +17,6 @@ pub const VERSION_MAJOR: u8 = 1;
 
 /// The format's minor version: a higher one only adds fields that may be ignored.
 pub const VERSION_MINOR: u8 = 0;
-
-/// How pixels lie in a raw frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PixelFormat {
-    /// 8-bit YUV 4:2:0 in three planes.
-    I420,
-    /// 8-bit RGB, packed.
-    Rgb,
-}
 
 /// What a decoder must know before the first block; constant until the next key block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,12 +138,15 @@ impl SequenceHeader {
             pixel_format: match reader.byte()? {
                 0 => PixelFormat::I420,
                 1 => PixelFormat::Rgb,
-                other => return Err(Error::Unsupported(format!("pixel format {other}; use a newer build"))),
+                other => {
+                    return Err(Error::Unsupported(format!("pixel format {other}; use a newer build")));
+                }
             },
             block_length: reader.byte()?,
             chroma_site: reader.byte()?,
         };
-        if !reader.rest.is_empty() && minor <= VERSION_MINOR {
+        let newer = minor > VERSION_MINOR;
+        if !reader.rest.is_empty() && !newer {
             return Err(malformed(format!("{} bytes too many for version {major}.{minor}", reader.rest.len())));
         }
         header.validate_with(limits)?;

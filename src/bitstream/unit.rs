@@ -23,6 +23,9 @@ const MIN_UNIT_HEADER_BYTES: usize = 4;
 /// Flags, epoch, quantiser, check: the least a block can be.
 const MIN_BLOCK_BYTES: usize = 4;
 
+/// Lengths stay below 2^31, so that positions never overflow.
+const MAX_PAYLOAD_BYTES: usize = 0x7FFF_FFFF;
+
 /// What a unit carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UnitKind {
@@ -113,7 +116,7 @@ fn start(data: &[u8], max_block_bytes: usize) -> Start {
     let (kind, min, max) = match data.get(1) {
         None => return Start::Unknown(MIN_UNIT_HEADER_BYTES),
         Some(&TYPE_SEQUENCE) => (UnitKind::Sequence, MAGIC.len() + 3, MAX_SEQUENCE_BYTES),
-        Some(&TYPE_BLOCK) => (UnitKind::Block, MIN_BLOCK_BYTES, max_block_bytes),
+        Some(&TYPE_BLOCK) => (UnitKind::Block, MIN_BLOCK_BYTES, max_block_bytes.min(MAX_PAYLOAD_BYTES)),
         Some(_) => return Start::Junk,
     };
     let (length, taken) = match varint::get(&data[2..]) {

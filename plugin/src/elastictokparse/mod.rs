@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+use gst::glib;
+use gst::prelude::*;
+
+mod imp;
+
+glib::wrapper! {
+    pub struct ElasticTokParse(ObjectSubclass<imp::ElasticTokParse>) @extends gst_base::BaseParse, gst::Element, gst::Object;
+}
+
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(Some(plugin), "elastictokparse", gst::Rank::PRIMARY + 1, ElasticTokParse::static_type())
+}
