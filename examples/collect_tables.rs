@@ -41,6 +41,7 @@ fn main() -> Result<()> {
 }
 
 fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
+    let only: Option<u8> = std::env::var("QUANTISER").ok().and_then(|v| v.parse().ok());
     let mut trainer: Option<Trainer> = None;
     let mut by_quantiser = std::collections::BTreeMap::<(bool, u8), [f64; 5]>::new();
     for dump in dumps {
@@ -49,6 +50,9 @@ fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
         let (positions, levels) = (reader.positions.clone(), reader.levels);
         let trainer = trainer.get_or_insert_with(|| Trainer::new(&positions, levels, tables.clone(), rdo));
         while let Some(record) = reader.next_record()? {
+            if only.is_some_and(|q| q != record.quantiser) {
+                continue;
+            }
             let (estimate, bytes) = trainer.add(&record)?;
             let sums = by_quantiser.entry((record.key, record.quantiser)).or_default();
             let pixels = (record.cells_x * record.cells_y * 512) as f64;

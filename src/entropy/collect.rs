@@ -65,6 +65,11 @@ impl BitCoder for Collector {
         self.bypassed += u64::from(bits);
         value
     }
+
+    fn uniform(&mut self, value: u32, total: u32) -> u32 {
+        self.bypassed += f64::from(total).log2().round() as u64;
+        value
+    }
 }
 
 /// Weighted bits of a record.

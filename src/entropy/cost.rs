@@ -77,6 +77,11 @@ impl BitCoder for CostCounter<'_> {
         self.total += u64::from(bits * COST_ONE_BIT);
         value
     }
+
+    fn uniform(&mut self, value: u32, total: u32) -> u32 {
+        self.total += (f64::from(total).log2() * f64::from(COST_ONE_BIT)) as u64;
+        value
+    }
 }
 
 #[cfg(test)]

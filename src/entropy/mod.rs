@@ -27,6 +27,9 @@ pub trait BitCoder {
     /// Codes the low `bits` (0..=16) of `value` without a model, most significant first, and returns them.
     fn bypass(&mut self, value: u32, bits: u32) -> u32;
 
+    /// Codes `value`, one of `total` (1..=65536) equally likely ones, and returns it.
+    fn uniform(&mut self, value: u32, total: u32) -> u32;
+
     /// Whether a decoder has read so far beyond its data that no encoder can have written this.
     fn exhausted(&self) -> bool {
         false

@@ -104,6 +104,14 @@ impl BitCoder for RangeEncoder<'_> {
         self.settle();
         value
     }
+
+    fn uniform(&mut self, value: u32, total: u32) -> u32 {
+        debug_assert!(total <= 1 << 16 && value < total);
+        self.range /= total;
+        self.low += u64::from(self.range) * u64::from(value);
+        self.settle();
+        value
+    }
 }
 
 /// Reads a segment; never fails and never reads outside: beyond its end a segment goes on with zeros.
@@ -171,6 +179,14 @@ impl BitCoder for RangeDecoder<'_> {
         self.range >>= bits;
         // damaged data can point beyond the last of the equal parts
         let value = (self.code / self.range).min((1 << bits) - 1);
+        self.code -= value * self.range;
+        self.settle();
+        value
+    }
+
+    fn uniform(&mut self, _: u32, total: u32) -> u32 {
+        self.range /= total;
+        let value = (self.code / self.range).min(total - 1);
         self.code -= value * self.range;
         self.settle();
         value

@@ -9,6 +9,7 @@ pub(super) const HINTS: usize = 4;
 pub(super) const TREE_LEAVES: usize = 32;
 pub(super) const ENERGIES: usize = 8;
 pub(super) const OUTER: usize = 4;
+pub(super) const CROWDS: usize = 3;
 /// Classes of the energy for symbols rarer than zero flags.
 pub(super) const COARSE: usize = 4;
 pub(super) const UNARY: usize = 12;
@@ -22,7 +23,7 @@ const EMPTY: usize = 0;
 const TREE: usize = EMPTY + ACTIVITIES * HINTS;
 const EXTRA: usize = TREE + ACTIVITIES * HINTS * TREE_LEAVES;
 const ZERO: usize = EXTRA + TREE_LEAVES;
-const LARGER: usize = ZERO + CLASSES * ENERGIES * OUTER;
+const LARGER: usize = ZERO + CLASSES * ENERGIES * OUTER * CROWDS;
 const ESCAPE: usize = LARGER + COARSE * UNARY;
 const TWO: usize = ESCAPE + PREFIX;
 const MIDDLE: usize = TWO + COARSE * COARSE;
@@ -85,8 +86,8 @@ impl Set {
     }
 
     #[inline]
-    pub fn zero(self, class: u8, energy: usize, outer: usize) -> usize {
-        self.0 + ZERO + (usize::from(class) * ENERGIES + energy) * OUTER + outer
+    pub fn zero(self, class: u8, (inner, outer): (usize, usize), crowd: usize) -> usize {
+        self.0 + ZERO + ((usize::from(class) * ENERGIES + inner) * OUTER + outer) * CROWDS + crowd
     }
 
     #[inline]

@@ -1,32 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What encoder and decoder both know of a block's cells while they code it: digits so far, counts, and how much is to be
-//! expected of every coefficient.
+//! What encoder and decoder both know of a block's cells while they code it: digits so far, counts, and what the coefficients
+//! before say about the next.
 
-use super::contexts::{COARSE, ENERGIES, OUTER};
+use super::contexts::COARSE;
 use super::{MAX_LEVELS, NestedLayout};
 
-/// Significant coefficients speak with at most this voice.
-const LOUDEST: i32 = 4;
+/// A coefficient speaks to its neighbours with its magnitude, but no louder than this.
+const LOUDEST: i16 = 2;
 
-/// Classes of the energy within the cell (low byte) and of the neighbour cells (high byte).
-static INNER_CLASS: [u8; 256] = classes([1, 2, 3, 5, 7, 10, 16], 0);
-static OUTER_CLASS: [u8; 256] = classes([1, 2, 4, 255, 255, 255, 255], 1);
-
-const fn classes(limits: [usize; 7], ignore_last: usize) -> [u8; 256] {
-    let mut out = [0; 256];
-    let mut i = 0;
-    while i < 256 {
+/// Classes of the sum of what earlier coefficients of the cell say.
+static INNER_CLASS: [u8; 64] = {
+    let limits = [1, 2, 3, 5, 7, 10, 14];
+    let (mut out, mut i) = ([0; 64], 0);
+    while i < 64 {
         let mut k = 0;
-        while k < 7 {
-            if i >= limits[k] && !(ignore_last == 1 && k > 2) {
-                out[i] += 1;
-            }
+        while k < limits.len() {
+            out[i] += (i >= limits[k]) as u8;
             k += 1;
         }
         i += 1;
     }
     out
-}
+};
 
 /// State of all cells. Cells lie in a grid with a border of one on every side; `place` is an index into that grid.
 #[derive(Debug, Clone)]
@@ -35,9 +30,6 @@ pub(super) struct Field {
     pitch: usize,
     /// Signed magnitudes at the current level; before a coefficient is coded, the middle digit is assumed.
     pub values: Vec<i16>,
-    /// Low byte: what significant neighbours in the cell say; high byte: the same coefficient in the cells around.
-    energy: Vec<u16>,
-    touched: Vec<bool>,
     /// Tokens of each level.
     pub counts: [Vec<u16>; MAX_LEVELS],
     /// 1 + last significant coefficient.
@@ -52,8 +44,6 @@ impl Field {
             coefficients: layout.coefficients,
             pitch,
             values: vec![0; places * layout.coefficients],
-            energy: vec![0; places * layout.coefficients],
-            touched: vec![false; places],
             counts: std::array::from_fn(|level| vec![0; if level < layout.levels { places } else { 0 }]),
             extents: vec![0; places],
         }
@@ -71,24 +61,12 @@ impl Field {
 
     /// Forgets the block; touches only what was used.
     pub fn clear(&mut self) {
-        let c = self.coefficients;
-        for (place, touched) in self.touched.iter_mut().enumerate() {
-            if std::mem::take(touched) {
-                self.energy[place * c..(place + 1) * c].fill(0);
-            }
-            let extent = usize::from(std::mem::take(&mut self.extents[place]));
-            self.values[place * c..place * c + extent].fill(0);
+        for (place, extent) in self.extents.iter_mut().enumerate() {
+            let first = place * self.coefficients;
+            self.values[first..first + usize::from(std::mem::take(extent))].fill(0);
         }
         for counts in &mut self.counts {
             counts.fill(0);
-        }
-    }
-
-    /// Notes that `place` will have significant coefficients.
-    #[inline]
-    pub fn touch(&mut self, place: usize) {
-        for p in [place, place - 1, place + 1, place - self.pitch, place + self.pitch] {
-            self.touched[p] = true;
         }
     }
 
@@ -97,77 +75,84 @@ impl Field {
         i32::from(self.values[place * self.coefficients + i])
     }
 
-    /// Sets a value already significant.
+    /// Sets a value; a new significant coefficient too.
     #[inline]
     pub fn set(&mut self, place: usize, i: usize, value: i32) {
         self.values[place * self.coefficients + i] = value as i16;
-    }
-
-    /// Makes a coefficient significant.
-    #[inline]
-    pub fn raise(&mut self, layout: &NestedLayout, place: usize, i: usize, value: i32) {
-        self.set(place, i, value);
         self.extents[place] = self.extents[place].max(i as u16 + 1);
-        let voice = value.abs().min(LOUDEST) as u16;
-        self.speak_inside(layout, place, i, voice);
-        self.speak_outside(place, i, voice);
     }
 
-    /// Adds `voice` (two's complement where it falls) to what neighbours in the cell expect.
-    #[inline]
-    pub fn speak_inside(&mut self, layout: &NestedLayout, place: usize, i: usize, voice: u16) {
-        let energy = &mut self.energy[place * self.coefficients..(place + 1) * self.coefficients];
-        for &(j, weight) in layout.links(i) {
-            let e = &mut energy[usize::from(j)];
-            *e = e.wrapping_add(weight.wrapping_mul(voice));
+    /// Goes to the next level: every significant coefficient of the cell gets the middle digit.
+    pub fn promote(&mut self, place: usize) {
+        let first = place * self.coefficients;
+        for value in &mut self.values[first..first + usize::from(self.extents[place])] {
+            *value = value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX);
         }
-    }
-
-    /// Adds `voice` to what the cells around expect of coefficient `i`.
-    #[inline]
-    pub fn speak_outside(&mut self, place: usize, i: usize, voice: u16) {
-        for p in [place - 1, place + 1, place - self.pitch, place + self.pitch] {
-            let e = &mut self.energy[p * self.coefficients + i];
-            *e = e.wrapping_add(voice << 8);
-        }
-    }
-
-    /// Goes to the next level: every significant coefficient gets the middle digit.
-    pub fn promote(&mut self, layout: &NestedLayout) {
-        let c = self.coefficients;
-        for y in 0..layout.cells_y {
-            for x in 0..layout.cells_x {
-                let place = self.place(x, y);
-                for i in 0..usize::from(self.extents[place]) {
-                    let old = i32::from(self.values[place * c + i]);
-                    if old != 0 {
-                        let new = (3 * old.abs() + 1).min(i32::from(i16::MAX)) * old.signum();
-                        self.set(place, i, new);
-                        let louder = (LOUDEST - old.abs().min(LOUDEST)) as u16;
-                        if louder > 0 {
-                            self.speak_inside(layout, place, i, louder);
-                            self.speak_outside(place, i, louder);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// (energy class in the cell, class of the cells around) of a coefficient.
-    #[inline]
-    pub fn classes(&self, place: usize, i: usize) -> (usize, usize) {
-        let e = self.energy[place * self.coefficients + i];
-        let (inner, outer) = (INNER_CLASS[usize::from(e & 255)], OUTER_CLASS[usize::from(e >> 8)]);
-        (usize::from(inner), usize::from(outer))
-    }
-
-    /// Class of both energies together, for rarer symbols.
-    #[inline]
-    pub fn coarse_class(&self, place: usize, i: usize) -> usize {
-        let (inner, outer) = self.classes(place, i);
-        ((inner + outer).div_ceil(2)).min(COARSE - 1)
     }
 }
 
-const _: () = assert!(ENERGIES == 8 && OUTER == 4);
+/// What coefficients coded before say about those of one cell.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Surroundings {
+    /// Sums over earlier coefficients of the cell.
+    inner: Vec<u8>,
+    /// Classes 0..=3 of the same coefficient in the cells around.
+    outer: Vec<u8>,
+    /// Significant coefficients of the cell so far.
+    significant: usize,
+}
+
+impl Surroundings {
+    pub fn new(layout: &NestedLayout) -> Self {
+        Self { inner: vec![0; layout.coefficients], outer: vec![0; layout.coefficients], significant: 0 }
+    }
+
+    /// Begins a cell of which the first `count` coefficients are coded. `values` and `extents` are of the whole grid; of the cells
+    /// around, only those before in raster order take part.
+    pub fn begin(&mut self, values: &[i16], extents: &[u16], pitch: usize, place: usize, count: usize) {
+        let c = self.inner.len();
+        self.significant = 0;
+        self.inner.fill(0);
+        let around = [place - 1, place - pitch, place - pitch - 1, place - pitch + 1];
+        if around.iter().all(|p| extents[*p] == 0) {
+            self.outer[..count].fill(0);
+            return;
+        }
+        let [left, top, top_left, top_right] = around.map(|p| &values[p * c..p * c + count]);
+        let outer = self.outer[..count].iter_mut().zip(left).zip(top).zip(top_left).zip(top_right);
+        for ((((outer, &l), &t), &tl), &tr) in outer {
+            let voice = |v: i16| v.clamp(-LOUDEST, LOUDEST).abs();
+            let sum = 2 * (voice(l) + voice(t)) + voice(tl) + voice(tr);
+            *outer = u8::from(sum >= 1) + u8::from(sum >= 2) + u8::from(sum >= 4);
+        }
+    }
+
+    /// Coefficient `i` has magnitude `magnitude` >= 1.
+    #[inline]
+    pub fn hear(&mut self, layout: &NestedLayout, i: usize, magnitude: i32) {
+        self.significant += 1;
+        let voice = magnitude.min(i32::from(LOUDEST)) as u8;
+        for &(j, weight) in layout.links(i) {
+            self.inner[usize::from(j)] += weight * voice;
+        }
+    }
+
+    /// (class 0..8 of the coefficients before in the cell, class 0..4 of the cells around) of a coefficient.
+    #[inline]
+    pub fn classes(&self, i: usize) -> (usize, usize) {
+        (usize::from(INNER_CLASS[usize::from(self.inner[i] & 63)]), usize::from(self.outer[i]))
+    }
+
+    /// Class 0..3 of how many significant coefficients the cell has shown.
+    #[inline]
+    pub fn crowd(&self) -> usize {
+        usize::from(self.significant >= 2) + usize::from(self.significant >= 6)
+    }
+
+    /// Class 0..4 of all that was said, for rarer symbols.
+    #[inline]
+    pub fn coarse_class(&self, i: usize) -> usize {
+        let (inner, outer) = self.classes(i);
+        (inner + outer).div_ceil(2).min(COARSE - 1)
+    }
+}

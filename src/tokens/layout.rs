@@ -28,7 +28,7 @@ pub struct NestedLayout {
     default_classes: Vec<u8>,
     /// Per coefficient: (first, end) in `links`.
     spans: Vec<(u32, u32)>,
-    links: Vec<(u16, u16)>,
+    links: Vec<(u16, u8)>,
 }
 
 impl NestedLayout {
@@ -51,10 +51,10 @@ impl NestedLayout {
             }
         }
         let (mut spans, mut links) = (Vec::new(), Vec::new());
-        for p in positions {
+        for (i, p) in positions.iter().enumerate() {
             let first = links.len() as u32;
             for (weight, q) in neighbours(*p) {
-                if let Some(&j) = index.get(&q) {
+                if let Some(&j) = index.get(&q).filter(|j| usize::from(**j) > i) {
                     links.push((j, weight));
                 }
             }
@@ -124,35 +124,37 @@ impl NestedLayout {
         Ok(trained.to_vec())
     }
 
-    /// Coefficients of the same cell whose expectation rises when `coefficient` is significant, with weights.
+    /// Later coefficients of the same cell that are likelier when `coefficient` is significant, with weights.
     #[inline]
-    pub(super) fn links(&self, coefficient: usize) -> &[(u16, u16)] {
+    pub(super) fn links(&self, coefficient: usize) -> &[(u16, u8)] {
         let (first, end) = self.spans[coefficient];
         &self.links[first as usize..end as usize]
     }
 }
 
-/// Positions near `p` and how much they have to say about it (sum at most 20, so that energies fit in a byte).
-fn neighbours([component, t, v, u]: [u16; 4]) -> impl Iterator<Item = (u16, [u16; 4])> {
-    let offset = |dv: i32, du: i32| {
+/// Positions near `p` and how much they have to do with it.
+fn neighbours([component, t, v, u]: [u16; 4]) -> impl Iterator<Item = (u8, [u16; 4])> {
+    const PLANE: [(i32, i32, u8); 12] = [
+        (0, 1, 2),
+        (1, 0, 2),
+        (0, -1, 2),
+        (-1, 0, 2),
+        (1, 1, 1),
+        (-1, -1, 1),
+        (1, -1, 1),
+        (-1, 1, 1),
+        (0, 2, 1),
+        (2, 0, 1),
+        (0, -2, 1),
+        (-2, 0, 1),
+    ];
+    let plane = PLANE.into_iter().filter_map(move |(dv, du, weight)| {
         let (v, u) = (i32::from(v) + dv, i32::from(u) + du);
-        (v >= 0 && u >= 0).then_some((v as u16, u as u16))
-    };
-    let mut found = Vec::new();
-    for (dv, du, weight) in [(0, 1, 2), (1, 0, 2), (0, -1, 2), (-1, 0, 2), (1, 1, 1), (-1, -1, 1), (1, -1, 1), (-1, 1, 1)] {
-        if let Some((v, u)) = offset(dv, du) {
-            found.push((weight, [component, t, v, u]));
-        }
-    }
-    for other in 0..16 {
-        if other != t && other.abs_diff(t) == 1 {
-            found.push((2, [component, other, v, u]));
-        }
-    }
-    if component > 0 {
-        found.push((2, [3 - component, t, v, u]));
-    }
-    found.into_iter()
+        (v >= 0 && u >= 0).then_some((weight, [component, t, v as u16, u as u16]))
+    });
+    let before = t.checked_sub(1).map(|t| (2, [component, t, v, u]));
+    let other_chroma = (component > 0).then_some((2, [3 - component, t, v, u]));
+    plane.chain(before).chain([(2, [component, t + 1, v, u])]).chain(other_chroma)
 }
 
 /// Rough classes for untrained tables: by component, first or later frame, and octave of the spatial frequency.
@@ -188,15 +190,17 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn links_are_mutual_and_bounded() {
+    fn links_lead_on_and_are_bounded() {
         let layout = NestedLayout::new(&positions(16), 3, 4, 3).expect("valid");
         assert_eq!((layout.coefficients(), layout.cells(), layout.levels()), (768, 12, 3));
+        let mut heard = [0; 768];
         for i in 0..768 {
-            assert!(layout.links(i).iter().map(|l| l.1).sum::<u16>() <= 20);
             for &(j, w) in layout.links(i) {
-                assert!(layout.links(usize::from(j)).contains(&(i as u16, w)));
+                assert!(usize::from(j) > i);
+                heard[usize::from(j)] += 2 * w;
             }
         }
+        assert!(heard.iter().all(|h| *h < 64), "sums must fit the table of classes");
         assert_eq!(layout.constant.iter().filter(|c| **c).count(), 3);
     }
 

@@ -2,7 +2,7 @@
 //! The syntax of one level of a block, written once for encoder, decoder and statistics.
 
 use super::contexts::{PREFIX, Set, UNARY};
-use super::field::Field;
+use super::field::{Field, Surroundings};
 use super::step::span;
 use super::{NestedLayout, counts};
 use crate::entropy::BitCoder;
@@ -49,12 +49,21 @@ impl Level<'_> {
 }
 
 /// Codes one level of all cells. An encoder gives its `target`; a decoder none.
-pub(super) fn code<C: BitCoder>(coder: &mut C, level: Level<'_>, field: &mut Field, target: Option<&Target>) -> Result<()> {
+pub(super) fn code<C: BitCoder>(
+    coder: &mut C,
+    level: Level<'_>,
+    field: &mut Field,
+    around: &mut Surroundings,
+    target: Option<&Target>,
+) -> Result<()> {
     let layout = level.layout;
     for y in 0..layout.cells_y {
         for x in 0..layout.cells_x {
             let place = field.place(x, y);
-            code_cell(coder, level, field, place, y * layout.cells_x + x, target)?;
+            if level.level > 0 {
+                field.promote(place);
+            }
+            code_cell(coder, level, field, around, place, y * layout.cells_x + x, target)?;
         }
         if C::DECODES && coder.exhausted() {
             return Err(Error::Malformed(format!("level {} ends before its cells do; wait for the next block", level.level)));
@@ -67,6 +76,7 @@ fn code_cell<C: BitCoder>(
     coder: &mut C,
     level: Level<'_>,
     field: &mut Field,
+    around: &mut Surroundings,
     place: usize,
     cell: usize,
     target: Option<&Target>,
@@ -100,41 +110,37 @@ fn code_cell<C: BitCoder>(
         return Ok(());
     }
     field.counts[l][place] = count;
-    field.touch(place);
     let count = usize::from(count);
+    around.begin(&field.values, &field.extents, field.pitch(), place, count);
     for i in 0..count {
         let (assumed, last) = (field.value(place, i), i + 1 == count);
         let class = level.classes[i];
-        if assumed != 0 {
-            if separate(i) {
-                continue;
+        if separate(i) {
+            if assumed != 0 {
+                around.hear(layout, i, assumed.abs());
             }
-            let m = want(i);
-            let energy = field.coarse_class(place, i);
-            let before = assumed.abs() / 3;
-            if !last && !coder.bit(set.middle(before, class, energy), m != assumed) {
-                continue;
+        } else if assumed != 0 {
+            let (m, energy, before) = (want(i), around.coarse_class(i), assumed.abs() / 3);
+            if last || coder.bit(set.middle(before, class, energy), m != assumed) {
+                let up = coder.bit(set.upper(before, class, energy), m.abs() > assumed.abs());
+                let magnitude = if up { (assumed.abs() + 1).min(i32::from(i16::MAX)) } else { assumed.abs() - 1 };
+                field.set(place, i, magnitude * assumed.signum());
             }
-            let up = coder.bit(set.upper(before, class, energy), m.abs() > assumed.abs());
-            let magnitude = if up { (assumed.abs() + 1).min(i32::from(i16::MAX)) } else { assumed.abs() - 1 };
-            field.set(place, i, magnitude * assumed.signum());
+            around.hear(layout, i, assumed.abs());
         } else {
-            if separate(i) {
-                continue;
-            }
             let m = want(i);
-            let (inner, outer) = field.classes(place, i);
-            if !last && !coder.bit(set.zero(class, inner, outer), m != 0) {
+            if !last && !coder.bit(set.zero(class, around.classes(i), around.crowd()), m != 0) {
                 continue;
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;
-            let energy = field.coarse_class(place, i);
+            let energy = around.coarse_class(i);
             let magnitude = if l == 0 {
                 code_magnitude(coder, set, energy, m.unsigned_abs())?
             } else {
                 1 + i32::from(coder.bit(set.two(class, energy), m.abs() > 1))
             };
-            field.raise(layout, place, i, if negative { -magnitude } else { magnitude });
+            field.set(place, i, if negative { -magnitude } else { magnitude });
+            around.hear(layout, i, magnitude);
         }
         if C::DECODES && i % 64 == 63 && coder.exhausted() {
             return Err(Error::Malformed("a cell has more tokens than bytes; wait for the next block".into()));
@@ -215,8 +221,7 @@ fn code_constant<C: BitCoder>(
         return Err(Error::Malformed(format!("a constant term of {value}; wait for the next block")));
     }
     if value != 0 {
-        field.touch(place);
-        field.raise(level.layout, place, i, value);
+        field.set(place, i, value);
     }
     Ok(())
 }

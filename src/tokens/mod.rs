@@ -5,6 +5,7 @@
 mod contexts;
 mod counts;
 mod field;
+pub mod fixed;
 mod layout;
 mod level;
 pub mod motion;

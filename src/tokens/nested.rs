@@ -2,7 +2,7 @@
 //! Encoder and decoder of the `nested` bottleneck: latents in, segments out, and back.
 
 use super::contexts::{CONTEXTS, MOTION, Set};
-use super::field::Field;
+use super::field::{Field, Surroundings};
 use super::level::{Level, Target, code};
 use super::quantise::{Decider, Workspace};
 use super::step::{Reconstruction, span};
@@ -19,6 +19,7 @@ struct Common {
     groups: Vec<u8>,
     fresh: Vec<Context>,
     field: Field,
+    around: Surroundings,
     motion: Vec<i32>,
     scratch: Vec<u8>,
 }
@@ -36,6 +37,7 @@ impl Common {
         let fresh: Vec<_> = tables.contexts().collect();
         Ok(Self {
             field: Field::new(layout),
+            around: Surroundings::new(layout),
             motion: vec![0; 3 * layout.cells()],
             scratch: vec![0; layout.cells_x + 1],
             layout: layout.clone(),
@@ -53,19 +55,17 @@ impl Common {
         if level == 0 {
             contexts[MOTION..].copy_from_slice(&self.fresh[MOTION..]);
             self.field.clear();
-        } else {
-            self.field.promote(&self.layout);
         }
     }
 
     /// Codes the block's level `level` as `target` has it.
     fn code_level<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, target: &Target, coder: &mut C) -> Result<()> {
-        let Self { layout, classes, field, motion: own, scratch, .. } = self;
+        let Self { layout, classes, field, around, motion: own, scratch, .. } = self;
         if let (0, Some(motion)) = (level, motion) {
             own.copy_from_slice(motion);
             motion::code(coder, own, layout.cells_x, layout.cells_y, scratch)?;
         }
-        code(coder, Level { layout, classes, level, motion }, field, Some(target))
+        code(coder, Level { layout, classes, level, motion }, field, around, Some(target))
     }
 }
 
@@ -113,7 +113,7 @@ impl NestedEncoder {
             quantiser,
             rdo: *rdo,
         };
-        Ok(decider.run(latents, &mut self.work, &mut common.field, &mut self.target))
+        Ok(decider.run(latents, &mut self.work, &mut common.field, &mut common.around, &mut self.target))
     }
 
     /// Appends the segment of `level` of the block last quantised to `out`. Levels are written in order from 0; `motion` as in
@@ -224,7 +224,7 @@ impl NestedDecoder {
         self.levels = 0;
         self.key = key;
         self.common.begin(level, &mut self.contexts);
-        let Common { layout, classes, field, motion, scratch, .. } = &mut self.common;
+        let Common { layout, classes, field, around, motion, scratch, .. } = &mut self.common;
         let mut coder = RangeDecoder::new(&mut self.contexts, data);
         if level == 0 {
             motion.fill(0);
@@ -235,7 +235,7 @@ impl NestedDecoder {
             }
         }
         let motion = (!key).then_some(&motion[..]);
-        code(&mut coder, Level { layout, classes, level, motion }, field, None)?;
+        code(&mut coder, Level { layout, classes, level, motion }, field, around, None)?;
         if !coder.consumed() {
             return Err(Error::Malformed(format!("level {level} has bytes after its last cell; wait for the next block")));
         }

@@ -3,7 +3,7 @@
 
 use super::contexts::Set;
 use super::counts;
-use super::field::Field;
+use super::field::{Field, Surroundings};
 use super::level::{Level, Target};
 use super::step::{Reconstruction, span, step};
 use crate::entropy::{COST_ONE_BIT, CostTable};
@@ -75,7 +75,14 @@ pub(super) struct Decider<'a> {
 
 impl Decider<'_> {
     /// Quantises all cells into `target`; `field` is left cleared.
-    pub fn run(&self, latents: &[i16], work: &mut Workspace, field: &mut Field, target: &mut Target) -> Estimate {
+    pub fn run(
+        &self,
+        latents: &[i16],
+        work: &mut Workspace,
+        field: &mut Field,
+        around: &mut Surroundings,
+        target: &mut Target,
+    ) -> Estimate {
         let layout = self.level.layout;
         let c = layout.coefficients;
         let mut estimate = Estimate::default();
@@ -88,7 +95,7 @@ impl Decider<'_> {
                 let end = work.ends[cell] as usize;
                 let candidates = &mut work.candidates[first..end];
                 first = end;
-                let cost = self.decide(cell, place, candidates, field);
+                let cost = self.decide(cell, place, candidates, field, around, target);
                 estimate.bits += f64::from(cost) / f64::from(COST_ONE_BIT);
                 let mut extent = 0;
                 for one in candidates.iter().filter(|one| one.k != 0) {
@@ -111,7 +118,7 @@ impl Decider<'_> {
         self.reconstruction.value(k, self.groups[i])
     }
 
-    /// Finds candidates, tells neighbours of those that coarser levels will have shown, and sums up energies.
+    /// Finds candidates and the counts of the level before the finest, and sums up energies.
     fn collect(&self, latents: &[i16], work: &mut Workspace, field: &mut Field, target: &mut Target, estimate: &mut Estimate) {
         let layout = self.level.layout;
         let c = layout.coefficients;
@@ -132,9 +139,6 @@ impl Decider<'_> {
                 if coarse {
                     let first = work.ends.last().map_or(0, |e| *e as usize);
                     for one in work.candidates[first..].iter().filter(|one| one.k >= 3) {
-                        let i = usize::from(one.i);
-                        field.touch(place);
-                        field.raise(layout, place, i, one.k / 3 * 3 + 1);
                         field.counts[layout.levels - 2][place] = one.i + 1;
                     }
                 }
@@ -180,10 +184,10 @@ impl Decider<'_> {
     }
 
     /// Bits (1/256) of what levels before the finest say about a magnitude that they can see.
-    fn coarse_cost(&self, intra: bool, class: u8, k: i32, place: usize, i: usize, field: &Field) -> u32 {
+    fn coarse_cost(&self, intra: bool, class: u8, k: i32, i: usize, around: &Surroundings) -> u32 {
         let levels = self.level.layout.levels;
-        let (inner, outer) = field.classes(place, i);
-        let energy = field.coarse_class(place, i);
+        let (inner, outer) = around.classes(i);
+        let energy = around.coarse_class(i);
         let (mut total, mut before) = (0, 0);
         for level in 0..levels - 1 {
             let (m, set) = (k / span(levels, level), Set::new(level, intra));
@@ -191,8 +195,8 @@ impl Decider<'_> {
                 total += self.refinement_cost(set, class, energy, before, m, true);
             } else if m > 0 {
                 // coarser levels see less energy than the finest
-                let (inner, outer) = (inner.saturating_sub(2), outer.saturating_sub(1));
-                total += self.costs.bit(set.zero(class, inner, outer), true) + COST_ONE_BIT;
+                let classes = (inner.saturating_sub(2), outer.saturating_sub(1));
+                total += self.costs.bit(set.zero(class, classes, 0), true) + COST_ONE_BIT;
                 total += if level == 0 {
                     (1..=m.min(12)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), m > j)).sum::<u32>()
                         + if m > 12 { 2 * COST_ONE_BIT * (m - 11).ilog2() } else { 0 }
@@ -216,7 +220,15 @@ impl Decider<'_> {
     }
 
     /// Decides on a cell; returns its bits in 1/256. `field` learns what the cell says.
-    fn decide(&self, cell: usize, place: usize, candidates: &mut [Candidate], field: &mut Field) -> u32 {
+    fn decide(
+        &self,
+        cell: usize,
+        place: usize,
+        candidates: &mut [Candidate],
+        field: &mut Field,
+        around: &mut Surroundings,
+        target: &Target,
+    ) -> u32 {
         let layout = self.level.layout;
         let finest = layout.levels - 1;
         let intra = self.level.intra(cell);
@@ -225,10 +237,8 @@ impl Decider<'_> {
         let lambda = self.rdo.lambda * LAMBDA * step * step / COST_ONE_BIT as f32;
         let context = counts::context(field, place, finest, self.level.hint(cell));
         let empty = counts::cost(self.costs, set, context, 0);
-        if candidates.is_empty() {
-            return empty;
-        }
-        field.touch(place);
+        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else { return empty };
+        around.begin(&target.values, &target.extents, field.pitch(), place, reach);
         let (mut gain, mut bits, mut coarse_bits) = (0.0f32, 0u32, 0u32);
         let mut best = (lambda * empty as f32, 0usize, empty);
         let mut next = 0;
@@ -247,20 +257,19 @@ impl Decider<'_> {
                 continue;
             }
             for skipped in next..i {
-                let (inner, outer) = field.classes(place, skipped);
-                bits += self.costs.bit(set.zero(self.level.classes[skipped], inner, outer), false);
+                let flag = set.zero(self.level.classes[skipped], around.classes(skipped), around.crowd());
+                bits += self.costs.bit(flag, false);
             }
             next = i + 1;
-            let (inner, outer) = field.classes(place, i);
-            let energy = field.coarse_class(place, i);
-            let flag = set.zero(class, inner, outer);
+            let energy = around.coarse_class(i);
+            let flag = set.zero(class, around.classes(i), around.crowd());
             // (cost, k, fine bits, coarse bits, bits of the flag)
             let price = |k: i32| {
                 let before = if finest > 0 { k / 3 } else { 0 };
                 let (fine, coarse, implied) = if before > 0 {
                     let all = self.refinement_cost(set, class, energy, before, k, true);
                     let last = self.refinement_cost(set, class, energy, before, k, false);
-                    (all, self.coarse_cost(intra, class, k, place, i, field), all - last)
+                    (all, self.coarse_cost(intra, class, k, i, around), all - last)
                 } else if k == 0 {
                     (self.costs.bit(flag, false), 0, 0)
                 } else {
@@ -288,14 +297,10 @@ impl Decider<'_> {
             let (_, k, fine, coarse, implied) = choice;
             one.k = k;
             coarse_bits += coarse;
-            let was_loud = finest > 0 && rounded >= 3;
-            let loud = finest > 0 && k >= 3;
-            if was_loud && !loud {
-                field.speak_inside(layout, place, i, (k - 4) as u16);
-                field.speak_outside(place, i, (k - 4) as u16);
-            } else if !loud && k > 0 {
-                field.speak_inside(layout, place, i, k.min(4) as u16);
+            if k > 0 {
+                around.hear(layout, i, k);
             }
+            let loud = finest > 0 && k >= 3;
             let default = if loud { k / 3 * 3 + 1 } else { 0 };
             let before = gain + lambda * bits as f32;
             gain += distance(k) - distance(default);
@@ -315,16 +320,9 @@ impl Decider<'_> {
             if finest == 0 && intra && layout.constant[i] {
                 continue;
             }
-            let loud = finest > 0 && one.k >= 3;
-            if i < count {
-                if !loud && one.k > 0 {
-                    field.speak_outside(place, i, one.k.min(4) as u16);
-                }
-            } else if loud {
-                one.k = one.k / 3 * 3 + 1;
-            } else if one.k > 0 {
-                field.speak_inside(layout, place, i, -one.k.min(4) as u16);
-                one.k = 0;
+            if i >= count {
+                // what coarser levels show gets the middle digit
+                one.k = if finest > 0 && one.k >= 3 { one.k / 3 * 3 + 1 } else { 0 };
             }
         }
         field.counts[finest][place] = count as u16;
