@@ -239,16 +239,13 @@ fn bad_input_never_hangs_and_the_next_key_block_helps() {
         true
     });
     assert!(flipped.len() <= 24);
-    assert!(
-        broken(&|i, d| {
-            if i % 2 == 1 {
-                d.clear()
-            };
-            true
-        })
-        .len()
-            >= 8
-    );
+    let half = broken(&|i, d| {
+        if i % 2 == 1 {
+            d.clear()
+        }
+        true
+    });
+    assert_eq!(half.len(), 4, "key blocks 0 and 6 are whole; all others hang on an empty buffer or are one");
     let mut seed = 1u32;
     let mut noise: Vec<Vec<u8>> = Vec::new();
     for n in 0..40 {
