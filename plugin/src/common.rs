@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the elements share: enums of properties, caps of a stream, and how core errors become GStreamer's.
 
+use std::sync::{Mutex, MutexGuard};
+
 use elastictok::bitstream::SequenceHeader;
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
 use gst::glib;
 use gst::prelude::*;
+use gst::subclass::prelude::*;
 
 /// Media type of the streams.
 pub const MEDIA_TYPE: &str = "video/x-elastictok";
+
+/// Locks; a panic elsewhere does not make the element unusable, the base classes have noticed it by themselves.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
 
 /// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
@@ -119,6 +127,20 @@ pub fn error_message(error: &elastictok::Error) -> gst::ErrorMessage {
     }
 }
 
+/// Posts `message`, and makes of it what vfuncs return that can only refuse: without the post nobody would read the reason.
+pub fn refuse<T: ElementImpl>(
+    element: &T,
+    category: &'static gst::DebugCategory,
+    message: gst::ErrorMessage,
+) -> gst::LoggableError {
+    let error = gst::loggable_error!(*category, "{message}");
+    element.post_error_message(message);
+    error
+}
+
+/// Colorimetry of a header that says nothing of it.
+pub const UNKNOWN_COLORIMETRY: [u8; 4] = [0, 2, 2, 2];
+
 /// GStreamer's colorimetry as a stream's header has it: range, then H.273 matrix, transfer and primaries.
 pub fn colorimetry_to_header(c: gst_video::VideoColorimetry) -> [u8; 4] {
     let range = match c.range() {
@@ -170,7 +192,7 @@ pub fn stream_caps(header: &SequenceHeader) -> gst::caps::Builder<gst::caps::NoF
         .field("height", header.height as i32)
         .field("framerate", fraction(header.framerate))
         .field("pixel-aspect-ratio", fraction(header.pixel_aspect_ratio));
-    if header.colorimetry != [0, 2, 2, 2] {
+    if header.colorimetry != UNKNOWN_COLORIMETRY {
         caps = caps.field("colorimetry", colorimetry_from_header(header.colorimetry).to_string());
     }
     if let Some(site) = chroma_site_from_header(header.chroma_site) {
@@ -189,7 +211,7 @@ pub fn video_info(header: &SequenceHeader) -> Result<gst_video::VideoInfo, glib:
         .fps(fraction(header.framerate))
         .par(fraction(header.pixel_aspect_ratio));
     let colorimetry = colorimetry_from_header(header.colorimetry);
-    if header.colorimetry != [0, 2, 2, 2] {
+    if header.colorimetry != UNKNOWN_COLORIMETRY {
         info = info.colorimetry(&colorimetry);
     }
     if let Some(site) = chroma_site_from_header(header.chroma_site).map(gst_video::VideoChromaSite::from_string) {

@@ -7,8 +7,8 @@ use gst::{TypeFind, TypeFindProbability};
 
 use crate::common::MEDIA_TYPE;
 
-/// Enough for any sequence unit.
-const LOOK: [u32; 3] = [256, 128, 64];
+/// The first is enough for any sequence unit; the last ones are for the shortest streams there can be.
+const LOOK: [u32; 5] = [256, 128, 64, 48, 40];
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     let caps = gst::Caps::builder(MEDIA_TYPE).field("stream-format", "byte-stream").build();

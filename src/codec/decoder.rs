@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::FrameTime;
 use super::setup::{Nested, effective_step, stream_format};
-use crate::bitstream::{Block, SegmentFault, SequenceHeader};
+use crate::bitstream::{Block, BlockHeader, SegmentFault, SequenceHeader};
 use crate::bundle::{Bundle, fingerprint_name};
 use crate::frame::{Geometry, PlanesMut, store_frame};
 use crate::runtime::{DecoderGraph, RuntimeConfig, TokensMut};
@@ -63,15 +63,26 @@ pub struct Decoder {
     timeline: Timeline,
     /// Epoch and position of the last block in the context; `None` = wait for a key block.
     context: Option<(u8, u32)>,
+    /// Epoch of the key block that the timeline hangs on.
+    epoch: Option<u8>,
     damage: Option<String>,
+    /// What the graph's output holds.
+    shown: Shown,
     stats: DecoderStats,
+}
+
+/// A block's frames in the graph's output: which, and when to show them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Shown {
+    times: BlockTimes,
+    frames: usize,
+    /// All frames are this one: the last good one in place of a block that could not be decoded.
+    repeats: Option<usize>,
 }
 
 /// The frames of a block.
 pub struct DecodedBlock<'a> {
     decoder: &'a Decoder,
-    times: BlockTimes,
-    frames: usize,
 }
 
 impl Decoder {
@@ -103,7 +114,9 @@ impl Decoder {
             counts: vec![0; geometry.cells()],
             timeline: Timeline::new(header.framerate, header.block_length)?,
             context: None,
+            epoch: None,
             damage: None,
+            shown: Shown::default(),
             stats: DecoderStats::default(),
             geometry,
             header,
@@ -130,9 +143,16 @@ impl Decoder {
         self.graph.provider()
     }
 
+    /// Whether nothing but a key block can be decoded next.
+    pub fn is_waiting(&self) -> bool {
+        self.context.is_none()
+    }
+
     /// Forgets the context: the next block must be a key block. After a seek or a flush.
     pub fn reset(&mut self) {
         self.context = None;
+        self.epoch = None;
+        self.shown = Shown::default();
         self.timeline.reset();
     }
 
@@ -143,10 +163,11 @@ impl Decoder {
     pub fn decode(&mut self, data: &[u8], pts: Option<u64>) -> Result<DecodedBlock<'_>> {
         let started = Instant::now();
         match self.decode_block(data, pts) {
-            Ok((times, frames)) => {
+            Ok(shown) => {
                 self.stats.time += started.elapsed();
                 self.stats.bytes += data.len() as u64;
-                Ok(DecodedBlock { decoder: self, times, frames })
+                self.shown = shown;
+                Ok(DecodedBlock { decoder: self })
             }
             Err(e) => {
                 self.context = None;
@@ -156,7 +177,28 @@ impl Decoder {
         }
     }
 
-    fn decode_block(&mut self, data: &[u8], pts: Option<u64>) -> Result<(BlockTimes, usize)> {
+    /// The last block again: its frames stay until the next call of [`decode`](Self::decode).
+    pub fn block(&self) -> DecodedBlock<'_> {
+        DecodedBlock { decoder: self }
+    }
+
+    /// Conceals a block that [`decode`](Self::decode) just refused as malformed: the last good frame in place of each of its
+    /// frames. `None` where there is no such frame, or where the block's times cannot be told.
+    pub fn repeat(&mut self, data: &[u8], pts: Option<u64>) -> Option<DecodedBlock<'_>> {
+        let (header, _) = BlockHeader::parse(data, self.header.block_length).ok()?;
+        let last = self.shown.repeats.or(self.shown.frames.checked_sub(1))?;
+        let timed = header.key || self.epoch == Some(header.epoch);
+        if !timed {
+            return None;
+        }
+        let times = self.timeline.decode(header.position, header.frames, &header.timing, pts);
+        self.epoch = Some(header.epoch);
+        self.damage = Some("the block could not be decoded; the last good frame stands in for it".into());
+        self.shown = Shown { times, frames: usize::from(header.frames), repeats: Some(last) };
+        Some(DecodedBlock { decoder: self })
+    }
+
+    fn decode_block(&mut self, data: &[u8], pts: Option<u64>) -> Result<Shown> {
         let block = Block::parse(data, self.header.block_length)?;
         let h = block.header();
         if !h.key {
@@ -195,7 +237,9 @@ impl Decoder {
         s.frames += u64::from(h.frames);
         s.layers += layers as u64;
         s.damaged += u64::from(self.damage.is_some());
-        Ok((self.timeline.decode(h.position, h.frames, &h.timing, pts), usize::from(h.frames)))
+        self.epoch = Some(h.epoch);
+        let times = self.timeline.decode(h.position, h.frames, &h.timing, pts);
+        Ok(Shown { times, frames: usize::from(h.frames), repeats: None })
     }
 
     /// Reads the layers that are there and whole; returns how many, and what is wrong with the next one.
@@ -241,21 +285,22 @@ impl Decoder {
 impl DecodedBlock<'_> {
     /// Frames of the block.
     pub fn frames(&self) -> usize {
-        self.frames
+        self.decoder.shown.frames
     }
 
     /// Times of frame `i`.
     pub fn time(&self, i: usize) -> FrameTime {
-        self.times.frames().get(i).copied().unwrap_or_default()
+        self.decoder.shown.times.frames().get(i).copied().unwrap_or_default()
     }
 
     /// Copies frame `i` into `target`.
     pub fn store(&self, i: usize, target: &mut PlanesMut<'_>) -> Result<()> {
         let (n, d) = (self.decoder.geometry.frame_bytes(), self.decoder);
-        let frame = d.graph.frames().get(i * n..(i + 1) * n).filter(|_| i < self.frames);
+        let at = d.shown.repeats.unwrap_or(i);
+        let frame = d.graph.frames().get(at * n..(at + 1) * n).filter(|_| i < d.shown.frames);
         store_frame(
             &d.geometry,
-            frame.ok_or_else(|| Error::Settings(format!("frame {i} of a block of {}", self.frames)))?,
+            frame.ok_or_else(|| Error::Settings(format!("frame {i} of a block of {}", d.shown.frames)))?,
             target,
         )
     }

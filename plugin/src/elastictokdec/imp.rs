@@ -5,15 +5,20 @@
  *
  * Decodes ElasticTok streams, whole or thinned.
  *
+ * A block that is damaged beyond use is replaced by the last good picture, flagged as corrupted; those that hang on it are
+ * dropped, a key unit is asked for upstream, and decoding goes on with the next key block.
+ *
  * ## Example pipeline
  * |[
  * gst-launch-1.0 filesrc location=test.etok ! elastictokparse ! elastictokdec ! videoconvert ! autovideosink
  * ]| This plays a stream from a file.
  */
-use std::sync::Mutex;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use elastictok::Error;
-use elastictok::bitstream::{Limits, Parsed, SequenceHeader, UnitKind, parse_last_unit, parse_unit};
+use elastictok::bitstream::{SequenceHeader, UnitKind};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{Decoder, DecoderConfig};
 use elastictok::frame::PlanesMut;
@@ -24,7 +29,8 @@ use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
-use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, ModelSettings, contradiction, error_message, video_info};
+use super::input::{Found, Input};
+use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, ModelSettings, contradiction, error_message, lock, refuse, video_info};
 
 static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| gst::DebugCategory::new("elastictokdec", gst::DebugColorFlags::empty(), Some("ElasticTok decoder")));
@@ -32,31 +38,34 @@ static CAT: Lazy<gst::DebugCategory> =
 /// Most frames of a block: as many as the shortest block has bytes, see `offer_frame`.
 const MOST_FRAMES: u8 = 4;
 
+/// A key unit that was asked for and does not come is asked for again after this long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Default)]
 struct Settings {
     model: ModelSettings,
     max_layers: u32,
 }
 
-/// A picture that is decoded and waits for its frame.
-struct Picture {
-    buffer: gst::Buffer,
-    pts: Option<gst::ClockTime>,
-    duration: Option<gst::ClockTime>,
-}
+type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
 
 #[derive(Default)]
 struct State {
+    bundle: Option<Arc<Bundle>>,
     decoder: Option<Decoder>,
     info: Option<gst_video::VideoInfo>,
-    input: Option<gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>>,
-    packetized: bool,
-    /// Pictures of the block at hand.
-    waiting: std::collections::VecDeque<Picture>,
+    caps: Option<InputState>,
+    input: Input,
+    /// Pictures of the decoder's last block that are still to be shown.
+    to_show: Range<usize>,
+    /// They stand in for a block that could not be decoded.
+    concealed: bool,
     /// Bytes of that block that no frame of the base class has taken yet.
     bytes_left: usize,
-    /// A key unit was asked for and has not come yet.
-    asked: bool,
+    /// Something is wrong since, and the user was told.
+    troubled: bool,
+    /// When a key unit was asked for that has not come yet.
+    asked: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -66,12 +75,12 @@ pub struct ElasticTokDec {
     settings: Mutex<Settings>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
 fn layers(max: u32) -> Option<usize> {
     (max > 0).then_some(max as usize)
+}
+
+fn clock_time(ns: Option<u64>) -> Option<gst::ClockTime> {
+    ns.and_then(|t| gst::ClockTime::try_from(t).ok())
 }
 
 impl ElasticTokDec {
@@ -81,100 +90,125 @@ impl ElasticTokDec {
     }
 
     /// Takes a sequence header: makes a decoder for it unless it is the one in use.
-    fn take_header(&self, header: SequenceHeader) -> Result<(), gst::FlowError> {
-        if lock(&self.state).decoder.as_ref().is_some_and(|d| *d.sequence_header() == header) {
-            return Ok(());
+    fn take_header(&self, header: SequenceHeader) -> Result<(), gst::ErrorMessage> {
+        let (caps, bundle, same) = {
+            let state = lock(&self.state);
+            let same = state.decoder.as_ref().is_some_and(|d| *d.sequence_header() == header);
+            (state.caps.clone(), state.bundle.clone(), same)
+        };
+        let structure = caps.as_ref().and_then(|s| s.caps()).and_then(|c| c.structure(0));
+        if let Some(what) = structure.and_then(|s| contradiction(s, &header)) {
+            return Err(error_message(&Error::Malformed(format!("{what}; send the caps that belong to the stream"))));
         }
-        let input = lock(&self.state).input.clone();
-        if let Some(caps) = input.as_ref().and_then(|s| s.caps()).and_then(|c| c.structure(0))
-            && let Some(what) = contradiction(caps, &header)
-        {
-            return Err(self.post(&Error::Malformed(format!("{what}; send the caps that belong to the stream"))));
+        if same {
+            return Ok(());
         }
         if header.block_length > MOST_FRAMES {
             let what = format!("blocks of {} frames; this element takes up to {MOST_FRAMES}", header.block_length);
-            return Err(self.post(&Error::Unsupported(what)));
+            return Err(error_message(&Error::Unsupported(what)));
         }
         let settings = lock(&self.settings).clone();
-        let bundle = if settings.model.model == DEFAULT_MODEL {
-            Bundle::by_fingerprint(&header.fingerprint).and_then(|b| b.map_or_else(Bundle::builtin, Ok))
-        } else {
-            Bundle::resolve(&settings.model.model)
-        };
-        let config = |bundle| DecoderConfig {
+        let fail = |e: Error| error_message(&e);
+        // With model=builtin any builtin bundle will do that made the stream.
+        let named = Bundle::by_fingerprint(&header.fingerprint).map_err(fail)?.filter(|_| settings.model.model == DEFAULT_MODEL);
+        let bundle =
+            named.or(bundle).ok_or_else(|| gst::error_msg!(gst::CoreError::StateChange, ["the decoder is not started"]))?;
+        let info = video_info(&header).map_err(|e| fail(Error::Unsupported(format!("the stream's video format: {e}"))))?;
+        let config = DecoderConfig {
             bundle,
             runtime: settings.model.runtime(),
             header: header.clone(),
             max_layers: layers(settings.max_layers),
         };
-        let decoder = bundle.and_then(|bundle| Decoder::new(config(bundle))).map_err(|e| self.post(&e))?;
-        let info = video_info(&header).map_err(|e| self.post(&Error::Unsupported(format!("the stream's video format: {e}"))))?;
+        let decoder = Decoder::new(config).map_err(fail)?;
         gst::info!(CAT, imp = self, "{}x{} on {}", header.width, header.height, decoder.provider());
         {
             let mut state = lock(&self.state);
+            state.input.set_header(decoder.sequence_header());
             state.decoder = Some(decoder);
             state.info = Some(info.clone());
-            state.waiting.clear();
+            state.to_show = 0..0;
         }
         let obj = self.obj();
-        let mut output = obj.set_output_state(info.format(), info.width(), info.height(), input.as_ref())?;
-        output.set_info(info);
-        obj.negotiate(output)
+        let mut tags = gst::TagList::new();
+        tags.make_mut().add::<gst::tags::VideoCodec>(&"ElasticTok", gst::TagMergeMode::Replace);
+        obj.merge_tags(Some(&tags), gst::TagMergeMode::Replace);
+        let refused = |e| gst::error_msg!(gst::CoreError::Negotiation, ["downstream does not take {}: {e}", info.name()]);
+        let mut output = obj.set_output_state(info.format(), info.width(), info.height(), caps.as_ref()).map_err(refused)?;
+        output.set_info(info.clone());
+        obj.negotiate(output).map_err(refused)
     }
 
-    /// Decodes a block into pictures.
-    fn decode(&self, data: &[u8], pts: Option<gst::ClockTime>) -> Result<Vec<Picture>, Error> {
-        let obj = self.obj();
+    /// Decodes a block; how many pictures are to be shown for it.
+    fn decode(&self, data: &[u8], pts: Option<gst::ClockTime>) -> Result<usize, Error> {
         let max_layers = lock(&self.settings).max_layers;
-        // Buffers come from downstream's pool, so they are taken before the state is locked. No block has more frames.
-        let frames = lock(&self.state).decoder.as_ref().map_or(0, |d| d.sequence_header().block_length);
-        let mut buffers = Vec::with_capacity(frames.into());
-        for _ in 0..frames {
-            buffers.push(obj.allocate_output_buffer().map_err(|e| Error::Runtime(format!("no buffer for a picture: {e}")))?);
-        }
+        let pts = pts.map(|t| t.nseconds());
         let mut guard = lock(&self.state);
-        let State { decoder: Some(decoder), info: Some(info), .. } = &mut *guard else {
+        let state = &mut *guard;
+        let Some(decoder) = &mut state.decoder else {
             return Err(Error::ContextLost("waiting for a sequence header".into()));
         };
         decoder.set_max_layers(layers(max_layers));
-        let block = decoder.decode(data, pts.map(|t| t.nseconds()))?;
-        if let Some(what) = block.damaged() {
-            gst::warning!(CAT, imp = self, "lower quality: {what}");
+        let (frames, trouble) = match decoder.decode(data, pts) {
+            Ok(block) => (block.frames(), block.damaged().map(|what| format!("{what}; the picture is coarser for it"))),
+            Err(e @ Error::Malformed(_)) => match decoder.repeat(data, pts) {
+                Some(block) => (block.frames(), Some(format!("{e}; the last good picture stands in"))),
+                None => return Err(e),
+            },
+            Err(e) => return Err(e),
+        };
+        state.concealed = matches!(&trouble, Some(_) if decoder.is_waiting());
+        state.to_show = 0..frames;
+        if !state.concealed {
+            state.asked = None;
         }
-        let time = |ns: Option<u64>| ns.and_then(|t| gst::ClockTime::try_from(t).ok());
-        let mut pictures = Vec::with_capacity(block.frames());
-        for (i, mut buffer) in buffers.into_iter().enumerate().take(block.frames()) {
-            {
-                let buffer = buffer.make_mut();
-                let mut frame = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, info)
-                    .map_err(|_| Error::Runtime("downstream's pool gave a buffer that does not hold a picture".into()))?;
-                let strides = frame.plane_stride().to_vec();
-                let mut planes: [&mut [u8]; 3] = [&mut [], &mut [], &mut []];
-                for (slot, data) in planes.iter_mut().zip(frame.planes_data_mut()) {
-                    *slot = data;
-                }
-                let stride = |i: usize| strides.get(i).map_or(0, |s| (*s).max(0) as usize);
-                block.store(i, &mut PlanesMut { planes, strides: [stride(0), stride(1), stride(2)] })?;
-            }
-            let t = block.time(i);
-            pictures.push(Picture { buffer, pts: time(t.pts), duration: time(t.duration) });
+        let concealed = state.concealed;
+        drop(guard);
+        match trouble {
+            Some(what) => self.warn(&what),
+            None => lock(&self.state).troubled = false,
         }
-        guard.asked = false;
-        Ok(pictures)
+        if concealed {
+            self.ask_for_key();
+        }
+        Ok(frames)
     }
 
-    fn output(&self, mut frame: gst_video::VideoCodecFrame<'_>, picture: Picture) -> Result<gst::FlowSuccess, gst::FlowError> {
-        frame.set_output_buffer(picture.buffer);
-        frame.set_pts(picture.pts);
-        frame.set_duration(picture.duration);
-        self.obj().finish_frame(frame)
+    /// Tells the user when trouble begins; the log has the rest of it.
+    fn warn(&self, what: &str) {
+        gst::warning!(CAT, imp = self, "{what}");
+        if !std::mem::replace(&mut lock(&self.state).troubled, true) {
+            gst::element_imp_warning!(self, gst::StreamError::Decode, ["{what}"]);
+        }
     }
 
-    /// Asks the sender for a key block, once.
+    /// Asks the sender for a key block.
     fn ask_for_key(&self) {
-        if !std::mem::replace(&mut lock(&self.state).asked, true) {
-            let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
-            self.obj().sink_pad().push_event(event);
+        {
+            let mut state = lock(&self.state);
+            if state.asked.is_some_and(|at| at.elapsed() < PATIENCE) {
+                return;
+            }
+            state.asked = Some(Instant::now());
+        }
+        let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
+        self.obj().sink_pad().push_event(event);
+    }
+
+    /// What follows from a block that cannot be decoded.
+    fn refuse_block(&self, error: &Error) -> Result<gst::FlowSuccess, gst::FlowError> {
+        match error {
+            Error::ContextLost(_) => {
+                self.warn(&error.to_string());
+                self.ask_for_key();
+                Ok(gst::FlowSuccess::Ok)
+            }
+            Error::Malformed(_) | Error::Limit(_) => {
+                self.warn(&error.to_string());
+                self.ask_for_key();
+                gst_video::video_decoder_error!(self.obj(), 1, gst::StreamError::Decode, ["{error}"])
+            }
+            _ => Err(self.post(error)),
         }
     }
 
@@ -186,31 +220,25 @@ impl ElasticTokDec {
         pts: Option<gst::ClockTime>,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let obj = self.obj();
+        if obj.input_segment().rate() < 0.0 {
+            // The base class collects frames first and has them decoded later, from key frame to key frame.
+            obj.add_to_frame(bytes as i32);
+            return obj.have_frame();
+        }
         let buffer = adapter.buffer(bytes).map_err(|_| gst::FlowError::Error)?;
         let data = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
-        let error = match self.decode(&data, pts) {
-            Ok(pictures) => {
-                let mut state = lock(&self.state);
-                state.waiting = pictures.into();
-                state.bytes_left = bytes;
-                drop(state);
-                return self.offer_frame();
+        let decoded = self.decode(&data, pts);
+        drop(data);
+        drop(buffer);
+        match decoded {
+            Ok(_) => {
+                lock(&self.state).bytes_left = bytes;
+                self.offer_frame()
             }
-            Err(e) => e,
-        };
-        adapter.flush(bytes);
-        match error {
-            Error::ContextLost(_) => {
-                gst::warning!(CAT, imp = self, "{error}");
-                self.ask_for_key();
-                Ok(gst::FlowSuccess::Ok)
+            Err(e) => {
+                adapter.flush(bytes);
+                self.refuse_block(&e)
             }
-            Error::Malformed(_) | Error::Limit(_) => {
-                gst::warning!(CAT, imp = self, "{error}");
-                self.ask_for_key();
-                gst_video::video_decoder_error!(obj, 1, gst::StreamError::Decode, ["{error}"])
-            }
-            _ => Err(self.post(&error)),
         }
     }
 
@@ -221,7 +249,7 @@ impl ElasticTokDec {
     fn offer_frame(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
         let bytes = {
             let mut state = lock(&self.state);
-            let bytes = if state.waiting.len() > 1 { 1 } else { state.bytes_left };
+            let bytes = if state.to_show.len() > 1 { state.bytes_left.min(1) } else { state.bytes_left };
             state.bytes_left -= bytes;
             bytes
         };
@@ -229,6 +257,108 @@ impl ElasticTokDec {
         obj.add_to_frame(bytes as i32);
         obj.have_frame()
     }
+
+    /// Shows picture `index` of the decoder's last block in `frame`.
+    fn show(
+        &self,
+        mut frame: gst_video::VideoCodecFrame<'_>,
+        index: usize,
+        whole_block: bool,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        // From downstream's pool, which may wait: so before the state is locked, and no more at a time than are shown.
+        if let Err(e) = obj.allocate_output_frame(&mut frame, None) {
+            obj.release_frame(frame);
+            return Err(e);
+        }
+        let stored = {
+            let guard = lock(&self.state);
+            match (&guard.decoder, &guard.info, frame.output_buffer_mut()) {
+                (Some(decoder), Some(info), Some(buffer)) => {
+                    let block = decoder.block();
+                    let span = if whole_block { 0..block.frames() } else { index..index + 1 };
+                    let duration = span.map(|i| block.time(i).duration).sum::<Option<u64>>();
+                    store(&block, index, buffer, info).map(|()| (block.time(index).pts, duration, guard.concealed))
+                }
+                _ => Err(Error::Runtime("no picture to show".into())),
+            }
+        };
+        match stored {
+            Ok((pts, duration, concealed)) => {
+                frame.set_pts(clock_time(pts));
+                frame.set_duration(clock_time(duration));
+                if concealed {
+                    frame.set_flags(gst_video::VideoCodecFrameFlags::CORRUPTED);
+                }
+                obj.finish_frame(frame)
+            }
+            Err(e) => {
+                obj.release_frame(frame);
+                Err(self.post(&e))
+            }
+        }
+    }
+
+    /// Reverse playback: `frame` has a whole block, and the base class shows one picture for it, for as long as the block lasts.
+    fn handle_whole_block(&self, frame: gst_video::VideoCodecFrame<'_>) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let decoded = match frame.input_buffer().map(|b| b.map_readable()) {
+            Some(Ok(data)) => self.decode(&data, frame.pts()),
+            _ => Err(Error::Malformed("an input buffer that cannot be read".into())),
+        };
+        match decoded {
+            Ok(frames) if frames > 0 => {
+                lock(&self.state).to_show = 0..0;
+                self.show(frame, 0, true)
+            }
+            Ok(_) => {
+                self.obj().release_frame(frame);
+                Ok(gst::FlowSuccess::Ok)
+            }
+            Err(e) => {
+                self.obj().release_frame(frame);
+                self.refuse_block(&e)
+            }
+        }
+    }
+
+    fn stats(&self) -> gst::Structure {
+        let guard = lock(&self.state);
+        let mut stats = gst::Structure::builder("application/x-elastictok-stats");
+        if let Some(decoder) = &guard.decoder {
+            let s = decoder.stats();
+            let ms = |d: Duration| d.as_secs_f64() * 1e3;
+            stats = stats
+                .field("blocks", s.blocks)
+                .field("key-blocks", s.key_blocks)
+                .field("frames", s.frames)
+                .field("bytes", s.bytes)
+                .field("layers", s.layers)
+                .field("damaged", s.damaged)
+                .field("refused", s.refused)
+                .field("decode-ms", ms(s.time))
+                .field("runtime-ms", ms(s.runtime_time))
+                .field("provider", decoder.provider());
+        }
+        stats.build()
+    }
+}
+
+/// Copies picture `index` into `buffer`, whatever its strides.
+fn store(
+    block: &elastictok::codec::DecodedBlock<'_>,
+    index: usize,
+    buffer: &mut gst::BufferRef,
+    info: &gst_video::VideoInfo,
+) -> Result<(), Error> {
+    let mut picture = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, info)
+        .map_err(|_| Error::Runtime("downstream's pool gave a buffer that does not hold a picture".into()))?;
+    let strides = picture.plane_stride().to_vec();
+    let stride = |i: usize| strides.get(i).map_or(0, |s| (*s).max(0) as usize);
+    let mut planes: [&mut [u8]; 3] = [&mut [], &mut [], &mut []];
+    for (slot, data) in planes.iter_mut().zip(picture.planes_data_mut()) {
+        *slot = data;
+    }
+    block.store(index, &mut PlanesMut { planes, strides: [stride(0), stride(1), stride(2)] })
 }
 
 #[glib::object_subclass]
@@ -274,28 +404,11 @@ impl ObjectImpl for ElasticTokDec {
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        if pspec.name() == "stats" {
-            let guard = lock(&self.state);
-            let mut stats = gst::Structure::builder("application/x-elastictok-stats");
-            if let Some(decoder) = &guard.decoder {
-                let s = decoder.stats();
-                let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
-                stats = stats
-                    .field("blocks", s.blocks)
-                    .field("key-blocks", s.key_blocks)
-                    .field("frames", s.frames)
-                    .field("bytes", s.bytes)
-                    .field("layers", s.layers)
-                    .field("damaged", s.damaged)
-                    .field("refused", s.refused)
-                    .field("decode-ms", ms(s.time))
-                    .field("runtime-ms", ms(s.runtime_time))
-                    .field("provider", decoder.provider());
-            }
-            return stats.build().to_value();
+        let settings = lock(&self.settings).clone();
+        match pspec.name() {
+            "max-layers" => settings.max_layers.to_value(),
+            name => settings.model.get(name).unwrap_or_else(|| self.stats().to_value()),
         }
-        let s = lock(&self.settings);
-        s.model.get(pspec.name()).unwrap_or_else(|| s.max_layers.to_value())
     }
 }
 
@@ -334,7 +447,9 @@ impl VideoDecoderImpl for ElasticTokDec {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         // A bundle that is not there fails before data flows.
         let model = lock(&self.settings).model.model.clone();
-        Bundle::resolve(&model).map(|_| ()).map_err(|e| error_message(&e))
+        let bundle = Bundle::resolve(&model).map_err(|e| error_message(&e))?;
+        *lock(&self.state) = State { bundle: Some(bundle), ..State::default() };
+        Ok(())
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
@@ -342,24 +457,15 @@ impl VideoDecoderImpl for ElasticTokDec {
         Ok(())
     }
 
-    fn set_format(
-        &self,
-        input: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>,
-    ) -> Result<(), gst::LoggableError> {
+    fn set_format(&self, input: &InputState) -> Result<(), gst::LoggableError> {
         let packetized = input.caps().and_then(|c| c.structure(0)?.get::<&str>("stream-format").ok()) == Some("packetized");
         {
             let mut state = lock(&self.state);
-            state.packetized = packetized;
-            state.input = Some(input.clone());
+            state.input.set_packetized(packetized);
+            state.caps = Some(input.clone());
         }
         if packetized {
-            let data = input.codec_data().ok_or_else(|| gst::loggable_error!(CAT, "packetized caps have no codec_data"))?;
-            let data = data.map_readable().map_err(|_| gst::loggable_error!(CAT, "codec_data cannot be read"))?;
-            let header = SequenceHeader::parse(&data).map_err(|e| {
-                self.post_error_message(error_message(&e));
-                gst::loggable_error!(CAT, "{e}")
-            })?;
-            self.take_header(header).map_err(|e| gst::loggable_error!(CAT, "the stream cannot be decoded: {e}"))?;
+            self.read_codec_data(input).and_then(|header| self.take_header(header)).map_err(|e| refuse(self, &CAT, e))?;
         }
         self.parent_set_format(input)
     }
@@ -370,57 +476,58 @@ impl VideoDecoderImpl for ElasticTokDec {
         adapter: &gst_base::Adapter,
         at_eos: bool,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let available = adapter.available();
-        if available == 0 {
-            return Ok(gst_video::VIDEO_DECODER_FLOW_NEED_DATA);
-        }
-        if !lock(&self.state).waiting.is_empty() {
-            return self.offer_frame();
-        }
-        if lock(&self.state).packetized {
-            // One buffer at a time comes in and is taken whole.
-            let (pts, distance) = adapter.prev_pts();
-            return self.take_block(adapter, available, pts.filter(|_| distance == 0));
-        }
-        let limit = lock(&self.state).decoder.as_ref().map_or(0, |d| Limits::default().block_bytes(d.sequence_header()));
-        let buffer = adapter.buffer(available).map_err(|_| gst::FlowError::Error)?;
-        let data = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
-        let parsed = if at_eos { parse_last_unit(&data, limit) } else { parse_unit(&data, limit) };
-        match parsed {
-            Parsed::NeedMore(_) => {
-                drop(data);
-                Ok(gst_video::VIDEO_DECODER_FLOW_NEED_DATA)
-            }
-            Parsed::Junk(n) => {
-                drop(data);
-                gst::warning!(CAT, imp = self, "skipping {n} bytes that are no unit");
-                adapter.flush(n);
+        let obj = self.obj();
+        // Stamps on byte streams are those of a file source's reads or of arrival, unless upstream deals in time.
+        let timed = obj.input_segment().format() == gst::Format::Time;
+        let found = {
+            let mut state = lock(&self.state);
+            if state.bytes_left > 0 { None } else { Some(state.input.next(adapter, at_eos, timed)) }
+        };
+        match found {
+            None => self.offer_frame(),
+            Some(Err(e)) => Err(self.post(&e)),
+            Some(Ok(Found::NeedData)) => Ok(gst_video::VIDEO_DECODER_FLOW_NEED_DATA),
+            Some(Ok(Found::Skip(bytes))) => {
+                gst::warning!(CAT, imp = self, "skipping {bytes} bytes that are no unit");
+                adapter.flush(bytes);
                 Ok(gst::FlowSuccess::Ok)
             }
-            Parsed::Unit { kind: UnitKind::Sequence, payload, total } => {
-                let header = SequenceHeader::parse(&data[payload]);
-                drop(data);
-                adapter.flush(total);
+            Some(Ok(Found::Unit { kind: UnitKind::Sequence, skip, bytes, .. })) => {
+                adapter.flush(skip);
+                let data =
+                    adapter.buffer(bytes).and_then(|b| b.into_mapped_buffer_readable().map_err(|_| glib::bool_error!("no map")));
+                let header = data.map_err(|_| gst::FlowError::Error).map(|data| SequenceHeader::parse(&data))?;
+                adapter.flush(bytes);
                 match header {
-                    Ok(header) => self.take_header(header).map(|()| gst::FlowSuccess::Ok),
-                    Err(e) => Err(self.post(&e)),
+                    Ok(header) => {
+                        self.take_header(header).map_err(|message| {
+                            self.post_error_message(message);
+                            gst::FlowError::Error
+                        })?;
+                        Ok(gst::FlowSuccess::Ok)
+                    }
+                    Err(e @ Error::Unsupported(_)) => Err(self.post(&e)),
+                    Err(e) => self.refuse_block(&e),
                 }
             }
-            Parsed::Unit { kind: UnitKind::Block, payload, .. } => {
-                drop(data);
-                adapter.flush(payload.start);
-                self.take_block(adapter, payload.len(), None)
+            Some(Ok(Found::Unit { kind: UnitKind::Block, skip, bytes, pts })) => {
+                adapter.flush(skip);
+                self.take_block(adapter, bytes, pts)
             }
         }
     }
 
     fn handle_frame(&self, frame: gst_video::VideoCodecFrame<'_>) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let waiting = lock(&self.state).waiting.pop_front();
-        if let Some(picture) = waiting {
-            return self.output(frame, picture);
+        let next = lock(&self.state).to_show.next();
+        match next {
+            Some(index) => self.show(frame, index, false),
+            None if self.obj().input_segment().rate() < 0.0 => self.handle_whole_block(frame),
+            None => {
+                // A flush came between.
+                self.obj().release_frame(frame);
+                Ok(gst::FlowSuccess::Ok)
+            }
         }
-        // Nothing waits after a flush in between.
-        self.obj().drop_frame(frame)
     }
 
     fn flush(&self) -> bool {
@@ -428,9 +535,10 @@ impl VideoDecoderImpl for ElasticTokDec {
         if let Some(decoder) = &mut state.decoder {
             decoder.reset();
         }
-        state.waiting.clear();
+        state.input.flush();
+        state.to_show = 0..0;
         state.bytes_left = 0;
-        state.asked = false;
+        state.asked = None;
         true
     }
 
@@ -448,5 +556,15 @@ impl VideoDecoderImpl for ElasticTokDec {
             }
         }
         Ok(())
+    }
+}
+
+impl ElasticTokDec {
+    fn read_codec_data(&self, input: &InputState) -> Result<SequenceHeader, gst::ErrorMessage> {
+        let missing =
+            "packetized caps have no codec_data; keep the caps that the encoder sent, or send stream-format=byte-stream";
+        let data = input.codec_data().ok_or_else(|| gst::error_msg!(gst::StreamError::Format, ["{missing}"]))?;
+        let data = data.map_readable().map_err(|_| gst::error_msg!(gst::StreamError::Format, ["codec_data cannot be read"]))?;
+        SequenceHeader::parse(&data).map_err(|e| error_message(&e))
     }
 }

@@ -4,6 +4,7 @@ use gst::glib;
 use gst::prelude::*;
 
 mod imp;
+mod input;
 
 glib::wrapper! {
     pub struct ElasticTokDec(ObjectSubclass<imp::ElasticTokDec>) @extends gst_video::VideoDecoder, gst::Element, gst::Object;

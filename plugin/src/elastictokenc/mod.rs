@@ -4,6 +4,7 @@ use gst::glib;
 use gst::prelude::*;
 
 mod imp;
+mod settings;
 
 glib::wrapper! {
     pub struct ElasticTokEnc(ObjectSubclass<imp::ElasticTokEnc>) @extends gst_video::VideoEncoder, gst::Element, gst::Object, @implements gst::Preset;

@@ -4,6 +4,7 @@ use gst::glib;
 use gst::prelude::*;
 
 mod imp;
+mod index;
 
 glib::wrapper! {
     pub struct ElasticTokParse(ObjectSubclass<imp::ElasticTokParse>) @extends gst_base::BaseParse, gst::Element, gst::Object;

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the user sets on the encoder.
+
+use elastictok::codec::{LiveSettings, RateControl, SearchMethod};
+use gst::glib;
+use gst::prelude::*;
+
+use crate::common::ModelSettings;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstElasticTokEncRateControl")]
+#[repr(i32)]
+pub enum Control {
+    #[default]
+    #[enum_value(name = "Quality: hold target-psnr", nick = "quality")]
+    Quality,
+    #[enum_value(name = "Bitrate: hold bitrate", nick = "bitrate")]
+    Bitrate,
+    #[enum_value(name = "Tokens: hold the count of tokens of every cell", nick = "tokens")]
+    Tokens,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[enum_type(name = "GstElasticTokEncSearch")]
+#[repr(i32)]
+pub enum Search {
+    #[enum_value(name = "Full: decode every candidate, slow", nick = "full")]
+    Full,
+    #[enum_value(name = "Binary: bisect, decoding on the way", nick = "binary")]
+    Binary,
+    #[default]
+    #[enum_value(name = "Regression: predict from the latents", nick = "regression")]
+    Regression,
+}
+
+const DEFAULT_TARGET_PSNR: f64 = 36.0;
+const DEFAULT_BITRATE: u32 = 2048;
+const DEFAULT_KEY_INT_MAX: u32 = 240;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub model: ModelSettings,
+    pub rate_control: Control,
+    pub target_psnr: f64,
+    pub bitrate: u32,
+    pub tokens: u32,
+    pub min_tokens: u32,
+    pub max_tokens: u32,
+    pub search: Search,
+    pub key_int_max: u32,
+    /// A live property changed since the streaming thread last looked.
+    pub changed: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model: ModelSettings::default(),
+            rate_control: Control::default(),
+            target_psnr: DEFAULT_TARGET_PSNR,
+            bitrate: DEFAULT_BITRATE,
+            tokens: 0,
+            min_tokens: 0,
+            max_tokens: 0,
+            search: Search::default(),
+            key_int_max: DEFAULT_KEY_INT_MAX,
+            changed: false,
+        }
+    }
+}
+
+impl Settings {
+    pub fn live(&self) -> LiveSettings {
+        LiveSettings {
+            rate_control: match self.rate_control {
+                Control::Quality => RateControl::Quality,
+                Control::Bitrate => RateControl::Bitrate,
+                Control::Tokens => RateControl::Tokens,
+            },
+            target_psnr: self.target_psnr,
+            bitrate: self.bitrate,
+            tokens: self.tokens,
+            min_tokens: self.min_tokens,
+            max_tokens: self.max_tokens,
+        }
+    }
+
+    pub fn search_method(&self) -> SearchMethod {
+        match self.search {
+            Search::Full => SearchMethod::Full,
+            Search::Binary => SearchMethod::Binary,
+            Search::Regression => SearchMethod::Regression,
+        }
+    }
+
+    pub fn properties() -> Vec<glib::ParamSpec> {
+        let mut all = ModelSettings::properties();
+        all.extend([
+            glib::ParamSpecEnum::builder::<Control>("rate-control")
+                .nick("Rate Control")
+                .blurb("What is held constant")
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecDouble::builder("target-psnr")
+                .nick("Target PSNR")
+                .blurb("Quality to hold with rate-control=quality: luma PSNR in dB, averaged over time")
+                .minimum(20.0)
+                .maximum(60.0)
+                .default_value(DEFAULT_TARGET_PSNR)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecUInt::builder("bitrate")
+                .nick("Bitrate")
+                .blurb("Bitrate to hold with rate-control=bitrate, in kbit/s")
+                .minimum(1)
+                .maximum(2_000_000)
+                .default_value(DEFAULT_BITRATE)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecUInt::builder("tokens")
+                .nick("Tokens")
+                .blurb("Tokens that every cell keeps with rate-control=tokens (0 = all)")
+                .maximum(65536)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecUInt::builder("min-tokens")
+                .nick("Minimum Tokens")
+                .blurb("Tokens of a cell that are never thinned out to save bits")
+                .maximum(65536)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecUInt::builder("max-tokens")
+                .nick("Maximum Tokens")
+                .blurb("Most tokens of a cell (0 = as many as the model has)")
+                .maximum(65536)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecEnum::builder::<Search>("search")
+                .nick("Search")
+                .blurb("How the tokens that meet target-psnr are found")
+                .default_value(Search::Regression)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecUInt::builder("key-int-max")
+                .nick("Key-frame maximal interval")
+                .blurb("Most frames from one key block to the next (0 = only the first block is one)")
+                .default_value(DEFAULT_KEY_INT_MAX)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                .nick("Statistics")
+                .blurb("Measurements since the stream began: blocks, tokens, bytes of each layer, times in ms, provider in use")
+                .read_only()
+                .build(),
+        ]);
+        all
+    }
+
+    /// Sets a property of [`Settings::properties`]; `false` if it is none of them.
+    pub fn set(&mut self, name: &str, value: &glib::Value) -> bool {
+        if self.model.set(name, value) {
+            return true;
+        }
+        match name {
+            "rate-control" => self.rate_control = value.get().expect("type checked upstream"),
+            "target-psnr" => self.target_psnr = value.get().expect("type checked upstream"),
+            "bitrate" => self.bitrate = value.get().expect("type checked upstream"),
+            "tokens" => self.tokens = value.get().expect("type checked upstream"),
+            "min-tokens" => self.min_tokens = value.get().expect("type checked upstream"),
+            "max-tokens" => self.max_tokens = value.get().expect("type checked upstream"),
+            "search" => self.search = value.get().expect("type checked upstream"),
+            "key-int-max" => self.key_int_max = value.get().expect("type checked upstream"),
+            _ => return false,
+        }
+        self.changed = true;
+        true
+    }
+
+    pub fn get(&self, name: &str) -> Option<glib::Value> {
+        Some(match name {
+            "rate-control" => self.rate_control.to_value(),
+            "target-psnr" => self.target_psnr.to_value(),
+            "bitrate" => self.bitrate.to_value(),
+            "tokens" => self.tokens.to_value(),
+            "min-tokens" => self.min_tokens.to_value(),
+            "max-tokens" => self.max_tokens.to_value(),
+            "search" => self.search.to_value(),
+            "key-int-max" => self.key_int_max.to_value(),
+            other => return self.model.get(other),
+        })
+    }
+}
