@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Rate-distortion table: ElasticTok beside x264, x265 and SVT-AV1, all encoded in this run from the same clips.
 
-usage: rd.py [--out TABLE.md] [--plot PLOT.png] [--model DIR] CLIP...
+usage: rd.py [--out TABLE.md] [--plot PLOT.svg] [--screen NAME] [--cache] [--model DIR] CLIP...
 ElasticTok's rate is that of the whole .etok file; the others' that of the elementary stream. Quality is luma PSNR, mean of
 the frames' dB. A curve's BD-rate is the mean difference in rate over the range of qualities both have (piecewise cubic).
-Every ElasticTok stream is also thinned to each count of layers and decoded: quality must rise with every layer."""
+Every ElasticTok stream is also thinned to each count of layers and decoded: quality must rise with every layer. The exit
+status is 1 where a bar is missed."""
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -18,61 +18,11 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-import y4m
+import encoders
 
-ROOT = Path(__file__).resolve().parent.parent
-ETOK = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples/etok"
-X264, X265 = ["-c:v", "libx264", "-g", "240"], ["-c:v", "libx265", "-x265-params", "log-level=error:keyint=240"]
-CRF, CRF_AV1 = (21, 25, 29, 33, 37, 41), (25, 32, 39, 46, 53, 60)
-OTHERS = {
-    "x264 veryfast zerolatency": (CRF, [*X264, "-preset", "veryfast", "-tune", "zerolatency"]),
-    "x264 medium zerolatency": (CRF, [*X264, "-preset", "medium", "-tune", "zerolatency"]),
-    "x264 medium": (CRF, [*X264, "-preset", "medium"]),
-    "x265 medium": (CRF, [*X265, "-preset", "medium"]),
-    "SVT-AV1 p8": (CRF_AV1, ["-c:v", "libsvtav1", "-preset", "8", "-g", "240"]),
-}
 TARGETS = (28, 31, 34, 38, 42)
-LAYERS = 3
-
-
-def run(*args) -> str:
-    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, env={**os.environ, "SVT_LOG": "1"})
-    if done.returncode:
-        sys.exit(f"{args[0]} failed:\n{done.stderr[-2000:]}")
-    return done.stdout
-
-
-def ours(clip: Path, source: y4m.Video, work: Path, model: list) -> tuple:
-    """[(bits per pixel, dB)], and for each target the dB of streams thinned to 1, 2, .. layers."""
-    curve, thinned = [], []
-    for target in TARGETS:
-        stream, decoded = work / "o.etok", work / "o.y4m"
-        run(ETOK, "encode", clip, stream, "--target-psnr", target, *model)
-        ladder = []
-        for layers in range(1, LAYERS + 1):
-            run(ETOK, "thin", stream, work / "t.etok", layers)
-            run(ETOK, "decode", work / "t.etok", decoded, *model)
-            ladder.append((bits(work / "t.etok", source), y4m.psnr(source, y4m.read(decoded))[0]))
-        run(ETOK, "decode", stream, decoded, *model)
-        curve.append((bits(stream, source), y4m.psnr(source, y4m.read(decoded))[0]))
-        thinned.append(ladder)
-    return curve, thinned
-
-
-def bits(path: Path, source: y4m.Video) -> float:
-    return path.stat().st_size * 8 / (len(source.frames) * source.luma)
-
-
-def other(clip: Path, source: y4m.Video, work: Path, values, options) -> list:
-    curve = []
-    for value in values:
-        out, decoded = work / "o.mkv", work / "o.y4m"
-        run("ffmpeg", "-v", "error", "-y", "-i", clip, *options, "-crf", value, out)
-        sizes = run("ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "packet=size", "-of", "csv=p=0", out)
-        size = sum(int(x.strip(",")) for x in sizes.split() if x.strip(","))
-        run("ffmpeg", "-v", "error", "-y", "-i", out, "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", decoded)
-        curve.append((size * 8 / (len(source.frames) * source.luma), y4m.psnr(source, y4m.read(decoded))[0]))
-    return curve
+EXTREMES = (20, 60)  # the range of the property target-psnr
+MEAN_BAR, CLIP_BAR, RANGE_BAR = 25.0, 80.0, (0.01, 0.3)
 
 
 def bd_rate(reference, test):
@@ -91,38 +41,112 @@ def bd_rate(reference, test):
     return float((np.exp(np.mean(PchipInterpolator(qb, rb)(x) - PchipInterpolator(qa, ra)(x))) - 1) * 100)
 
 
-def plot(path, results):
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    columns = min(3, len(results))
-    rows = -(-len(results) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 4 * rows), squeeze=False)
-    for axis, (name, r) in zip(axes.ravel(), results.items()):
-        for label, curve in r["curves"].items():
-            style = dict(marker="o", linewidth=2.4, color="black") if label == "ElasticTok" else dict(marker=".", linewidth=1.1)
-            axis.plot(*zip(*sorted(curve)), label=label, **style)
-        axis.set(xscale="log", xlabel="bit/pixel", ylabel="luma PSNR, dB", title=name)
-        axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=90)
+def rises(ladder) -> bool:
+    """Whether quality rises with every layer; one that adds no byte need not."""
+    return all(q1 > q0 for (b0, q0), (b1, q1) in zip(ladder, ladder[1:]) if b1 > b0)
 
 
-def table(results) -> str:
-    percent = lambda v: "-" if v is None else f"{v:+.1f} %"
-    lines = ["BD-rate of ElasticTok against (negative: ElasticTok needs fewer bits):", "",
-             "| clip | " + " | ".join(OTHERS) + " | rises with every layer |", "| --- |" + " --- |" * (len(OTHERS) + 1)]
+def measure(path: Path, etok: encoders.ElasticTok, cache: Path | None) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        clip, source = encoders.load(path, work)
+        stream, thin = work / "o.etok", work / "t.etok"
+        curve, thinned = [], []
+        for target in TARGETS:
+            etok.encode(clip, stream, target)
+            curve.append(etok.point(stream, source, work))
+            ladder = []
+            for layers in range(1, etok.layers + 1):
+                encoders.run(encoders.ETOK, "thin", stream, thin, layers)
+                ladder.append(etok.point(thin, source, work))
+            thinned.append(ladder)
+        span = []
+        for target in EXTREMES:
+            etok.encode(clip, stream, target)
+            span.append(encoders.per_pixel(stream.stat().st_size, source))
+        curves = {"ElasticTok": curve} | {k: encoders.other_curve(clip, source, work, k, cache) for k in encoders.OTHERS}
+    bd = {k: bd_rate(curves[k], curve) for k in encoders.OTHERS}
+    result = {"curves": curves, "thinned": thinned, "span": span, "bd": bd, "rises": all(map(rises, thinned)),
+              "steady": all(x[0] < y[0] and x[1] < y[1] for x, y in zip(curve, curve[1:]))}
+    print(path.stem, {k: v and round(v, 1) for k, v in bd.items()}, "" if result["rises"] else "DOES NOT RISE WITH EVERY LAYER", file=sys.stderr, flush=True)
+    return result
+
+
+def percent(v) -> str:
+    return "-" if v is None or np.isnan(v) else f"{v:+.1f} %"
+
+
+def mean(results, codec) -> float:
+    known = [r["bd"][codec] for r in results if r["bd"][codec] is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def bars(results, screen) -> list:
+    """[(text, met)]."""
+    camera = {k: r for k, r in results.items() if k not in screen}
+    bar = [(k, r["bd"][encoders.VERYFAST]) for k, r in camera.items() if r["bd"][encoders.VERYFAST] is not None]
+    out = []
+    if bar:
+        average, (worst, by) = mean(results.values(), encoders.VERYFAST), max(bar, key=lambda p: p[1])
+        out.append((f"mean BD-rate against {encoders.VERYFAST}: {percent(average)}, at most {percent(MEAN_BAR)}", average <= MEAN_BAR))
+        out.append((f"worst camera or film clip: {worst}, {percent(by)}, at most {percent(CLIP_BAR)}", by <= CLIP_BAR))
+    fallen = [k for k, r in results.items() if not r["rises"]]
+    out.append(("quality rises with every layer on every clip" + (f"; not on {', '.join(fallen)}" if fallen else ""), not fallen))
+    uneven = [k for k, r in results.items() if not r["steady"]]
+    out.append(("a higher target gives more bits and more quality" + (f"; not on {', '.join(uneven)}" if uneven else ""), not uneven))
+    low, high = RANGE_BAR
+    narrow = [k for k, r in results.items() if r["span"][0] > low or r["span"][1] < high]
+    out.append((f"target-psnr from {EXTREMES[0]} to {EXTREMES[1]} dB spans {low} to {high} bit/pixel" + (f"; not on {', '.join(narrow)}" if narrow else ""), not narrow))
+    return out
+
+
+def table(results, screen, layers: int) -> str:
+    others = list(encoders.OTHERS)
+    lines = ["BD-rate of ElasticTok against (negative: ElasticTok needs fewer bits; -: no common range of quality):", "",
+             "| clip | " + " | ".join(others) + " | rises with every layer |", "| --- |" + " --- |" * (len(others) + 1)]
     for name, r in results.items():
-        lines.append(f"| {name} | " + " | ".join(percent(r["bd"][k]) for k in OTHERS) + f" | {'yes' if r['rises'] else 'NO'} |")
-    mean = lambda k: np.mean([r["bd"][k] for r in results.values() if r["bd"][k] is not None] or [np.nan])
-    lines += ["| **mean** | " + " | ".join(percent(mean(k)) for k in OTHERS) + " | |", "",
-              "Points of ElasticTok, bit/pixel / dB, and the same streams thinned:", "",
-              "| clip | target | whole | " + " | ".join(f"{i + 1} layer{'s' * (i > 0)}" for i in range(LAYERS)) + " |", "| --- |" + " --- |" * (LAYERS + 2)]
+        lines.append(f"| {name}{' (screen)' * (name in screen)} | " + " | ".join(percent(r["bd"][k]) for k in others) + f" | {'yes' if r['rises'] else 'NO'} |")
+    lines.append("| **mean** | " + " | ".join(percent(mean(results.values(), k)) for k in others) + " | |")
+    if screen:
+        camera = [r for k, r in results.items() if k not in screen]
+        lines.append("| **mean without screen recordings** | " + " | ".join(percent(mean(camera, k)) for k in others) + " | |")
+    lines += ["", "What is asked of it:", ""] + [f"- {'met' if met else '**MISSED**'}: {text}" for text, met in bars(results, screen)]
+    behind = [k for k, r in results.items() if (r["bd"][encoders.VERYFAST] or 0) > 0]
+    lines += ["", f"It needs more bits than {encoders.VERYFAST} on: {', '.join(behind) or 'no clip'}.", "",
+              f"Range of the rate, bit/pixel, from target-psnr {EXTREMES[0]} to {EXTREMES[1]} dB:", "", "| clip | lowest | highest |", "| --- | --- | --- |"]
+    lines += [f"| {k} | {r['span'][0]:.4f} | {r['span'][1]:.3f} |" for k, r in results.items()]
+    lines += ["", "Points of ElasticTok, bit/pixel / dB, and the same streams thinned to their first layers:", "",
+              "| clip | target | whole | " + " | ".join(f"{i + 1} layer{'s' * (i > 0)}" for i in range(layers)) + " |", "| --- |" + " --- |" * (layers + 2)]
     for name, r in results.items():
         for target, point, ladder in zip(TARGETS, r["curves"]["ElasticTok"], r["thinned"]):
             lines.append(f"| {name} | {target} dB | {point[0]:.4f} / {point[1]:.2f} | " + " | ".join(f"{b:.4f} / {q:.2f}" for b, q in ladder) + " |")
     return "\n".join(lines) + "\n"
+
+
+def plot(path, results):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
+    plt.rcParams["svg.hashsalt"] = "elastictok"
+    columns = min(3, len(results))
+    rows = -(-len(results) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.6 * columns, 3.4 * rows), squeeze=False)
+    for axis, (name, r) in zip(axes.ravel(), results.items()):
+        for label, curve in r["curves"].items():
+            style = dict(marker="o", markersize=4, linewidth=2.2, color="black") if label == "ElasticTok" else dict(marker=".", linewidth=1.1)
+            axis.plot(*zip(*sorted(curve, key=lambda p: p[1])), label=label, **style)
+        axis.set(xscale="log", xlabel="bit/pixel", ylabel="luma PSNR, dB", title=name)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(axis="x", labelsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes.ravel()[len(results):]:
+        axis.set_axis_off()
+    axes[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80, metadata={"Date": None} if str(path).endswith(".svg") else None)
 
 
 def main():
@@ -130,35 +154,29 @@ def main():
     ap.add_argument("clips", nargs="+", type=Path)
     ap.add_argument("--out", type=Path, help="Markdown table")
     ap.add_argument("--json", type=Path, help="all curves")
-    ap.add_argument("--plot", type=Path)
+    ap.add_argument("--plot", type=Path, help="by its ending: .svg, .png")
+    ap.add_argument("--screen", action="append", default=[], help="clips with this in their name are screen recordings; may be repeated")
     ap.add_argument("--jobs", type=int, default=2, help="clips at a time")
     ap.add_argument("--model", help="a bundle instead of the builtin one")
+    ap.add_argument("--cache", action="store_true", help="keep the other encoders' curves in .cache/rd, and take them from there")
     a = ap.parse_args()
-    run("cargo", "build", "--release", "--quiet", "--manifest-path", ROOT / "Cargo.toml", "--example", "etok")
-    model = ["--model", a.model] if a.model else []
-    def one(path: Path) -> dict:
-        with tempfile.TemporaryDirectory() as folder:
-            work = Path(folder)
-            clip = work / "clip.y4m"
-            run("ffmpeg", "-v", "error", "-y", "-i", path, "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", clip)
-            source = y4m.read(clip)
-            mine, thinned = ours(clip, source, work, model)
-            curves = {"ElasticTok": mine} | {k: other(clip, source, work, *v) for k, v in OTHERS.items()}
-        rises = all(x[1] < y[1] + 1e-9 for ladder in thinned for x, y in zip(ladder, ladder[1:]))
-        bd = {k: bd_rate(curves[k], mine) for k in OTHERS}
-        print(path.stem, {k: v and round(v, 1) for k, v in bd.items()}, "rises" if rises else "DOES NOT RISE", flush=True)
-        return {"curves": curves, "thinned": thinned, "rises": rises, "bd": bd}
-
+    if len({p.stem for p in a.clips}) < len(a.clips):
+        ap.error("two clips have one name")
+    encoders.build()
+    etok, cache = encoders.ElasticTok(a.model), encoders.ROOT / ".cache/rd" if a.cache else None
     with ThreadPoolExecutor(a.jobs) as pool:
-        results = dict(zip((p.stem for p in a.clips), pool.map(one, a.clips)))
-    text = table(results)
+        results = dict(zip((p.stem for p in a.clips), pool.map(lambda p: measure(p, etok, cache), a.clips)))
+    screen = {k for k in results if any(s in k for s in a.screen)}
+    command = "benches/rd.py" + "".join(f" --screen {s}" for s in a.screen) + "".join(f" --{k} {v}" for k, v in (("out", a.out), ("plot", a.plot), ("model", a.model)) if v)
+    text = f"Made by `{command} CLIP...` on {os.cpu_count()} processors, with {' '.join(encoders.run('ffmpeg', '-version').split()[:3])}.\n\n{table(results, screen, etok.layers)}"
     print(text)
     if a.out:
-        a.out.write_text("Made by `benches/rd.py --out " + str(a.out) + " CLIP...`\n\n" + text)
+        a.out.write_text(text)
     if a.json:
         a.json.write_text(json.dumps(results, indent=1))
     if a.plot:
         plot(a.plot, results)
+    sys.exit(not all(met for _, met in bars(results, screen)))
 
 
 if __name__ == "__main__":

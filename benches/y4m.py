@@ -7,52 +7,89 @@ import numpy as np
 
 
 @dataclass
-class Video:
-    """frames: uint8 [n, w*h*3/2] as I420 planes lie in memory (odd sizes: chroma rounded up)."""
+class Format:
+    """rate: frames per second as (numerator, denominator); numerator 0 = variable."""
 
     width: int
     height: int
-    rate: tuple
-    frames: np.ndarray
+    rate: tuple = (30, 1)
 
     @property
     def luma(self) -> int:
         return self.width * self.height
 
     @property
-    def seconds(self) -> float:
-        return len(self.frames) * self.rate[1] / self.rate[0]
+    def chroma(self) -> int:
+        return ((self.width + 1) // 2) * ((self.height + 1) // 2)
+
+    @property
+    def size(self) -> int:
+        return self.luma + 2 * self.chroma
+
+
+@dataclass
+class Video:
+    """frames: uint8 [n, format.size] as I420 planes lie in memory."""
+
+    format: Format
+    frames: np.ndarray
+
+
+class Reader:
+    """Iterates over the frames of a file or pipe, uint8 [format.size] each."""
+
+    def __init__(self, path):
+        self.path, self.file = path, open(path, "rb")
+        fields = self.file.readline(4096).decode("ascii", "replace").split()
+        if not fields or fields[0] != "YUV4MPEG2":
+            raise SystemExit(f"{path} is not YUV4MPEG2")
+        value = {f[0]: f[1:] for f in fields[1:]}
+        layout = value.get("C", "420")
+        if not layout.startswith("420") or layout.startswith("420p1"):
+            raise SystemExit(f"{path}: pixel format {layout} is not 8-bit 4:2:0")
+        rate = re.fullmatch(r"(\d+):(\d+)", value.get("F", "0:1"))
+        self.format = Format(int(value["W"]), int(value["H"]), (int(rate[1]), int(rate[2])) if rate else (0, 1))
+
+    def __iter__(self):
+        while line := self.file.readline(4096):
+            data = self.file.read(self.format.size)
+            if not line.startswith(b"FRAME") or len(data) != self.format.size:
+                raise SystemExit(f"{self.path} is damaged or cut short")
+            yield np.frombuffer(data, np.uint8)
 
 
 def read(path) -> Video:
-    data = np.fromfile(path, np.uint8)
-    end = int(np.argmax(data[:4096] == 10))
-    fields = bytes(data[:end]).decode().split()
-    if fields[0] != "YUV4MPEG2":
-        raise SystemExit(f"{path} is not YUV4MPEG2")
-    value = {f[0]: f[1:] for f in fields[1:]}
-    w, h = int(value["W"]), int(value["H"])
-    n, d = map(int, re.match(r"(\d+):(\d+)", value.get("F", "30:1")).groups())
-    size = w * h + 2 * ((w + 1) // 2) * ((h + 1) // 2)
-    body = data[end + 1:]
-    frames = body[:len(body) // (size + 6) * (size + 6)].reshape(-1, size + 6)
-    return Video(w, h, (n, d), frames[:, 6:])
+    reader = Reader(path)
+    frames = list(reader)
+    return Video(reader.format, np.array(frames).reshape(-1, reader.format.size))
 
 
-def write(path, video: Video):
-    with open(path, "wb") as f:
-        f.write(f"YUV4MPEG2 W{video.width} H{video.height} F{video.rate[0]}:{video.rate[1]} Ip A1:1 C420jpeg\n".encode())
-        for frame in video.frames:
-            f.write(b"FRAME\n")
-            f.write(frame.tobytes())
+class Writer:
+    def __init__(self, path, form: Format):
+        self.format, self.file = form, open(path, "wb")
+        self.file.write(f"YUV4MPEG2 W{form.width} H{form.height} F{form.rate[0]}:{form.rate[1]} Ip A1:1 C420jpeg\n".encode())
+
+    def write(self, frame: np.ndarray):
+        assert frame.size == self.format.size
+        self.file.write(b"FRAME\n" + frame.tobytes())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+
+def frame_psnr(form: Format, a: np.ndarray, b: np.ndarray) -> list:
+    """PSNR of the planes Y, U, V in dB, at most 78."""
+    d = np.square(a.astype(np.float32) - b)
+    bounds = (0, form.luma, form.luma + form.chroma, form.size)
+    return [10 * np.log10(65025 / max(float(d[i:j].mean()), 1e-3)) for i, j in zip(bounds, bounds[1:])]
 
 
 def psnr(a: Video, b: Video) -> tuple:
-    """Mean over frames of each plane's PSNR in dB: (Y, U, V)."""
-    c = (a.frames.shape[1] - a.luma) // 2
-    bounds = (0, a.luma, a.luma + c, a.luma + 2 * c)
-    out = []
-    for x, y in zip(a.frames, b.frames):
-        d = (x.astype(np.float32) - y) ** 2
-        out.append([10 * np.log10(65025 / max(float(d[i:j].mean()), 1e-3)) for i, j in zip(bounds, bounds[1:])])
-    return tuple(np.mean(out, 0))
+    """Mean over frames of each plane's PSNR in dB: (Y, U, V). Both must have as many frames, of one size."""
+    if a.frames.shape != b.frames.shape:
+        raise SystemExit(f"{len(a.frames)} frames of {a.format.width}x{a.format.height} went in, "
+                         f"{len(b.frames)} of {b.format.width}x{b.format.height} came out")
+    return tuple(np.mean([frame_psnr(a.format, x, y) for x, y in zip(a.frames, b.frames)], 0))

@@ -6,35 +6,66 @@
 #   INPUT: any video file GStreamer reads; else ten seconds of the first camera; else of a generated moving scene.
 # Environment: TARGET_PSNR (dB, default 36), OUT (folder, default ./out)
 set -eu
+case ${1:-} in
+    -h | --help) sed -n '3,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+esac
+# Named relative to where the user stands, so before cd.
+input=
+if [ $# -gt 0 ]; then
+    [ -f "$1" ] || { echo "no such file: $1" >&2; exit 1; }
+    input=$(realpath "$1")
+fi
+[ -z "${OUT:-}" ] || { mkdir -p "$OUT"; OUT=$(realpath "$OUT"); }
 cd "$(dirname "$0")/.."
-./install-deps.sh --bench
-cargo build --release --quiet -p gst-plugin-elastictok
-export GST_PLUGIN_PATH="${CARGO_TARGET_DIR:-$PWD/target}/release${GST_PLUGIN_PATH:+:$GST_PLUGIN_PATH}"
+DEPS=--demo
+. examples/env.sh
 out=${OUT:-$PWD/out}
 psnr=${TARGET_PSNR:-36}
 mkdir -p "$out"
+tmp=$(mktemp -d)
+jobs=
+# shellcheck disable=SC2086 # a list of processes
+trap '[ -z "$jobs" ] || kill $jobs 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'exit 1' INT TERM
 
-if [ $# -gt 0 ]; then
-    [ -f "$1" ] || { echo "no such file: $1" >&2; exit 1; }
-    source="filesrc location=\"$1\" ! decodebin"
-elif [ -c /dev/video0 ]; then
-    source="v4l2src num-buffers=300"
-else
-    echo "no input given and no camera: generating a moving scene"
-    .cache/venv/bin/python benches/scene.py --frames 120 --size 640x360 "$out/scene.y4m"
-    source="filesrc location=\"$out/scene.y4m\" ! y4mdec"
+camera=
+if [ -z "$input" ]; then
+    for device in /dev/video*; do
+        if [ ! -c "$device" ]; then continue; fi
+        echo "recording ten seconds from $device"
+        if gst-launch-1.0 -q v4l2src device="$device" num-buffers=300 ! decodebin ! videoconvert ! video/x-raw,format=I420 ! y4menc ! filesink location="$tmp/camera.y4m" &&
+            [ -s "$tmp/camera.y4m" ]; then
+            camera=$device input=$tmp/camera.y4m
+            break
+        fi
+        echo "$device gives no pictures"
+    done
 fi
+if [ -z "$input" ]; then
+    echo "no input given and no camera: generating a moving scene"
+    input=$out/scene.y4m
+    .cache/venv/bin/python benches/scene.py --frames 300 --size 640x360 "$input"
+fi
+# A plain name: gst-launch would read some characters of the user's as its own syntax.
+ln -s "$input" "$tmp/input"
 
-# The source as the encoder sees it, so that both sides can be compared.
-gst() { eval "gst-launch-1.0 -q $1"; }
-gst "$source ! videoconvert ! video/x-raw,format=I420 ! y4menc ! filesink location=\"$out/source.y4m\""
-echo "encoding at $psnr dB"
+seconds() { python3 -c "import sys; print(float(sys.argv[2]) - float(sys.argv[1]))" "$1" "$2"; }
+echo "encoding ${camera:-$input} at $psnr dB"
 start=$(date +%s.%N)
-gst "filesrc location=\"$out/source.y4m\" ! y4mdec ! elastictokenc target-psnr=$psnr ! filesink location=\"$out/video.etok\""
+gst-launch-1.0 -q filesrc location="$tmp/input" ! decodebin ! videoconvert ! elastictokenc target-psnr="$psnr" ! filesink location="$out/video.etok"
 middle=$(date +%s.%N)
-gst "filesrc location=\"$out/video.etok\" ! elastictokparse ! elastictokdec ! y4menc ! filesink location=\"$out/decoded.y4m\""
+gst-launch-1.0 -q filesrc location="$out/video.etok" ! elastictokparse ! elastictokdec ! fakesink sync=false
 end=$(date +%s.%N)
-.cache/venv/bin/python benches/compare.py "$out/source.y4m" "$out/decoded.y4m" "$out/video.etok" \
-    --encode-seconds "$(echo "$middle - $start" | bc 2>/dev/null || python3 -c "print($middle - $start)")" \
-    --decode-seconds "$(echo "$end - $middle" | bc 2>/dev/null || python3 -c "print($end - $middle)")"
-echo "play it: GST_PLUGIN_PATH=$GST_PLUGIN_PATH gst-launch-1.0 filesrc location=$out/video.etok ! decodebin3 ! videoconvert ! autovideosink"
+
+# Both sides stream through pipes, so a long film needs no room as raw video.
+mkfifo "$tmp/source" "$tmp/decoded"
+gst-launch-1.0 -q filesrc location="$tmp/input" ! decodebin ! videoconvert ! video/x-raw,format=I420 ! y4menc ! filesink location="$tmp/source" &
+jobs=$!
+gst-launch-1.0 -q filesrc location="$out/video.etok" ! elastictokparse ! elastictokdec ! y4menc ! filesink location="$tmp/decoded" &
+jobs="$jobs $!"
+.cache/venv/bin/python benches/compare.py "$tmp/source" "$tmp/decoded" "$out/video.etok" \
+    --encode-seconds "$(seconds "$start" "$middle")" --decode-seconds "$(seconds "$middle" "$end")"
+wait
+jobs=
+echo "written: $out/video.etok; play it with"
+echo "  GST_PLUGIN_PATH=$GST_PLUGIN_PATH gst-launch-1.0 filesrc location=$out/video.etok ! decodebin3 ! videoconvert ! autovideosink"

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The encoders that the benchmarks compare, on YUV4MPEG2 files; rates in bits per pixel of luma."""
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import y4m
+
+ROOT = Path(__file__).resolve().parent.parent
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+ETOK = RELEASE / "examples/etok"
+
+X264 = ["-c:v", "libx264", "-g", "240"]
+CRF, CRF_AV1 = (21, 25, 29, 33, 37, 41), (25, 32, 39, 46, 53, 60)
+VERYFAST = "x264 veryfast zerolatency"
+OTHERS = {
+    VERYFAST: (CRF, [*X264, "-preset", "veryfast", "-tune", "zerolatency"]),
+    "x264 medium zerolatency": (CRF, [*X264, "-preset", "medium", "-tune", "zerolatency"]),
+    "x264 medium": (CRF, [*X264, "-preset", "medium"]),
+    "x265 medium": (CRF, ["-c:v", "libx265", "-preset", "medium", "-x265-params", "log-level=error:keyint=240"]),
+    "SVT-AV1 p8": (CRF_AV1, ["-c:v", "libsvtav1", "-preset", "8", "-g", "240"]),
+}
+
+
+def run(*args) -> str:
+    """Standard output; the program ends where the command fails."""
+    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, env={**os.environ, "SVT_LOG": "1"})
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, args))} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def build(plugin: bool = False):
+    """Cargo's output is shown: the first build takes minutes."""
+    cargo = ["cargo", "build", "--release", "--manifest-path", str(ROOT / "Cargo.toml")]
+    subprocess.run([*cargo, "--package", "elastictok", "--example", "etok"], check=True)
+    if plugin:
+        subprocess.run([*cargo, "--package", "gst-plugin-elastictok"], check=True)
+
+
+def load(path: Path, work: Path, frames: int | None = None) -> tuple:
+    """Any video as (path of a YUV4MPEG2 file, its pictures)."""
+    clip = work / "clip.y4m"
+    run("ffmpeg", "-v", "error", "-y", "-i", path, *(["-frames:v", frames] if frames else []), "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", clip)
+    return clip, y4m.read(clip)
+
+
+def per_pixel(size: int, source: y4m.Video) -> float:
+    return size * 8 / (len(source.frames) * source.format.luma)
+
+
+def quality(source: y4m.Video, decoded: Path) -> float:
+    """Luma PSNR in dB, mean over frames."""
+    return y4m.psnr(source, y4m.read(decoded))[0]
+
+
+class ElasticTok:
+    def __init__(self, model: str | None = None):
+        self.model = ["--model", model] if model else []
+        manifest = Path(model) if model and model != "builtin" else ROOT / "onnx/models/builtin"
+        self.layers = len(json.loads((manifest / "bundle.json").read_text())["layers"])
+
+    def encode(self, clip: Path, stream: Path, target: float):
+        run(ETOK, "encode", clip, stream, "--target-psnr", target, *self.model)
+
+    def decode(self, stream: Path, decoded: Path):
+        run(ETOK, "decode", stream, decoded, *self.model)
+
+    def point(self, stream: Path, source: y4m.Video, work: Path) -> tuple:
+        """(bits per pixel of the whole file, dB)."""
+        self.decode(stream, work / "etok.y4m")
+        return per_pixel(stream.stat().st_size, source), quality(source, work / "etok.y4m")
+
+
+def other(clip: Path, source: y4m.Video, work: Path, options: list, value, decoded: Path | None = None) -> tuple:
+    """(bits per pixel of the elementary stream, dB) of ffmpeg's encoder at -crf `value`."""
+    out, decoded = work / "other.mkv", decoded or work / "other.y4m"
+    run("ffmpeg", "-v", "error", "-y", "-i", clip, *options, "-crf", value, out)
+    sizes = run("ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "packet=size", "-of", "csv=p=0", out)
+    size = sum(int(x) for x in sizes.replace(",", " ").split())
+    run("ffmpeg", "-v", "error", "-y", "-i", out, "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", decoded)
+    return per_pixel(size, source), quality(source, decoded)
+
+
+def other_curve(clip: Path, source: y4m.Video, work: Path, name: str, cache: Path | None = None) -> list:
+    """The curve of one of OTHERS, from `cache` where the same pictures went through the same encoder before. The count of
+    processors is part of what is the same: zerolatency makes x264 cut pictures into a slice for each."""
+    values, options = OTHERS[name]
+    kept = None
+    if cache:
+        key = hashlib.sha256(source.frames.tobytes())
+        key.update(json.dumps([options, values, source.format.rate, os.cpu_count(), run("ffmpeg", "-version").splitlines()[0]]).encode())
+        kept = cache / f"{key.hexdigest()[:32]}.json"
+        if kept.exists():
+            return [tuple(p) for p in json.loads(kept.read_text())]
+    curve = [other(clip, source, work, options, v) for v in values]
+    if kept:
+        cache.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(curve))
+        fresh.rename(kept)
+    return curve
