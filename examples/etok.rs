@@ -11,7 +11,9 @@ use bytes::BytesMut;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use elastictok::bitstream::{SequenceHeader, StreamReader, StreamWriter, UnitKind, thin};
 use elastictok::bundle::{Bottleneck, Bundle};
-use elastictok::codec::{Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod};
+use elastictok::codec::{
+    Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod,
+};
 use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
 
@@ -96,10 +98,16 @@ impl<R: BufRead> Y4m<R> {
     fn new(mut input: R) -> Result<Self> {
         let mut line = String::new();
         input.read_line(&mut line)?;
-        ensure!(line.starts_with("YUV4MPEG2"), "the input is not YUV4MPEG2; make it with: ffmpeg -i INPUT -pix_fmt yuv420p OUT.y4m");
+        ensure!(
+            line.starts_with("YUV4MPEG2"),
+            "the input is not YUV4MPEG2; make it with: ffmpeg -i INPUT -pix_fmt yuv420p OUT.y4m"
+        );
         let field = |c: char| line.split_whitespace().skip(1).find_map(|f| f.strip_prefix(c));
         if let Some(format) = field('C') {
-            ensure!(format.starts_with("420") && !format.contains("p1"), "pixel format {format} is not 8-bit 4:2:0; convert with -pix_fmt yuv420p");
+            ensure!(
+                format.starts_with("420") && !format.contains("p1"),
+                "pixel format {format} is not 8-bit 4:2:0; convert with -pix_fmt yuv420p"
+            );
         }
         let (n, d) = field('F').and_then(|f| f.split_once(':')).unwrap_or(("30", "1"));
         let size = |c| field(c).and_then(|f| f.parse().ok()).context("the header has no size");
@@ -122,7 +130,8 @@ impl<R: BufRead> Y4m<R> {
 }
 
 fn encode(args: &EncodeArgs, mut sink: impl FnMut(&mut Encoder, Packet) -> Result<()>) -> Result<()> {
-    let mut input = Y4m::new(BufReader::with_capacity(1 << 20, File::open(&args.input).with_context(|| args.input.display().to_string())?))?;
+    let mut input =
+        Y4m::new(BufReader::with_capacity(1 << 20, File::open(&args.input).with_context(|| args.input.display().to_string())?))?;
     let (bundle, runtime) = args.runtime.open()?;
     let mut live = LiveSettings::default();
     match (args.target_psnr, args.bitrate, args.tokens) {
@@ -172,9 +181,17 @@ fn encode(args: &EncodeArgs, mut sink: impl FnMut(&mut Encoder, Packet) -> Resul
     let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3 / s.frames.max(1) as f64;
     eprintln!(
         "encoded {} frames, {} blocks ({} key), {} bytes, layers {:?}; {:.1} frames/s; ms a frame: {:.2} in all, {:.2} ONNX Runtime, {:.2} motion, {:.2} tokens; provider {}",
-        s.frames, s.blocks, s.key_blocks, s.bytes, s.layer_bytes,
+        s.frames,
+        s.blocks,
+        s.key_blocks,
+        s.bytes,
+        s.layer_bytes,
         s.frames as f64 / started.elapsed().as_secs_f64(),
-        ms(s.time), ms(s.runtime_time), ms(s.motion_time), ms(s.token_time), encoder.provider()
+        ms(s.time),
+        ms(s.runtime_time),
+        ms(s.motion_time),
+        ms(s.token_time),
+        encoder.provider()
     );
     Ok(())
 }
@@ -198,7 +215,9 @@ fn encode_file(args: &EncodeArgs) -> Result<()> {
 
 fn dump(args: &EncodeArgs) -> Result<()> {
     let (bundle, _) = args.runtime.open()?;
-    let Bottleneck::Nested { levels, positions, order, .. } = &bundle.manifest.bottleneck else { bail!("only nested bundles have latents to dump") };
+    let Bottleneck::Nested { levels, positions, order, .. } = &bundle.manifest.bottleneck else {
+        bail!("only nested bundles have latents to dump")
+    };
     let mut file = BufWriter::new(File::create(&args.output)?);
     file.write_all(b"ETKDUMP1")?;
     file.write_all(&(order.len() as u32).to_le_bytes())?;
@@ -260,8 +279,16 @@ fn decode(input: &PathBuf, output: &PathBuf, max_layers: Option<usize>, runtime:
             let header = SequenceHeader::parse(data)?;
             if decoder.as_ref().is_none_or(|d| *d.sequence_header() != header) {
                 ensure!(decoder.is_none(), "the stream changes its format; y4m cannot");
-                writeln!(out, "YUV4MPEG2 W{} H{} F{}:{} Ip A1:1 C420jpeg", header.width, header.height, header.framerate.0.max(1), header.framerate.1)?;
-                decoder = Some(Decoder::new(DecoderConfig { bundle: bundle.clone(), runtime: config.clone(), header, max_layers })?);
+                writeln!(
+                    out,
+                    "YUV4MPEG2 W{} H{} F{}:{} Ip A1:1 C420jpeg",
+                    header.width,
+                    header.height,
+                    header.framerate.0.max(1),
+                    header.framerate.1
+                )?;
+                decoder =
+                    Some(Decoder::new(DecoderConfig { bundle: bundle.clone(), runtime: config.clone(), header, max_layers })?);
             }
             return Ok(());
         }
@@ -293,9 +320,14 @@ fn decode(input: &PathBuf, output: &PathBuf, max_layers: Option<usize>, runtime:
     let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3 / s.frames.max(1) as f64;
     eprintln!(
         "decoded {} frames, {} blocks ({} damaged, {} refused); {:.1} frames/s; ms a frame: {:.2} in all, {:.2} ONNX Runtime; provider {}",
-        s.frames, s.blocks, s.damaged, s.refused,
+        s.frames,
+        s.blocks,
+        s.damaged,
+        s.refused,
         s.frames as f64 / started.elapsed().as_secs_f64(),
-        ms(s.time), ms(s.runtime_time), decoder.provider()
+        ms(s.time),
+        ms(s.runtime_time),
+        decoder.provider()
     );
     Ok(())
 }

@@ -101,7 +101,9 @@ impl RateController {
         if live.rate_control != self.live.rate_control || live.bitrate != self.live.bitrate {
             self.excess = 0.0;
         }
-        self.quantiser += (self.live.target_psnr - live.target_psnr) * INDICES_PER_DB * f64::from(u8::from(live.rate_control == RateControl::Quality));
+        self.quantiser += (self.live.target_psnr - live.target_psnr)
+            * INDICES_PER_DB
+            * f64::from(u8::from(live.rate_control == RateControl::Quality));
         self.live = live;
     }
 
@@ -197,7 +199,9 @@ mod tests {
 
     /// A codec whose bits and quality follow simple laws, with content of varying difficulty.
     fn simulate(controller: &mut RateController, blocks: usize, difficulty: impl Fn(usize) -> f64) -> Vec<(f64, f64)> {
-        let result = |q: u8, d: f64, key: bool| (4e5 * d * 2f64.powf(-f64::from(q) / 6.0) * if key { 6.0 } else { 1.0 }, 52.0 - f64::from(q) * 0.5 - d.log2());
+        let result = |q: u8, d: f64, key: bool| {
+            (4e5 * d * 2f64.powf(-f64::from(q) / 6.0) * if key { 6.0 } else { 1.0 }, 52.0 - f64::from(q) * 0.5 - d.log2())
+        };
         (0..blocks)
             .map(|i| {
                 let (key, d) = (i % 120 == 0, difficulty(i));

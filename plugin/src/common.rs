@@ -84,7 +84,9 @@ impl ModelSettings {
     /// Sets a property of [`ModelSettings::properties`]; `false` if it is none of them.
     pub fn set(&mut self, name: &str, value: &glib::Value) -> bool {
         match name {
-            "model" => self.model = value.get::<Option<String>>().expect("type checked upstream").unwrap_or_else(|| DEFAULT_MODEL.into()),
+            "model" => {
+                self.model = value.get::<Option<String>>().expect("type checked upstream").unwrap_or_else(|| DEFAULT_MODEL.into())
+            }
             "execution-provider" => self.provider = value.get().expect("type checked upstream"),
             "device-id" => self.device_id = value.get().expect("type checked upstream"),
             "threads" => self.threads = value.get().expect("type checked upstream"),
@@ -201,10 +203,12 @@ pub fn contradiction(caps: &gst::StructureRef, header: &SequenceHeader) -> Optio
     let sizes = [("width", header.width), ("height", header.height)];
     let size = sizes.into_iter().find_map(|(name, of_header)| {
         let of_caps = caps.get::<i32>(name).ok()?;
-        (i64::from(of_caps) != i64::from(of_header)).then(|| format!("caps say {name} {of_caps}, the stream's header says {of_header}"))
+        (i64::from(of_caps) != i64::from(of_header))
+            .then(|| format!("caps say {name} {of_caps}, the stream's header says {of_header}"))
     });
     size.or_else(|| {
         let of_caps = caps.get::<gst::Fraction>("framerate").ok()?;
-        (of_caps != fraction(header.framerate)).then(|| format!("caps say framerate {of_caps}, the stream's header says {}", fraction(header.framerate)))
+        (of_caps != fraction(header.framerate))
+            .then(|| format!("caps say framerate {of_caps}, the stream's header says {}", fraction(header.framerate)))
     })
 }

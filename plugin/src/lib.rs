@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 #![doc = "GStreamer elements for ElasticTok streams: `elastictokenc`, `elastictokdec`, `elastictokparse` and a typefinder."]
-
 // `plugin_define!` makes undocumented items.
 #![allow(missing_docs)]
 

@@ -88,7 +88,8 @@ impl Decoder {
             )));
         }
         let manifest = &bundle.manifest;
-        if u32::from(header.block_length) != manifest.block_length || header.pixel_format != stream_format(manifest.pixel_format) {
+        if u32::from(header.block_length) != manifest.block_length || header.pixel_format != stream_format(manifest.pixel_format)
+        {
             return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
         }
         let geometry = bundle.geometry(header.width, header.height)?;
@@ -162,7 +163,10 @@ impl Decoder {
             match self.context {
                 Some((epoch, last)) if epoch == h.epoch && h.position == last.wrapping_add(1) => {}
                 Some((epoch, last)) if epoch == h.epoch => {
-                    return Err(Error::ContextLost(format!("block {} came after block {last}; waiting for the next key block", h.position)));
+                    return Err(Error::ContextLost(format!(
+                        "block {} came after block {last}; waiting for the next key block",
+                        h.position
+                    )));
                 }
                 Some(_) => return Err(Error::ContextLost("a key block is missing; waiting for the next one".into())),
                 None => return Err(Error::ContextLost("waiting for a key block".into())),
@@ -249,7 +253,11 @@ impl DecodedBlock<'_> {
     pub fn store(&self, i: usize, target: &mut PlanesMut<'_>) -> Result<()> {
         let (n, d) = (self.decoder.geometry.frame_bytes(), self.decoder);
         let frame = d.graph.frames().get(i * n..(i + 1) * n).filter(|_| i < self.frames);
-        store_frame(&d.geometry, frame.ok_or_else(|| Error::Settings(format!("frame {i} of a block of {}", self.frames)))?, target)
+        store_frame(
+            &d.geometry,
+            frame.ok_or_else(|| Error::Settings(format!("frame {i} of a block of {}", self.frames)))?,
+            target,
+        )
     }
 
     /// What was wrong with the block, if its upper layers could not be used.

@@ -145,8 +145,9 @@ impl Surroundings {
 
     /// Class 0..3 of how many significant coefficients the cell has shown.
     #[inline]
-    pub fn crowd(&self) -> usize {
-        usize::from(self.significant >= 2) + usize::from(self.significant >= 6)
+    pub fn crowd(&self, intra: bool) -> usize {
+        let (some, many) = if intra { (4, 12) } else { (2, 6) };
+        usize::from(self.significant >= some) + usize::from(self.significant >= many)
     }
 
     /// Class 0..4 of all that was said, for rarer symbols.

@@ -129,7 +129,7 @@ fn code_cell<C: BitCoder>(
             around.hear(layout, i, assumed.abs());
         } else {
             let m = want(i);
-            if !last && !coder.bit(set.zero(class, around.classes(i), around.crowd()), m != 0) {
+            if !last && !coder.bit(set.zero(class, around.classes(i), around.crowd(intra)), m != 0) {
                 continue;
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;

@@ -11,7 +11,7 @@ use crate::entropy::{COST_ONE_BIT, CostTable};
 /// Below this many steps a coefficient is never worth a token.
 const HOPELESS: f32 = 0.6;
 /// Lagrangian multiplier in squared steps per bit when [`Rdo::lambda`] is 1.
-const LAMBDA: f32 = 0.13;
+const LAMBDA: f32 = 0.165;
 
 /// What an encoder prefers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -257,12 +257,12 @@ impl Decider<'_> {
                 continue;
             }
             for skipped in next..i {
-                let flag = set.zero(self.level.classes[skipped], around.classes(skipped), around.crowd());
+                let flag = set.zero(self.level.classes[skipped], around.classes(skipped), around.crowd(intra));
                 bits += self.costs.bit(flag, false);
             }
             next = i + 1;
             let energy = around.coarse_class(i);
-            let flag = set.zero(class, around.classes(i), around.crowd());
+            let flag = set.zero(class, around.classes(i), around.crowd(intra));
             // (cost, k, fine bits, coarse bits, bits of the flag)
             let price = |k: i32| {
                 let before = if finest > 0 { k / 3 } else { 0 };

@@ -92,7 +92,12 @@ impl ElasticTokDec {
         } else {
             Bundle::resolve(&settings.model.model)
         };
-        let config = |bundle| DecoderConfig { bundle, runtime: settings.model.runtime(), header: header.clone(), max_layers: layers(settings.max_layers) };
+        let config = |bundle| DecoderConfig {
+            bundle,
+            runtime: settings.model.runtime(),
+            header: header.clone(),
+            max_layers: layers(settings.max_layers),
+        };
         let decoder = bundle.and_then(|bundle| Decoder::new(config(bundle))).map_err(|e| self.post(&e))?;
         let info = video_info(&header).map_err(|e| self.post(&Error::Unsupported(format!("the stream's video format: {e}"))))?;
         gst::info!(CAT, imp = self, "{}x{} on {}", header.width, header.height, decoder.provider());
@@ -249,15 +254,23 @@ impl GstObjectImpl for ElasticTokDec {}
 impl ElementImpl for ElasticTokDec {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
         static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
-            gst::subclass::ElementMetadata::new("ElasticTok video decoder", "Codec/Decoder/Video", "Decodes ElasticTok streams, whole or thinned", "ElasticTok developers")
+            gst::subclass::ElementMetadata::new(
+                "ElasticTok video decoder",
+                "Codec/Decoder/Video",
+                "Decodes ElasticTok streams, whole or thinned",
+                "ElasticTok developers",
+            )
         });
         Some(&METADATA)
     }
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
-            let sink = gst::Caps::builder(MEDIA_TYPE).field("stream-format", gst::List::new(["packetized", "byte-stream"])).build();
-            let src = gst_video::VideoCapsBuilder::new().format_list([gst_video::VideoFormat::I420, gst_video::VideoFormat::Rgb]).build();
+            let sink =
+                gst::Caps::builder(MEDIA_TYPE).field("stream-format", gst::List::new(["packetized", "byte-stream"])).build();
+            let src = gst_video::VideoCapsBuilder::new()
+                .format_list([gst_video::VideoFormat::I420, gst_video::VideoFormat::Rgb])
+                .build();
             vec![
                 gst::PadTemplate::new("sink", gst::PadDirection::Sink, gst::PadPresence::Always, &sink).expect("valid template"),
                 gst::PadTemplate::new("src", gst::PadDirection::Src, gst::PadPresence::Always, &src).expect("valid template"),
@@ -279,7 +292,10 @@ impl VideoDecoderImpl for ElasticTokDec {
         Ok(())
     }
 
-    fn set_format(&self, input: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>) -> Result<(), gst::LoggableError> {
+    fn set_format(
+        &self,
+        input: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>,
+    ) -> Result<(), gst::LoggableError> {
         let packetized = input.caps().and_then(|c| c.structure(0)?.get::<&str>("stream-format").ok()) == Some("packetized");
         {
             let mut state = lock(&self.state);
@@ -388,7 +404,8 @@ impl VideoDecoderImpl for ElasticTokDec {
         self.parent_decide_allocation(query)?;
         // Downstream that knows the meta may give any strides; the frame map follows them.
         if query.find_allocation_meta::<gst_video::VideoMeta>().is_some()
-            && let Some((Some(pool), size, min, max)) = query.allocation_pools().next().map(|p| (p.0.map(|p| p.to_owned()), p.1, p.2, p.3))
+            && let Some((Some(pool), size, min, max)) =
+                query.allocation_pools().next().map(|p| (p.0.map(|p| p.to_owned()), p.1, p.2, p.3))
         {
             let mut config = pool.config();
             config.add_option(gst_video::BUFFER_POOL_OPTION_VIDEO_META);

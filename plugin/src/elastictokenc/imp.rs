@@ -23,7 +23,9 @@ use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
-use crate::common::{MEDIA_TYPE, ModelSettings, chroma_site_to_header, colorimetry_to_header, error_message, stream_caps, unsigned};
+use crate::common::{
+    MEDIA_TYPE, ModelSettings, chroma_site_to_header, colorimetry_to_header, error_message, stream_caps, unsigned,
+};
 
 static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| gst::DebugCategory::new("elastictokenc", gst::DebugColorFlags::empty(), Some("ElasticTok encoder")));
@@ -152,7 +154,12 @@ impl ElasticTokEnc {
     }
 
     /// Finishes a block's frames: the first one carries the packet, the others are in it.
-    fn finish_block(&self, packet: Packet, waiting: Vec<u32>, writer: &mut Option<StreamWriter>) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn finish_block(
+        &self,
+        packet: Packet,
+        waiting: Vec<u32>,
+        writer: &mut Option<StreamWriter>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let obj = self.obj();
         let mut frames: Vec<_> = waiting.iter().filter_map(|&n| obj.frame(n as i32)).collect();
         if frames.is_empty() {
@@ -186,7 +193,10 @@ impl ElasticTokEnc {
     }
 
     /// Runs `code` on the encoder and pushes the packet it may give, without the state's lock.
-    fn encode(&self, code: impl FnOnce(&mut State) -> elastictok::Result<Option<Packet>>) -> Result<gst::FlowSuccess, gst::FlowError> {
+    fn encode(
+        &self,
+        code: impl FnOnce(&mut State) -> elastictok::Result<Option<Packet>>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let mut guard = lock(&self.state);
         let Some(state) = guard.as_mut() else { return Err(gst::FlowError::NotNegotiated) };
         let packet = match code(state) {
@@ -221,7 +231,10 @@ impl ElasticTokEnc {
         let allowed = self.obj().src_pad().peer_query_caps(Some(&template));
         let allowed = allowed.intersect(&template);
         if allowed.is_empty() {
-            return Err(gst::loggable_error!(CAT, "downstream does not take {MEDIA_TYPE}; put elastictokdec, a file sink or a muxer for any data behind the encoder"));
+            return Err(gst::loggable_error!(
+                CAT,
+                "downstream does not take {MEDIA_TYPE}; put elastictokdec, a file sink or a muxer for any data behind the encoder"
+            ));
         }
         let mut first = allowed;
         first.fixate();
@@ -295,7 +308,9 @@ impl ObjectImpl for ElasticTokEnc {
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
-                    .blurb("Measurements since the stream began: blocks, tokens, bytes of each layer, times in ms, provider in use")
+                    .blurb(
+                        "Measurements since the stream began: blocks, tokens, bytes of each layer, times in ms, provider in use",
+                    )
                     .read_only()
                     .build(),
             ]);
@@ -428,12 +443,19 @@ impl VideoEncoderImpl for ElasticTokEnc {
         self.obj().proxy_getcaps(Some(&caps), filter)
     }
 
-    fn set_format(&self, input: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>) -> Result<(), gst::LoggableError> {
+    fn set_format(
+        &self,
+        input: &gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>,
+    ) -> Result<(), gst::LoggableError> {
         self.drain().map_err(|e| gst::loggable_error!(CAT, "draining before new caps failed: {e}"))?;
         let info = input.info().clone();
         let format = info.format().to_str();
         if !self.formats().contains(&format.as_str()) {
-            return Err(gst::loggable_error!(CAT, "the model takes {:?}, not {format}; put videoconvert before the encoder", self.formats()));
+            return Err(gst::loggable_error!(
+                CAT,
+                "the model takes {:?}, not {format}; put videoconvert before the encoder",
+                self.formats()
+            ));
         }
         if info.is_interlaced() {
             return Err(gst::loggable_error!(CAT, "interlaced video is not supported; put deinterlace before the encoder"));
@@ -476,7 +498,9 @@ impl VideoEncoderImpl for ElasticTokEnc {
         let waits = encoder.block_length() as u64 - 1;
         *lock(&self.state) = Some(State { encoder, info: info.clone(), writer, waiting: Vec::new() });
         let obj = self.obj();
-        let state = obj.set_output_state(caps.build(), Some(input)).map_err(|e| gst::loggable_error!(CAT, "setting the output state failed: {e}"))?;
+        let state = obj
+            .set_output_state(caps.build(), Some(input))
+            .map_err(|e| gst::loggable_error!(CAT, "setting the output state failed: {e}"))?;
         obj.negotiate(state).map_err(|e| gst::loggable_error!(CAT, "downstream refused the caps: {e}"))?;
         // A block waits for its last frame. Variable rates count as 30 frames/s.
         let (n, d) = unsigned(info.fps());
@@ -515,8 +539,9 @@ impl VideoEncoderImpl for ElasticTokEnc {
         // Given back to the base class, which keeps it until its block is finished.
         drop(frame);
         self.encode(|state| {
-            let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(&buffer, &state.info)
-                .map_err(|_| elastictok::Error::Settings("an input buffer does not hold a picture of the negotiated format".into()))?;
+            let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(&buffer, &state.info).map_err(|_| {
+                elastictok::Error::Settings("an input buffer does not hold a picture of the negotiated format".into())
+            })?;
             let format = match picture.format() {
                 gst_video::VideoFormat::Nv12 => SourceFormat::Nv12,
                 gst_video::VideoFormat::Rgb => SourceFormat::Rgb,

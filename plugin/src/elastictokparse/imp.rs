@@ -81,10 +81,11 @@ impl ElasticTokParse {
         let template = src.pad_template_caps();
         let allowed = src.peer_query_caps(Some(&template)).intersect(&template);
         // Packets unless downstream wants bytes only: they cost it no search.
-        let packets = allowed.is_empty() || allowed.iter().any(|s| {
-            let one = gst::Caps::builder(MEDIA_TYPE).field("stream-format", "packetized").build();
-            gst::Caps::builder_full().structure(s.to_owned()).build().can_intersect(&one)
-        });
+        let packets = allowed.is_empty()
+            || allowed.iter().any(|s| {
+                let one = gst::Caps::builder(MEDIA_TYPE).field("stream-format", "packetized").build();
+                gst::Caps::builder_full().structure(s.to_owned()).build().can_intersect(&one)
+            });
         let caps = stream_caps(&header).field("parsed", true);
         let (caps, writer) = if packets {
             (caps.field("stream-format", "packetized").field("codec_data", gst::Buffer::from_slice(header.to_bytes())), None)
@@ -93,7 +94,10 @@ impl ElasticTokParse {
         };
         let timeline = Timeline::new(header.framerate, header.block_length).map_err(|e| self.post(&e))?;
         let (n, d) = header.framerate;
-        let blocks = gst::Fraction::new(i32::try_from(n).unwrap_or(i32::MAX), i32::try_from(u64::from(d) * u64::from(header.block_length)).unwrap_or(i32::MAX));
+        let blocks = gst::Fraction::new(
+            i32::try_from(n).unwrap_or(i32::MAX),
+            i32::try_from(u64::from(d) * u64::from(header.block_length)).unwrap_or(i32::MAX),
+        );
         lock(&self.state).stream = Some(Stream { header, timeline, writer, epoch: None });
         if n > 0 {
             // Sizes vary too much to guess positions from bytes, but the rate of blocks is known.
@@ -229,7 +233,9 @@ impl BaseParseImpl for ElasticTokParse {
             state.caps = Some(caps.clone());
         }
         if packets {
-            let data = structure.get::<gst::Buffer>("codec_data").map_err(|_| gst::loggable_error!(CAT, "packetized caps have no codec_data"))?;
+            let data = structure
+                .get::<gst::Buffer>("codec_data")
+                .map_err(|_| gst::loggable_error!(CAT, "packetized caps have no codec_data"))?;
             let data = data.map_readable().map_err(|_| gst::loggable_error!(CAT, "codec_data cannot be read"))?;
             let header = SequenceHeader::parse(&data).map_err(|e| gst::loggable_error!(CAT, "{e}"))?;
             self.take_header(header).map_err(|e| gst::loggable_error!(CAT, "{e}"))?;
