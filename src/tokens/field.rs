@@ -62,8 +62,11 @@ impl Field {
     /// Forgets the block; touches only what was used.
     pub fn clear(&mut self) {
         for (place, extent) in self.extents.iter_mut().enumerate() {
-            let first = place * self.coefficients;
-            self.values[first..first + usize::from(std::mem::take(extent))].fill(0);
+            // even an empty fill would cost, where the memory was never used
+            if *extent > 0 {
+                let first = place * self.coefficients;
+                self.values[first..first + usize::from(std::mem::take(extent))].fill(0);
+            }
         }
         for counts in &mut self.counts {
             counts.fill(0);

@@ -52,13 +52,13 @@ pub fn cost(vector: [i32; 2], near: [[i32; 2]; 3]) -> u32 {
     let prediction = predict(near);
     let (dy, dx) = ((vector[0] - prediction[0]).unsigned_abs(), (vector[1] - prediction[1]).unsigned_abs());
     if dy | dx == 0 {
-        return 100;
+        return 30;
     }
     if near.contains(&vector) {
-        return 1000;
+        return 750;
     }
     let part = |d: u32| if d == 0 { 400 } else { 700 + 440 * d.ilog2() };
-    600 + part(dy) + part(dx)
+    700 + part(dy) + part(dx)
 }
 
 /// Vectors of the left, top and top-right neighbours of cell (x, y) of a field whose cells before it in raster order are known;

@@ -59,8 +59,6 @@ pub(super) struct Workspace {
     candidates: Vec<Candidate>,
     /// End of each cell's candidates.
     ends: Vec<u32>,
-    /// A cell's latents by importance.
-    cell: Vec<i16>,
 }
 
 /// What the decisions need to know.
@@ -130,35 +128,37 @@ impl Decider<'_> {
         for (cell, x) in latents.chunks_exact(c).enumerate() {
             let place = field.place(cell % layout.cells_x, cell / layout.cells_x);
             let old = usize::from(std::mem::take(&mut target.extents[place]));
-            target.values[place * c..place * c + old].fill(0);
-            let peak = sum_energies(x, &layout.chroma_mask, estimate);
-            if peak >= threshold {
-                work.cell.clear();
-                work.cell.extend(layout.slots.iter().map(|&slot| x[usize::from(slot)]));
-                self.collect_cell(&work.cell, threshold, inverse, &mut work.candidates);
-                if coarse {
-                    let first = work.ends.last().map_or(0, |e| *e as usize);
-                    for one in work.candidates[first..].iter().filter(|one| one.k >= 3) {
-                        field.counts[layout.levels - 2][place] = one.i + 1;
+            if old > 0 {
+                target.values[place * c..place * c + old].fill(0);
+            }
+            let first = work.candidates.len();
+            for run in &layout.runs {
+                let part = &x[run.range.clone()];
+                let sum = if run.chroma { &mut estimate.chroma } else { &mut estimate.luma };
+                for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
+                    let peak = peak(chunk);
+                    *sum += sum_squares(chunk, peak);
+                    if peak >= threshold {
+                        self.collect_chunk(chunk, ranks, threshold, inverse, &mut work.candidates);
                     }
                 }
+            }
+            let found = &mut work.candidates[first..];
+            found.sort_unstable_by_key(|one| one.i);
+            if coarse && let Some(last) = found.iter().rfind(|one| one.k >= 3) {
+                field.counts[layout.levels - 2][place] = last.i + 1;
             }
             work.ends.push(work.candidates.len() as u32);
         }
     }
 
-    fn collect_cell(&self, x: &[i16], threshold: i16, inverse: f32, candidates: &mut Vec<Candidate>) {
-        for (chunk, block) in x.chunks(16).enumerate() {
-            if block.iter().fold(0, |m: i16, v| m.max(v.saturating_abs())) < threshold {
-                continue;
-            }
-            for (j, &v) in block.iter().enumerate() {
-                if v.saturating_abs() >= threshold {
-                    let (i, v) = (16 * chunk + j, v.max(-i16::MAX));
-                    let k = self.limited((f32::from(v.unsigned_abs()) * inverse + 0.5) as i32, i);
-                    if k > 0 {
-                        candidates.push(Candidate { i: i as u16, x: v, k });
-                    }
+    fn collect_chunk(&self, x: &[i16], ranks: &[u16], threshold: i16, inverse: f32, candidates: &mut Vec<Candidate>) {
+        for (&v, &i) in x.iter().zip(ranks) {
+            if v.saturating_abs() >= threshold {
+                let v = v.max(-i16::MAX);
+                let k = self.limited((f32::from(v.unsigned_abs()) * inverse + 0.5) as i32, usize::from(i));
+                if k > 0 {
+                    candidates.push(Candidate { i, x: v, k });
                 }
             }
         }
@@ -330,28 +330,25 @@ impl Decider<'_> {
     }
 }
 
-/// Adds a cell's squared latents to `estimate`; returns its peak.
-fn sum_energies(x: &[i16], chroma_mask: &[i16], estimate: &mut Estimate) -> i16 {
-    const LANES: usize = 16;
-    let (mut all, mut chroma, mut peak) = ([0f32; LANES], [0f32; LANES], [0i16; LANES]);
-    let (chunks, masks) = (x.chunks_exact(LANES), chroma_mask.chunks_exact(LANES));
-    let tail = chunks.remainder().iter().zip(masks.remainder());
-    for (x, mask) in chunks.zip(masks) {
-        for j in 0..LANES {
-            let (v, w) = (f32::from(x[j]), f32::from(x[j] & mask[j]));
-            all[j] += v * v;
-            chroma[j] += w * w;
-            peak[j] = peak[j].max(x[j].saturating_abs());
-        }
+/// Latents looked at together.
+const CHUNK: usize = 64;
+
+// Compiled on their own these become vector code; inlined into the loop above they do not.
+
+/// Largest magnitude, at most 32767.
+#[inline(never)]
+fn peak(x: &[i16]) -> i16 {
+    let (low, high) = x.iter().fold((0i16, 0i16), |(low, high), &v| (low.min(v), high.max(v)));
+    high.max(low.saturating_neg())
+}
+
+/// Sum of squares of at most [`CHUNK`] latents whose largest magnitude is `peak`.
+fn sum_squares(x: &[i16], peak: i16) -> f64 {
+    #[inline(never)]
+    fn small(x: &[i16]) -> i32 {
+        x.iter().map(|&v| i32::from(v) * i32::from(v)).sum()
     }
-    for (j, (&v, &mask)) in tail.enumerate() {
-        all[j] += f32::from(v) * f32::from(v);
-        chroma[j] += f32::from(v & mask) * f32::from(v & mask);
-        peak[j] = peak[j].max(v.saturating_abs());
-    }
-    let sum = |lanes: [f32; LANES]| lanes.iter().map(|v| f64::from(*v)).sum::<f64>();
-    let chroma = sum(chroma);
-    estimate.chroma += chroma;
-    estimate.luma += sum(all) - chroma;
-    peak.into_iter().max().unwrap_or(0)
+    debug_assert!(x.len() <= CHUNK);
+    // 64 * 2^24 fits
+    if peak < 4096 { f64::from(small(x)) } else { x.iter().map(|&v| f64::from(v) * f64::from(v)).sum() }
 }
