@@ -86,8 +86,8 @@ impl Set {
     }
 
     #[inline]
-    pub fn zero(self, class: u8, (inner, outer): (usize, usize), crowd: usize) -> usize {
-        self.0 + ZERO + ((usize::from(class) * ENERGIES + inner) * OUTER + outer) * CROWDS + crowd
+    pub fn zero(self, class: u8, surroundings: usize) -> usize {
+        self.0 + ZERO + usize::from(class) * (ENERGIES * OUTER * CROWDS) + surroundings
     }
 
     #[inline]

@@ -88,7 +88,11 @@ fn code_cell<C: BitCoder>(
     let span = span(layout.levels, l);
     // the signed magnitude this level sends for coefficient i
     let want = |i: usize| {
-        if C::DECODES { 0 } else { i32::from(wanted[i]) / span }
+        // most are zero, and division is slow
+        match wanted.get(i) {
+            Some(&k) if !C::DECODES && k != 0 => i32::from(k) / span,
+            _ => 0,
+        }
     };
     let separate = |i: usize| l == 0 && intra && layout.constant[i];
     if l == 0 && intra {
@@ -111,7 +115,7 @@ fn code_cell<C: BitCoder>(
     }
     field.counts[l][place] = count;
     let count = usize::from(count);
-    around.begin(&field.values, &field.extents, field.pitch(), place, count);
+    around.begin(&field.values, &field.extents, field.pitch(), place, count, intra);
     for i in 0..count {
         let (assumed, last) = (field.value(place, i), i + 1 == count);
         let class = level.classes[i];
@@ -129,7 +133,7 @@ fn code_cell<C: BitCoder>(
             around.hear(layout, i, assumed.abs());
         } else {
             let m = want(i);
-            if !last && !coder.bit(set.zero(class, around.classes(i), around.crowd(intra)), m != 0) {
+            if !last && !coder.bit(set.zero(class, around.zero_class(i)), m != 0) {
                 continue;
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;
