@@ -60,8 +60,8 @@ impl LiveSettings {
 
 /// Quantiser of the constant-tokens mode, where counts decide: a step of four grey levels.
 const TOKENS_QUANTISER: f64 = 24.0;
-/// Key blocks are quantised finer than the others by this much (a factor of 0.6 in step): what follows is predicted from them.
-const KEY_OFFSET: f64 = 6.0;
+/// Key blocks are quantised finer than the others by this much (a factor of 0.5 in step): what follows is predicted from them.
+const KEY_OFFSET: f64 = 8.0;
 /// Bits fall by a factor of two over this many quantiser indices.
 const INDICES_PER_HALVING: f64 = 6.5;
 /// PSNR falls by one dB over this many quantiser indices.

@@ -5,13 +5,17 @@ Every shape follows from the cell grid (`cells_y`, `cells_x`), which is symbolic
 ONNX Runtime's constant folding only tensor arithmetic is left. docs/architecture.md has the contract."""
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .config import CELL, GREY, PATCH, Config
-from .filter import LoopFilter
 from .transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, luma_basis, motion_matrices
+
+if TYPE_CHECKING:
+    from .filter import LoopFilter
 
 OPSET, IR_VERSION = 20, 10
 INT64_MAX = np.iinfo(np.int64).max

@@ -24,7 +24,7 @@ const RESERVED_TIMING: u8 = 0xC0;
 pub struct BlockHeader {
     /// A key block hangs on nothing before it.
     pub key: bool,
-    /// Count of key blocks so far, modulo 256: a key block and those that hang on it share it.
+    /// 0 for the first key block and those that hang on it, one more at each key block after it, modulo 256.
     pub epoch: u8,
     /// Blocks since the key block; 0 in key blocks and only there.
     pub position: u32,

@@ -33,7 +33,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The largest block in bytes to expect under `header`: twice the raw pictures and 64 KiB, within `max_block_bytes`.
+    /// The largest block in bytes to expect under `header`: twice the pictures in RGB and 64 KiB, within `max_block_bytes`.
     pub fn block_bytes(&self, header: &SequenceHeader) -> usize {
         let pixels = u64::from(header.width) * u64::from(header.height) * u64::from(header.block_length);
         let bytes = pixels.saturating_mul(2 * 3).saturating_add(64 << 10);

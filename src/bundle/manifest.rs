@@ -146,7 +146,7 @@ impl Manifest {
         match &self.bottleneck {
             Bottleneck::Fsq { levels } => {
                 let product = levels.iter().try_fold(1u32, |p, &l| p.checked_mul(l));
-                if levels.is_empty() || levels.iter().any(|l| !(2..=256).contains(l)) || !product.is_some_and(|p| p <= 1 << 24) {
+                if levels.is_empty() || levels.iter().any(|l| !(2..=256).contains(l)) || product.is_none_or(|p| p > 1 << 24) {
                     return Err(format!("fsq levels {levels:?} are not 2..=256 each with a product of 2^24 at the most"));
                 }
             }

@@ -378,7 +378,9 @@ impl Encoder {
     /// `full` and `binary`: the coarsest quantiser around `first` whose decoded block meets the target, or the finest tried.
     fn search_quality(&mut self, key: bool, first: u8) -> Result<(u8, Estimate)> {
         let target = self.rate.live().target_psnr;
-        let (mut low, mut high) = (first.saturating_sub(SEARCH_WINDOW), first.saturating_add(SEARCH_WINDOW).min(MAX_QUANTISER));
+        // Nothing is known of the first block; later ones are near the one before.
+        let window = if self.position.is_none() { MAX_QUANTISER } else { SEARCH_WINDOW };
+        let (mut low, mut high) = (first.saturating_sub(window), first.saturating_add(window).min(MAX_QUANTISER));
         let meets = |this: &mut Self, q: u8| -> Result<bool> {
             this.quantise(key, q)?;
             Ok(this.reconstruct(key, q)? >= target)

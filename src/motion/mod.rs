@@ -298,7 +298,7 @@ mod tests {
     fn a_static_scene_does_not_move() {
         let reference = picture(0.0, 0.0);
         let noisy: Vec<u8> =
-            reference.iter().enumerate().map(|(i, &p)| p.wrapping_add((i * 2654435761 >> 7 & 1) as u8)).collect();
+            reference.iter().enumerate().map(|(i, &p)| p.wrapping_add(((i * 2654435761) >> 7 & 1) as u8)).collect();
         let (motion, stats) = search(&[&noisy, &noisy], &reference);
         assert!(motion.iter().all(|&m| m == 0), "{motion:?}");
         assert!(stats.error <= 1.0);
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_new_scene_is_intra() {
-        let reference: Vec<u8> = (0..H * W).map(|i| (i * 2654435761 >> 13) as u8).collect();
+        let reference: Vec<u8> = (0..H * W).map(|i| ((i * 2654435761) >> 13) as u8).collect();
         let flat = vec![200u8; H * W];
         let (motion, stats) = search(&[&flat, &flat], &reference);
         assert!(stats.intra > 0.9, "{stats:?}");

@@ -60,14 +60,13 @@ fn open_on(provider: ExecutionProvider, graph: &[u8], dimensions: &[(&str, usize
     let failed = |e: ort::Error| Error::Runtime(format!("the graph does not load: {e}"));
     let mut builder = Session::builder(environment).map_err(failed)?;
     let threads = config.thread_count();
-    builder = builder
-        .with_intra_threads(threads)
-        .and_then(|b| b.with_inter_threads(1))
-        // Spinning threads would take the processors from the pipeline's other elements.
-        .and_then(|b| b.with_intra_op_spinning(false))
-        .and_then(|b| b.with_inter_op_spinning(false))
-        .and_then(|b| b.with_optimization_level(GraphOptimizationLevel::All))
-        .map_err(|e| Error::Runtime(format!("session options: {e}")))?;
+    let options = |e: ort::Error<_>| Error::Runtime(format!("session options: {e}"));
+    builder = builder.with_intra_threads(threads).map_err(options)?;
+    builder = builder.with_inter_threads(1).map_err(options)?;
+    // Spinning threads would take the processors from the pipeline's other elements.
+    builder = builder.with_intra_op_spinning(false).map_err(options)?;
+    builder = builder.with_inter_op_spinning(false).map_err(options)?;
+    builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(options)?;
     for (name, size) in dimensions {
         let size = i64::try_from(*size).map_err(|_| Error::Limit(format!("dimension {name} is too large")))?;
         builder = builder.with_dimension_override(name, size).map_err(|e| Error::Runtime(format!("dimension {name}: {e}")))?;

@@ -51,7 +51,7 @@ impl FixedCoder {
         let numbers = match kind {
             FixedKind::Fsq { codes } if (1..=1 << 32).contains(&codes) => 1,
             FixedKind::Fsq { .. } => return bad("the product of the levels is not in 1..=2^32"),
-            FixedKind::Vae { bits, scale, .. } if !(1..=16).contains(&bits) || !(scale.is_finite() && scale > 0.0) => {
+            FixedKind::Vae { bits, scale, .. } if !((1..=16).contains(&bits) && scale.is_finite() && scale > 0.0) => {
                 return bad("bits not in 1..=16, or a scale that is not above 0");
             }
             FixedKind::Vae { dimensions, .. } => dimensions,

@@ -29,6 +29,9 @@ use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, ModelSettings, contradiction, err
 static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| gst::DebugCategory::new("elastictokdec", gst::DebugColorFlags::empty(), Some("ElasticTok decoder")));
 
+/// Most frames of a block: as many as the shortest block has bytes, see `offer_frame`.
+const MOST_FRAMES: u8 = 4;
+
 #[derive(Debug, Clone, Default)]
 struct Settings {
     model: ModelSettings,
@@ -48,8 +51,10 @@ struct State {
     info: Option<gst_video::VideoInfo>,
     input: Option<gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>>,
     packetized: bool,
-    /// Pictures of the last block beyond its first one.
+    /// Pictures of the block at hand.
     waiting: std::collections::VecDeque<Picture>,
+    /// Bytes of that block that no frame of the base class has taken yet.
+    bytes_left: usize,
     /// A key unit was asked for and has not come yet.
     asked: bool,
 }
@@ -85,6 +90,10 @@ impl ElasticTokDec {
             && let Some(what) = contradiction(caps, &header)
         {
             return Err(self.post(&Error::Malformed(format!("{what}; send the caps that belong to the stream"))));
+        }
+        if header.block_length > MOST_FRAMES {
+            let what = format!("blocks of {} frames; this element takes up to {MOST_FRAMES}", header.block_length);
+            return Err(self.post(&Error::Unsupported(what)));
         }
         let settings = lock(&self.settings).clone();
         let bundle = if settings.model.model == DEFAULT_MODEL {
@@ -169,15 +178,56 @@ impl ElasticTokDec {
         }
     }
 
-    /// Offers a block at the front of the adapter to the base class, then a frame for each further picture of it.
-    fn submit(&self, bytes: usize) -> Result<gst::FlowSuccess, gst::FlowError> {
+    /// Decodes the block in `adapter`'s first `bytes` bytes, or drops it and says why.
+    fn take_block(
+        &self,
+        adapter: &gst_base::Adapter,
+        bytes: usize,
+        pts: Option<gst::ClockTime>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        let buffer = adapter.buffer(bytes).map_err(|_| gst::FlowError::Error)?;
+        let data = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
+        let error = match self.decode(&data, pts) {
+            Ok(pictures) => {
+                let mut state = lock(&self.state);
+                state.waiting = pictures.into();
+                state.bytes_left = bytes;
+                drop(state);
+                return self.offer_frame();
+            }
+            Err(e) => e,
+        };
+        adapter.flush(bytes);
+        match error {
+            Error::ContextLost(_) => {
+                gst::warning!(CAT, imp = self, "{error}");
+                self.ask_for_key();
+                Ok(gst::FlowSuccess::Ok)
+            }
+            Error::Malformed(_) | Error::Limit(_) => {
+                gst::warning!(CAT, imp = self, "{error}");
+                self.ask_for_key();
+                gst_video::video_decoder_error!(obj, 1, gst::StreamError::Decode, ["{error}"])
+            }
+            _ => Err(self.post(&error)),
+        }
+    }
+
+    /// Gives the base class a frame for the next picture.
+    ///
+    /// It makes one frame for each run of parse(), which it runs only while bytes are left, so a block's bytes are dealt out:
+    /// one to each picture, the rest to the last. No block is shorter than four bytes.
+    fn offer_frame(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let bytes = {
+            let mut state = lock(&self.state);
+            let bytes = if state.waiting.len() > 1 { 1 } else { state.bytes_left };
+            state.bytes_left -= bytes;
+            bytes
+        };
         let obj = self.obj();
         obj.add_to_frame(bytes as i32);
-        obj.have_frame()?;
-        while !lock(&self.state).waiting.is_empty() {
-            obj.have_frame()?;
-        }
-        Ok(gst::FlowSuccess::Ok)
+        obj.have_frame()
     }
 }
 
@@ -324,9 +374,13 @@ impl VideoDecoderImpl for ElasticTokDec {
         if available == 0 {
             return Ok(gst_video::VIDEO_DECODER_FLOW_NEED_DATA);
         }
+        if !lock(&self.state).waiting.is_empty() {
+            return self.offer_frame();
+        }
         if lock(&self.state).packetized {
             // One buffer at a time comes in and is taken whole.
-            return self.submit(available);
+            let (pts, distance) = adapter.prev_pts();
+            return self.take_block(adapter, available, pts.filter(|_| distance == 0));
         }
         let limit = lock(&self.state).decoder.as_ref().map_or(0, |d| Limits::default().block_bytes(d.sequence_header()));
         let buffer = adapter.buffer(available).map_err(|_| gst::FlowError::Error)?;
@@ -355,7 +409,7 @@ impl VideoDecoderImpl for ElasticTokDec {
             Parsed::Unit { kind: UnitKind::Block, payload, .. } => {
                 drop(data);
                 adapter.flush(payload.start);
-                self.submit(payload.len())
+                self.take_block(adapter, payload.len(), None)
             }
         }
     }
@@ -365,29 +419,8 @@ impl VideoDecoderImpl for ElasticTokDec {
         if let Some(picture) = waiting {
             return self.output(frame, picture);
         }
-        let obj = self.obj();
-        let Some(buffer) = frame.input_buffer_owned() else { return obj.drop_frame(frame) };
-        let Ok(data) = buffer.map_readable() else { return obj.drop_frame(frame) };
-        match self.decode(&data, frame.pts()) {
-            Ok(pictures) => {
-                let mut pictures = pictures.into_iter();
-                let Some(first) = pictures.next() else { return obj.drop_frame(frame) };
-                lock(&self.state).waiting.extend(pictures);
-                self.output(frame, first)
-            }
-            Err(e @ Error::ContextLost(_)) => {
-                gst::warning!(CAT, imp = self, "{e}");
-                self.ask_for_key();
-                obj.drop_frame(frame)
-            }
-            Err(e @ (Error::Malformed(_) | Error::Limit(_))) => {
-                gst::warning!(CAT, imp = self, "{e}");
-                self.ask_for_key();
-                obj.drop_frame(frame)?;
-                gst_video::video_decoder_error!(obj, 1, gst::StreamError::Decode, ["{e}"])
-            }
-            Err(e) => Err(self.post(&e)),
-        }
+        // Nothing waits after a flush in between.
+        self.obj().drop_frame(frame)
     }
 
     fn flush(&self) -> bool {
@@ -396,6 +429,7 @@ impl VideoDecoderImpl for ElasticTokDec {
             decoder.reset();
         }
         state.waiting.clear();
+        state.bytes_left = 0;
         state.asked = false;
         true
     }

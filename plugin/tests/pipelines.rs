@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whole pipelines, as a user would write them.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::init;
+use gst::prelude::*;
+
+/// A pipeline that is stopped whatever happens.
+struct Pipeline(gst::Pipeline);
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        let _ = self.0.set_state(gst::State::Null);
+    }
+}
+
+impl Pipeline {
+    fn new(description: &str) -> Self {
+        init();
+        Self(gst::parse::launch(description).unwrap().downcast().unwrap())
+    }
+
+    /// Runs to the end; fails on an error or after a minute.
+    fn finish(&self) {
+        let message = self
+            .0
+            .bus()
+            .unwrap()
+            .timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Eos, gst::MessageType::Error]);
+        match message.expect("the pipeline ends within a minute").view() {
+            gst::MessageView::Eos(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn run(&self) {
+        self.0.set_state(gst::State::Playing).unwrap();
+        self.finish();
+    }
+}
+
+/// Counts buffers at an element's sink pad.
+fn count(pipeline: &Pipeline, element: &str) -> std::sync::Arc<std::sync::Mutex<Vec<Option<gst::ClockTime>>>> {
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let clone = seen.clone();
+    let pad = pipeline.0.by_name(element).unwrap().static_pad("sink").unwrap();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        clone.lock().unwrap().push(info.buffer().and_then(|b| b.pts()));
+        gst::PadProbeReturn::Ok
+    });
+    seen
+}
+
+fn temporary(name: &str) -> String {
+    std::env::temp_dir().join(format!("elastictok-{}-{name}", std::process::id())).display().to_string()
+}
+
+fn record(name: &str, frames: u32) -> String {
+    let path = temporary(name);
+    Pipeline::new(&format!(
+        "videotestsrc pattern=ball num-buffers={frames} ! video/x-raw,width=128,height=96,framerate=30/1 ! elastictokenc key-int-max=10 ! filesink location={path}"
+    ))
+    .run();
+    path
+}
+
+#[test]
+fn a_file_plays_through_decodebin3() {
+    let path = record("decodebin3.etok", 45);
+    let p = Pipeline::new(&format!("filesrc location={path} ! decodebin3 ! fakesink name=out sync=false"));
+    let seen = count(&p, "out");
+    p.run();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 45);
+    assert_eq!(seen[44], Some(gst::ClockTime::from_nseconds(44 * 1_000_000_000 / 30)));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_byte_stream_decodes_with_and_without_the_parser() {
+    let path = record("forms.etok", 21);
+    for chain in [
+        "elastictokdec",
+        "elastictokparse ! elastictokdec",
+        "elastictokparse ! video/x-elastictok,stream-format=byte-stream ! elastictokdec",
+    ] {
+        let p = Pipeline::new(&format!("filesrc location={path} blocksize=100 ! {chain} ! fakesink name=out sync=false"));
+        let seen = count(&p, "out");
+        p.run();
+        assert_eq!(seen.lock().unwrap().len(), 21, "{chain}");
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn packets_pass_gdp_and_rtp() {
+    for wire in ["gdppay ! gdpdepay", "rtpgstpay ! rtpgstdepay"] {
+        let p = Pipeline::new(&format!(
+            "videotestsrc pattern=ball num-buffers=12 ! video/x-raw,width=96,height=96,framerate=25/1 ! elastictokenc ! \
+             video/x-elastictok,stream-format=packetized ! {wire} ! elastictokdec ! fakesink name=out sync=false"
+        ));
+        let seen = count(&p, "out");
+        p.run();
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.len(), 12, "{wire}");
+        assert_eq!(seen[11], Some(gst::ClockTime::from_mseconds(440)), "{wire}");
+    }
+}
+
+#[test]
+fn seeking_lands_on_a_key_block() {
+    let path = record("seek.etok", 90);
+    let p = Pipeline::new(&format!("filesrc location={path} ! elastictokparse ! elastictokdec ! fakesink name=out sync=false"));
+    let seen = count(&p, "out");
+    p.0.set_state(gst::State::Paused).unwrap();
+    let (result, _, _) = p.0.state(gst::ClockTime::from_seconds(30));
+    result.unwrap();
+    seen.lock().unwrap().clear();
+    p.0.seek_simple(gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT, gst::ClockTime::from_seconds(2)).unwrap();
+    p.run();
+    let seen = seen.lock().unwrap();
+    let first = seen.iter().flatten().next().unwrap().mseconds();
+    assert!((1000..=2000).contains(&first), "first frame at {first} ms");
+    assert_eq!(seen.last().unwrap().unwrap(), gst::ClockTime::from_nseconds(89 * 1_000_000_000 / 30));
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_missing_model_is_an_error_before_data_flows() {
+    let p = Pipeline::new("videotestsrc num-buffers=2 ! elastictokenc model=/nonexistent ! fakesink");
+    assert!(p.0.set_state(gst::State::Playing).is_err());
+    let message = p.0.bus().unwrap().timed_pop_filtered(gst::ClockTime::from_seconds(5), &[gst::MessageType::Error]).unwrap();
+    assert!(format!("{:?}", message.view()).contains("bundle.json"));
+}

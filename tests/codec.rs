@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Encoder and decoder together, on the builtin model.
+#![allow(clippy::unwrap_used)]
+
+use elastictok::Error;
+use elastictok::bitstream::thin;
+use elastictok::bundle::Bundle;
+use elastictok::codec::{
+    Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod, psnr,
+};
+use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
+use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
+
+const W: usize = 150;
+const H: usize = 98;
+const CW: usize = W.div_ceil(2);
+const CH: usize = H.div_ceil(2);
+
+fn runtime() -> RuntimeConfig {
+    RuntimeConfig { provider: ExecutionProvider::Cpu, threads: 1, ..Default::default() }
+}
+
+fn encoder(live: LiveSettings, search: SearchMethod, key_int_max: u32) -> Encoder {
+    Encoder::new(EncoderConfig {
+        bundle: Bundle::builtin().unwrap(),
+        runtime: runtime(),
+        width: W as u32,
+        height: H as u32,
+        framerate: (25, 1),
+        pixel_aspect_ratio: (1, 1),
+        colorimetry: [0, 2, 2, 2],
+        chroma_site: 0,
+        key_int_max,
+        search,
+        live,
+    })
+    .unwrap()
+}
+
+fn decoder(encoder: &Encoder, max_layers: Option<usize>) -> Decoder {
+    let header = encoder.sequence_header().clone();
+    Decoder::new(DecoderConfig { bundle: Bundle::builtin().unwrap(), runtime: runtime(), header, max_layers }).unwrap()
+}
+
+/// A textured scene that pans, with a disc that moves over it; a cut at frame 40.
+fn frame(n: usize) -> [Vec<u8>; 3] {
+    let scene = if n >= 40 { 3.0 } else { 0.0 };
+    let t = n as f32;
+    let wave = |y: f32, x: f32| {
+        (0.21 * x + 0.13 * y + scene).sin() * 20.0 + (0.37 * y - 0.29 * x).sin() * 14.0 + (0.05 * x * (1.0 + scene)).cos() * 30.0
+    };
+    let luma = (0..H * W).map(|i| {
+        let (y, x) = ((i / W) as f32, (i % W) as f32);
+        let disc = (y - 40.0 - 0.5 * t).hypot(x - 30.0 - 1.5 * t) < 18.0;
+        (if disc { 190.0 + 0.3 * (x - y) } else { 110.0 + wave(y + 0.4 * t, x + 0.8 * t) }) as u8
+    });
+    let chroma =
+        |c: f32| (0..CH * CW).map(move |i| (128.0 + c * (0.05 * (i % CW) as f32 + t * 0.02 + scene).sin()) as u8).collect();
+    [luma.collect(), chroma(20.0), chroma(-30.0)]
+}
+
+fn push(encoder: &mut Encoder, n: usize) -> Option<Packet> {
+    let planes = frame(n);
+    let picture = PlanesRef { format: SourceFormat::I420, planes: [&planes[0], &planes[1], &planes[2]], strides: [W, CW, CW] };
+    let time = FrameTime { pts: Some(n as u64 * 40_000_000), duration: Some(40_000_000) };
+    encoder.push(&picture, time).unwrap()
+}
+
+/// Codes frames 0..n; each packet with the luma PSNR that the encoder measured.
+fn encode(encoder: &mut Encoder, n: usize) -> Vec<(Packet, f64)> {
+    let mut out = Vec::new();
+    for i in 0..n {
+        if let Some(p) = push(encoder, i) {
+            out.push((p, encoder.stats().psnr));
+        }
+    }
+    if let Some(p) = encoder.drain().unwrap() {
+        out.push((p, encoder.stats().psnr));
+    }
+    out
+}
+
+/// Luma mean squared errors of a block's frames, the first being frame `n`.
+fn errors(decoder: &mut Decoder, packet: &[u8], n: usize) -> Result<Vec<f64>, Error> {
+    let block = decoder.decode(packet, None)?;
+    let mut made = Vec::new();
+    for i in 0..block.frames() {
+        assert_eq!(block.time(i).pts, Some((n + i) as u64 * 40_000_000));
+        let (mut y, mut u, mut v) = (vec![0; W * H], vec![0; CW * CH], vec![0; CW * CH]);
+        block.store(i, &mut PlanesMut { planes: [&mut y, &mut u, &mut v], strides: [W, CW, CW] })?;
+        let source = &frame(n + i)[0];
+        let sum: f64 = y.iter().zip(source).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum();
+        made.push(sum / (W * H) as f64);
+    }
+    Ok(made)
+}
+
+#[test]
+fn the_decoder_has_exactly_what_the_encoder_has() {
+    for target in [28.0, 36.0, 44.0] {
+        let mut e = encoder(LiveSettings { target_psnr: target, ..Default::default() }, SearchMethod::Regression, 24);
+        let packets = encode(&mut e, 48);
+        let mut d = decoder(&e, None);
+        for (i, (p, of_encoder)) in packets.iter().enumerate() {
+            let made = errors(&mut d, &p.data, 2 * i).unwrap();
+            let of_decoder = psnr(made.iter().sum::<f64>() / made.len() as f64);
+            assert!((of_decoder - of_encoder).abs() < 1e-9, "block {i} at {target} dB: {of_decoder} and {of_encoder}");
+        }
+        let keys: Vec<_> = packets.iter().enumerate().filter(|(_, p)| p.0.key).map(|(i, _)| i).collect();
+        assert!(keys.starts_with(&[0, 12]) && keys.len() <= 4, "{keys:?}");
+    }
+}
+
+#[test]
+fn every_layer_adds_quality() {
+    let mut e = encoder(LiveSettings { target_psnr: 40.0, ..Default::default() }, SearchMethod::Regression, 0);
+    let packets = encode(&mut e, 12);
+    let mean = |layers: usize, cut: bool| {
+        let mut d = decoder(&e, (!cut).then_some(layers));
+        let all: Vec<f64> = packets
+            .iter()
+            .enumerate()
+            .flat_map(|(i, (p, _))| errors(&mut d, if cut { thin(&p.data, layers).unwrap() } else { &p.data }, 2 * i).unwrap())
+            .collect();
+        psnr(all.iter().sum::<f64>() / all.len() as f64)
+    };
+    let cut: Vec<_> = (1..=3).map(|l| mean(l, true)).collect();
+    assert!(cut[0] + 1.0 < cut[1] && cut[1] + 1.0 < cut[2], "{cut:?}");
+    assert_eq!(cut, (1..=3).map(|l| mean(l, false)).collect::<Vec<_>>(), "max_layers is the same as cutting");
+}
+
+#[test]
+fn a_partial_block_has_the_frames_it_has() {
+    let mut e = encoder(LiveSettings::default(), SearchMethod::Regression, 0);
+    let packets = encode(&mut e, 5);
+    assert_eq!(packets.iter().map(|p| p.0.frames).collect::<Vec<_>>(), [2, 2, 1]);
+    let mut d = decoder(&e, None);
+    let frames: usize = packets.iter().enumerate().map(|(i, p)| errors(&mut d, &p.0.data, 2 * i).unwrap().len()).sum();
+    assert_eq!(frames, 5);
+    assert!(e.drain().unwrap().is_none());
+}
+
+#[test]
+fn missing_reordered_and_foreign_blocks_wait_for_a_key_block() {
+    let mut e = encoder(LiveSettings::default(), SearchMethod::Regression, 6);
+    let packets = encode(&mut e, 24);
+    let mut d = decoder(&e, None);
+    assert!(matches!(errors(&mut d, &packets[1].0.data, 2), Err(Error::ContextLost(_))), "no key block yet");
+    assert!(errors(&mut d, &packets[0].0.data, 0).is_ok());
+    assert!(matches!(errors(&mut d, &packets[2].0.data, 4), Err(Error::ContextLost(_))), "one is missing");
+    assert!(matches!(errors(&mut d, &packets[1].0.data, 2), Err(Error::ContextLost(_))), "too late");
+    assert!(errors(&mut d, &packets[3].0.data, 6).is_ok(), "a key block");
+    assert!(matches!(errors(&mut d, &packets[7].0.data, 14), Err(Error::ContextLost(_))), "of another key block");
+    assert!(errors(&mut d, &packets[9].0.data, 18).is_ok());
+    d.reset();
+    assert!(matches!(errors(&mut d, &packets[10].0.data, 20), Err(Error::ContextLost(_))));
+    assert_eq!(d.stats().refused, 5);
+}
+
+#[test]
+fn damage_is_reported_or_refused_but_never_more() {
+    let mut e = encoder(LiveSettings { target_psnr: 34.0, ..Default::default() }, SearchMethod::Regression, 1);
+    let packets = encode(&mut e, 4);
+    let data = &packets[0].0.data;
+    let mut d = decoder(&e, None);
+    let mut seen = [0; 3];
+    for at in (0..data.len()).step_by(7) {
+        let mut broken = data.to_vec();
+        broken[at] ^= 1 << (at % 8);
+        match d.decode(&broken, None) {
+            Ok(block) => seen[usize::from(block.damaged().is_some())] += 1,
+            Err(_) => seen[2] += 1,
+        }
+        let cut = d.decode(&data[..at], None).is_ok();
+        assert!(!cut || at > 6);
+    }
+    assert_eq!(seen[0], 0, "every flipped bit is noticed");
+    assert!(seen[1] > 0 && seen[2] > 0, "{seen:?}");
+    let mut foreign = e.sequence_header().clone();
+    foreign.fingerprint[3] ^= 4;
+    let config = DecoderConfig { bundle: Bundle::builtin().unwrap(), runtime: runtime(), header: foreign, max_layers: None };
+    assert!(matches!(Decoder::new(config), Err(Error::Model(m)) if m.contains("model property")));
+}
+
+#[test]
+fn searches_that_decode_meet_the_target() {
+    let live = LiveSettings { target_psnr: 35.0, ..Default::default() };
+    let made = |search| {
+        let mut e = encoder(live, search, 0);
+        encode(&mut e, 6).iter().map(|p| p.1).collect::<Vec<_>>()
+    };
+    let (binary, full) = (made(SearchMethod::Binary), made(SearchMethod::Full));
+    for (b, f) in binary.iter().zip(&full) {
+        assert!((35.0..37.0).contains(b) && (35.0..37.0).contains(f), "{binary:?} {full:?}");
+    }
+}
+
+#[test]
+fn the_bitrate_follows_the_setting() {
+    let mut e = encoder(
+        LiveSettings { rate_control: RateControl::Bitrate, bitrate: 200, ..Default::default() },
+        SearchMethod::Regression,
+        0,
+    );
+    let rate = |packets: &[(Packet, f64)]| {
+        packets.iter().map(|p| p.0.data.len() * 8).sum::<usize>() as f64 / packets.len() as f64 * 12.5 / 1000.0
+    };
+    let first: Vec<_> = encode(&mut e, 38);
+    let high = rate(&first[7..]);
+    e.set_live(LiveSettings { rate_control: RateControl::Bitrate, bitrate: 60, ..Default::default() }).unwrap();
+    let second: Vec<_> = encode(&mut e, 38);
+    let low = rate(&second[7..]);
+    assert!((140.0..260.0).contains(&high) && (40.0..80.0).contains(&low), "{high} and {low} kbit/s");
+    assert!(e.set_live(LiveSettings { bitrate: 0, ..Default::default() }).is_err());
+}
