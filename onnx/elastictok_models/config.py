@@ -17,7 +17,9 @@ class Config:
     block_length: int = 2  # T, frames per block: 1 or 2
     levels: int = 3  # nested quantiser levels = layers
     scale: int = 8  # latent units per unit of an orthonormal transform coefficient
-    chroma_weight: float = 0.8  # chroma latents are scaled by this: a coarser step than luma's
+    # Chroma latents are scaled: coarse steps must not take the colour of large areas, while fine chroma detail is not seen.
+    chroma_weight: float = 0.8  # of high frequencies
+    chroma_flat_weight: float = 2.5  # of the constant term
     channels: int = 48  # in-loop filter, at 1/4 resolution
     blocks: int = 4
     expansion: int = 2

@@ -56,7 +56,8 @@ def export(cfg: Config, out: Path, net: LoopFilter | None, tables: Path | None, 
 def load_filter(path: Path) -> tuple[Config, LoopFilter, str]:
     """Reads a checkpoint written by train.py: its config, the network and how it was trained."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    cfg = Config(**saved["config"])
+    known = Config.__dataclass_fields__
+    cfg = Config(**{k: v for k, v in saved["config"].items() if k in known})
     net = LoopFilter(cfg)
     net.load_state_dict(saved["model"])
     return cfg, net.eval(), saved.get("training", "")

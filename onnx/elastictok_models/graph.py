@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .config import CELL, GREY, PATCH, Config
-from .transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, luma_basis, motion_matrices
+from .transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, chroma_weights, luma_basis, motion_matrices
 
 if TYPE_CHECKING:
     from .filter import LoopFilter
@@ -223,7 +223,7 @@ def decoder(cfg: Config, net: LoopFilter | None, taps: bool = False) -> onnx.Mod
     residual = b.op("Transpose", residual, perm=[0, 2, 1, 3, 4])
     residual = b.op("Reshape", residual, b.shape(grid.patches, cfg.patch), out="residual")
     recon = b.op("Add", b.reshape(luma, grid.patches, cfg.patch), residual, out="recon")
-    synthesis = chroma_basis(cfg) / (cfg.chroma_weight * cfg.scale)
+    synthesis = chroma_basis(cfg) / (chroma_weights(cfg)[:, None] * cfg.scale)
     chroma_residual = b.op("MatMul", chroma_latents, b.const(synthesis, np.float32))
     chroma = b.op("Add", chroma, b.reshape(chroma_residual, grid.y, grid.x, 2, t, CELL // 2, CELL // 2))
     if net is not None:
@@ -262,7 +262,7 @@ def encoder(cfg: Config) -> onnx.ModelProto:
     # both as [.., cells_y, cells_x, rows, columns], so that only whole cells move
     for source, prediction, basis, weight, perm, shape in (
             (source_luma, luma, luma_basis(cfg), 1, [1, 2, 0, 3, 4], (t, CELL, CELL)),
-            (source_chroma, chroma, chroma_basis(cfg), cfg.chroma_weight, [2, 3, 0, 1, 4, 5], (2, t, half, half))):
+            (source_chroma, chroma, chroma_basis(cfg), chroma_weights(cfg)[:, None], [2, 3, 0, 1, 4, 5], (2, t, half, half))):
         residual = b.op("Sub", b.op("Cast", source, to=TensorProto.FLOAT), prediction)
         residual = b.op("Transpose", residual, perm=perm)
         analysis = basis * (weight * cfg.scale)

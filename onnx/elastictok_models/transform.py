@@ -53,6 +53,12 @@ def chroma_basis(cfg: Config) -> np.ndarray:
     return planes.reshape(len(rows), -1)
 
 
+def chroma_weights(cfg: Config) -> np.ndarray:
+    """float64 [n]: latent = weight * transform coefficient, for chroma coefficients in the graphs' order."""
+    _, t, v, u = positions(cfg)[cfg.luma_coefficients:].T
+    return cfg.chroma_weight + (cfg.chroma_flat_weight - cfg.chroma_weight) * np.exp(-(np.hypot(v, u) + t))
+
+
 def interpolation_taps(phase: float, taps: int) -> np.ndarray:
     """float64 [taps]: cosine-windowed sinc at `phase` (0..1) between taps taps/2-1 and taps/2; sums to one."""
     x = np.arange(taps) - (taps // 2 - 1) - phase

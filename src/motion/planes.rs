@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The reference at half-pixel resolution, and sums of absolute differences at quarter-pixel places.
+//! The reference at half-pixel resolution, and sums of absolute differences at quarter- and eighth-pixel places.
 //!
-//! Half-pixel samples come from a six-tap filter, quarter-pixel ones are averages of two neighbours, as in H.264: cheaper than
-//! the decoder graph's eight taps and close enough to rank candidates. Loops run over fixed-size arrays, so that the
-//! compiler turns them into packed sums of absolute differences.
+//! Half-pixel samples come from an eight-tap filter close to the decoder graph's. Between them the search interpolates
+//! linearly, which is cheaper than the graph's taps and close enough to rank candidates.
 
 use super::CELL;
+use super::pixels::{LANE, Lane, Sum};
 
-/// Samples around the picture, on every side.
-const PAD: usize = 96;
+const _: () = assert!(CELL == LANE);
+
+/// Samples around the picture, on every side: the longest vector, and the filter's reach.
+const PAD: usize = 72;
+const _: () = assert!(PAD as i32 >= (super::RANGE + 3) / 4 + 8);
 
 /// Reference planes, each with its edge repeated: full, half to the right, half down, both.
 #[derive(Debug)]
@@ -19,14 +22,17 @@ pub(super) struct Interpolated {
     planes: [Vec<u8>; 4],
 }
 
+/// Samples of `planes`, in their place relative to the whole sample: (plane, rows down, columns right).
+type Sample = (usize, usize, usize);
+
 const FULL: usize = 0;
 const RIGHT: usize = 1;
 const DOWN: usize = 2;
 const BOTH: usize = 3;
 
-/// For each quarter-pixel phase [y][x]: two samples to average, as (plane, rows down, columns right).
-const SAMPLES: [[[(usize, usize, usize); 2]; 4]; 4] = {
-    const fn one(p: usize) -> [(usize, usize, usize); 2] {
+/// For each quarter-pixel phase [y][x]: two samples to average.
+const QUARTERS: [[[Sample; 2]; 4]; 4] = {
+    const fn one(p: usize) -> [Sample; 2] {
         [(p, 0, 0), (p, 0, 0)]
     }
     [
@@ -47,10 +53,15 @@ const SAMPLES: [[[(usize, usize, usize); 2]; 4]; 4] = {
     ]
 };
 
+/// The half-pixel plane that lies `y`, `x` half samples (0..=2) down and right.
+const fn half(y: usize, x: usize) -> Sample {
+    (2 * (y & 1) + (x & 1), y >> 1, x >> 1)
+}
+
 #[inline(always)]
-fn six(a: u8, b: u8, c: u8, d: u8, e: u8, f: u8) -> u8 {
-    let [a, b, c, d, e, f] = [a, b, c, d, e, f].map(i16::from);
-    ((a + f - 5 * (b + e) + 20 * (c + d) + 16) >> 5).clamp(0, 255) as u8
+fn eight(s: [u8; 8]) -> u8 {
+    let [a, b, c, d, e, f, g, h] = s.map(i16::from);
+    ((40 * (d + e) - 11 * (c + f) + 4 * (b + g) - (a + h) + 32) >> 6).clamp(0, 255) as u8
 }
 
 impl Interpolated {
@@ -72,77 +83,90 @@ impl Interpolated {
         }
         let n = full.len();
         for (out, f) in right.chunks_exact_mut(p).zip(full.chunks_exact(p)) {
-            for (o, s) in out[2..p - 3].iter_mut().zip(f.windows(6)) {
-                *o = six(s[0], s[1], s[2], s[3], s[4], s[5]);
+            let at = |k: usize| &f[k..p - 7 + k];
+            let (a, b, c, d, e, f, g, h) = (at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
+            for (i, o) in out[3..p - 4].iter_mut().enumerate() {
+                *o = eight([a[i], b[i], c[i], d[i], e[i], f[i], g[i], h[i]]);
             }
         }
         for (out, from) in [(down, &*full), (both, &*right)] {
-            let rows = |k: usize| &from[k * p..n - (5 - k) * p];
-            let (a, b, c, d, e, f) = (rows(0), rows(1), rows(2), rows(3), rows(4), rows(5));
-            for (i, o) in out[2 * p..n - 3 * p].iter_mut().enumerate() {
-                *o = six(a[i], b[i], c[i], d[i], e[i], f[i]);
+            for (y, out) in out[3 * p..n - 4 * p].chunks_exact_mut(p).enumerate() {
+                let at = |k: usize| &from[(y + k) * p..][..p];
+                let (a, b, c, d, e, f, g, h) = (at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
+                for (i, o) in out.iter_mut().enumerate() {
+                    *o = eight([a[i], b[i], c[i], d[i], e[i], f[i], g[i], h[i]]);
+                }
             }
         }
     }
 
-    /// Sum of absolute differences of the cell of `frame` at (y, x) to the reference moved by (qy, qx) quarter pixels. Far
-    /// outside the picture all samples are edge, so the place is clamped there.
-    #[inline]
-    pub(super) fn sad(&self, frame: &[u8], width: usize, y: usize, x: usize, qy: i32, qx: i32) -> u32 {
-        let place = |at: usize, q: i32, size: usize| -> (usize, usize) {
-            let full = at as i32 + (q >> 2) + PAD as i32;
-            let (least, most) = (8, (size + 2 * PAD - CELL - 8) as i32);
-            if full < least {
-                (least as usize, 0)
-            } else if full > most {
-                (most as usize, 0)
-            } else {
-                (full as usize, (q & 3) as usize)
-            }
-        };
-        let (ry, fy) = place(y, qy, self.height);
-        let (rx, fx) = place(x, qx, self.width);
-        let [a, b] = SAMPLES[fy][fx];
-        let start = |s: (usize, usize, usize)| &self.planes[s.0][(ry + s.1) * self.pitch + rx + s.2..];
-        let source = &frame[y * width + x..];
-        if a == b { sad(source, width, start(a), self.pitch) } else { sad_average(source, width, start(a), start(b), self.pitch) }
+    /// Sum of absolute differences of the cell of `frame` at (y, x) to the reference moved by (ey, ex) eighths of a pixel;
+    /// or anything not less than `limit` once it is clear that it is not less.
+    pub(super) fn sad(&self, frame: &[u8], (y, x): (usize, usize), (ey, ex): (i32, i32), limit: u32) -> u32 {
+        let place = |at: usize, e: i32| ((at + PAD) as i32 + (e >> 3)) as usize;
+        let at = place(y, ey) * self.pitch + place(x, ex);
+        let (fy, fx) = ((ey & 7) as usize, (ex & 7) as usize);
+        let start = |s: Sample| &self.planes[s.0][at + s.1 * self.pitch + s.2..];
+        let source = Rows { data: &frame[y * self.width + x..], pitch: self.width };
+        let of = |s: Sample| Rows { data: start(s), pitch: self.pitch };
+        if (fy | fx) & 1 == 0 {
+            let [a, b] = QUARTERS[fy >> 1][fx >> 1];
+            let (one, two) = (of(a), of(b));
+            if a == b { compare(source, limit, |r| one.row(r)) } else { compare(source, limit, |r| one.row(r).mean(two.row(r))) }
+        } else {
+            let (hy, hx) = (fy >> 2, fx >> 2);
+            let [a, b, c, d] = [half(hy, hx), half(hy, hx + 1), half(hy + 1, hx), half(hy + 1, hx + 1)].map(of);
+            let (fy, fx) = (fy & 3, fx & 3);
+            compare(source, limit, |r| between(between(a.row(r), b.row(r), fx), between(c.row(r), d.row(r), fx), fy))
+        }
     }
 }
 
+/// Rows of [`CELL`] samples.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    data: &'a [u8],
+    pitch: usize,
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    fn row(&self, r: usize) -> Lane {
+        // Callers stay inside the padded plane; a slice of the wrong length is a bug, not bad input.
+        Lane::new(self.data[r * self.pitch..][..CELL].try_into().expect("a row of CELL samples"))
+    }
+}
+
+/// Adds up the rows' differences; stops halfway if `limit` is reached.
 #[inline(always)]
-fn row(data: &[u8], at: usize) -> &[u8; CELL] {
-    // Callers stay inside the padded plane; a slice of the wrong length is a bug, not bad input.
-    data[at..at + CELL].try_into().expect("a row of CELL samples")
-}
-
-#[inline]
-fn sad(source: &[u8], width: usize, reference: &[u8], pitch: usize) -> u32 {
-    let mut sum = 0;
-    for r in 0..CELL {
-        let (s, p) = (row(source, r * width), row(reference, r * pitch));
-        sum += s.iter().zip(p).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
+fn compare(source: Rows<'_>, limit: u32, prediction: impl Fn(usize) -> Lane) -> u32 {
+    let mut sum = Sum::zero();
+    for r in 0..CELL / 2 {
+        sum = sum.add(source.row(r), prediction(r));
     }
-    sum
-}
-
-#[inline]
-fn sad_average(source: &[u8], width: usize, one: &[u8], two: &[u8], pitch: usize) -> u32 {
-    let mut sum = 0;
-    for r in 0..CELL {
-        let (s, p, q) = (row(source, r * width), row(one, r * pitch), row(two, r * pitch));
-        let mut mean = [0u8; CELL];
-        for ((m, a), b) in mean.iter_mut().zip(p).zip(q) {
-            *m = ((u16::from(*a) + u16::from(*b) + 1) >> 1) as u8;
-        }
-        sum += s.iter().zip(&mean).map(|(a, b)| u32::from(a.abs_diff(*b))).sum::<u32>();
+    if sum.total() >= limit {
+        return sum.total();
     }
-    sum
+    for r in CELL / 2..CELL {
+        sum = sum.add(source.row(r), prediction(r));
+    }
+    sum.total()
 }
 
-/// Sum of absolute differences of a cell to its own mean, over all frames: what a flat prediction would leave.
-pub(super) fn activity(frames: &[&[u8]], width: usize, y: usize, x: usize) -> f32 {
-    let rows = || frames.iter().flat_map(|f| (0..CELL).map(move |r| row(f, (y + r) * width + x)));
-    let sum: u32 = rows().flatten().map(|&p| u32::from(p)).sum();
-    let mean = (sum / (CELL * CELL * frames.len()) as u32) as u8;
-    rows().flatten().map(|&p| u32::from(p.abs_diff(mean))).sum::<u32>() as f32
+/// `quarters` of the way from a to b.
+#[inline(always)]
+fn between(a: Lane, b: Lane, quarters: usize) -> Lane {
+    match quarters {
+        0 => a,
+        1 => a.mean(a.mean(b)),
+        2 => a.mean(b),
+        _ => b.mean(a.mean(b)),
+    }
+}
+
+/// Sum of absolute differences of a cell to its own mean, in one frame: what a flat prediction would leave.
+pub(super) fn activity(frame: &[u8], width: usize, y: usize, x: usize) -> u32 {
+    let rows = Rows { data: &frame[y * width + x..], pitch: width };
+    let flat = |level: u8| compare(rows, u32::MAX, |_| Lane::new(&[level; CELL]));
+    flat(((flat(0) + 128) / (CELL * CELL) as u32) as u8)
 }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A field of vectors and what it costs to code, with the token coder's own prediction.
+
+use crate::tokens::motion::{cost, predict};
+
+/// A displacement (dy, dx) in quarter pixels.
+pub(super) type Vector = [i32; 2];
+
+/// 1/256 bit: what the flag of an inter cell costs among inter cells.
+const INTER: u32 = 16;
+/// And of an intra cell: without, with one and with two intra neighbours.
+const INTRA: [u32; 3] = [1536, 640, 256];
+
+/// Vectors of all cells, with a border of cells that are not there; `None` = not there, or intra.
+#[derive(Debug)]
+pub(super) struct Field {
+    pitch: usize,
+    cells_x: usize,
+    cells_y: usize,
+    cells: Vec<Option<Vector>>,
+}
+
+impl Field {
+    pub(super) fn new(cells_y: usize, cells_x: usize) -> Self {
+        let pitch = cells_x + 2;
+        Self { pitch, cells_x, cells_y, cells: vec![None; pitch * (cells_y + 2)] }
+    }
+
+    /// Sets all cells that are there.
+    pub(super) fn fill(&mut self, value: Option<Vector>) {
+        for row in self.cells.chunks_exact_mut(self.pitch).skip(1).take(self.cells_y) {
+            row[1..=self.cells_x].fill(value);
+        }
+    }
+
+    #[inline]
+    fn index(&self, y: usize, x: usize) -> usize {
+        (y + 1) * self.pitch + x + 1
+    }
+
+    #[inline]
+    pub(super) fn get(&self, y: usize, x: usize) -> Option<Vector> {
+        self.cells[self.index(y, x)]
+    }
+
+    #[inline]
+    pub(super) fn set(&mut self, y: usize, x: usize, value: Option<Vector>) {
+        let i = self.index(y, x);
+        self.cells[i] = value;
+    }
+
+    /// The eight cells around a cell: those coded before it first.
+    pub(super) fn around(&self, y: usize, x: usize) -> [Option<Vector>; 8] {
+        let i = self.index(y, x);
+        let (above, below) = (i - self.pitch, i + self.pitch);
+        [i - 1, above, above + 1, above - 1, i + 1, below, below + 1, below - 1].map(|i| self.cells[i])
+    }
+
+    #[inline]
+    fn predicted(&self, i: usize) -> Vector {
+        let above = i - self.pitch;
+        predict(self.cells[i - 1], self.cells[above], self.cells[above + 1])
+    }
+
+    /// The decoder's prediction of a cell's vector.
+    pub(super) fn prediction(&self, y: usize, x: usize) -> Vector {
+        self.predicted(self.index(y, x))
+    }
+
+    #[inline]
+    fn bits_at(&self, i: usize) -> u32 {
+        match self.cells[i] {
+            Some(v) => INTER + cost(v, self.predicted(i)),
+            None => INTRA[usize::from(self.cells[i - 1].is_none()) + usize::from(self.cells[i - self.pitch].is_none())],
+        }
+    }
+
+    /// Cost of a cell in 1/256 bit.
+    pub(super) fn bits(&self, y: usize, x: usize) -> u32 {
+        self.bits_at(self.index(y, x))
+    }
+
+    /// Cost in 1/256 bit of a cell and of those it helps to predict, if it had `value`.
+    pub(super) fn bits_with(&mut self, y: usize, x: usize, value: Option<Vector>) -> u32 {
+        let i = self.index(y, x);
+        let old = std::mem::replace(&mut self.cells[i], value);
+        let mut bits = self.bits_at(i);
+        if x + 1 < self.cells_x {
+            bits += self.bits_at(i + 1);
+        }
+        if y + 1 < self.cells_y {
+            bits += self.bits_at(i + self.pitch);
+            if x > 0 {
+                bits += self.bits_at(i + self.pitch - 1);
+            }
+        }
+        self.cells[i] = old;
+        bits
+    }
+}

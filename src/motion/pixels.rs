@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Sixteen samples at a time: the few packed operations the search consists of, safe on every target.
+//!
+//! x86-64 always has them as instructions; elsewhere the loops over sixteen bytes are left to the compiler.
+
+/// Samples in a [`Lane`].
+pub(super) const LANE: usize = 16;
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use sse2::{Lane, Sum};
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) use portable::{Lane, Sum};
+
+#[cfg(target_arch = "x86_64")]
+mod sse2 {
+    use std::arch::x86_64::*;
+
+    /// Sixteen samples.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Lane(__m128i);
+
+    /// Sums of absolute differences so far.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Sum(__m128i);
+
+    impl Lane {
+        #[inline(always)]
+        pub(in super::super) fn new(s: &[u8; 16]) -> Self {
+            let all = u128::from_le_bytes(*s);
+            Self(unsafe { _mm_set_epi64x((all >> 64) as i64, all as i64) })
+        }
+
+        /// Two rows of eight.
+        #[inline(always)]
+        pub(in super::super) fn of_halves(low: &[u8; 8], high: &[u8; 8]) -> Self {
+            Self(unsafe { _mm_set_epi64x(i64::from_le_bytes(*high), i64::from_le_bytes(*low)) })
+        }
+
+        /// Means, halves rounded up.
+        #[inline(always)]
+        pub(in super::super) fn mean(self, other: Self) -> Self {
+            Self(unsafe { _mm_avg_epu8(self.0, other.0) })
+        }
+    }
+
+    impl Sum {
+        pub(in super::super) fn zero() -> Self {
+            Self(unsafe { _mm_setzero_si128() })
+        }
+
+        /// Adds the sum of absolute differences.
+        #[inline(always)]
+        pub(in super::super) fn add(self, a: Lane, b: Lane) -> Self {
+            Self(unsafe { _mm_add_epi32(self.0, _mm_sad_epu8(a.0, b.0)) })
+        }
+
+        #[inline(always)]
+        pub(in super::super) fn total(self) -> u32 {
+            unsafe { (_mm_cvtsi128_si32(self.0) + _mm_extract_epi16::<4>(self.0)) as u32 }
+        }
+    }
+}
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod portable {
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Lane([u8; 16]);
+
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Sum(u32);
+
+    impl Lane {
+        #[inline(always)]
+        pub(in super::super) fn new(s: &[u8; 16]) -> Self {
+            Self(*s)
+        }
+
+        #[inline(always)]
+        pub(in super::super) fn of_halves(low: &[u8; 8], high: &[u8; 8]) -> Self {
+            let mut all = [0; 16];
+            all[..8].copy_from_slice(low);
+            all[8..].copy_from_slice(high);
+            Self(all)
+        }
+
+        #[inline(always)]
+        pub(in super::super) fn mean(self, other: Self) -> Self {
+            let mut out = [0; 16];
+            for ((o, a), b) in out.iter_mut().zip(self.0).zip(other.0) {
+                *o = (u16::from(a) + u16::from(b)).div_ceil(2) as u8;
+            }
+            Self(out)
+        }
+    }
+
+    impl Sum {
+        pub(in super::super) fn zero() -> Self {
+            Self(0)
+        }
+
+        #[inline(always)]
+        pub(in super::super) fn add(self, a: Lane, b: Lane) -> Self {
+            Self(self.0 + a.0.iter().zip(b.0).map(|(a, b)| u32::from(a.abs_diff(b))).sum::<u32>())
+        }
+
+        #[inline(always)]
+        pub(in super::super) fn total(self) -> u32 {
+            self.0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{portable, sse2};
+
+    #[test]
+    fn both_kinds_of_lanes_agree() {
+        let mut state = 1u32;
+        let mut random = || -> [u8; 16] {
+            std::array::from_fn(|i| {
+                state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+                if i % 5 == 0 { (state >> 31) as u8 * 255 } else { (state >> 24) as u8 }
+            })
+        };
+        for _ in 0..1000 {
+            let (a, b, c) = (random(), random(), random());
+            let [low, high] = [&a, &b].map(|s| <[u8; 8]>::try_from(&s[4..12]).expect("eight of sixteen"));
+            let fast = {
+                use sse2::{Lane, Sum};
+                Sum::zero()
+                    .add(Lane::new(&a).mean(Lane::new(&b)), Lane::new(&c))
+                    .add(Lane::of_halves(&low, &high), Lane::new(&b))
+                    .total()
+            };
+            let plain = {
+                use portable::{Lane, Sum};
+                Sum::zero()
+                    .add(Lane::new(&a).mean(Lane::new(&b)), Lane::new(&c))
+                    .add(Lane::of_halves(&low, &high), Lane::new(&b))
+                    .total()
+            };
+            assert_eq!(fast, plain);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+use super::*;
+
+const W: usize = 160;
+const H: usize = 96;
+
+/// A smooth random texture, sampled anywhere.
+fn texture(y: f32, x: f32) -> u8 {
+    let wave = |fy: f32, fx: f32, p: f32| (y * fy + x * fx + p).sin();
+    (128.0
+        + 30.0 * wave(0.21, 0.13, 0.0)
+        + 25.0 * wave(-0.11, 0.31, 1.0)
+        + 20.0 * wave(0.37, -0.23, 2.0)
+        + 15.0 * wave(0.05, 0.07, 3.0)) as u8
+}
+
+fn picture(dy: f32, dx: f32) -> Vec<u8> {
+    (0..H * W).map(|i| texture((i / W) as f32 + dy, (i % W) as f32 + dx)).collect()
+}
+
+fn search(frames: &[&[u8]], reference: &[u8]) -> (Vec<i32>, MotionStats) {
+    let mut motion = vec![0; 3 * (W / CELL) * (H / CELL)];
+    let stats = MotionSearch::new(W, H, frames.len()).search(frames, reference, 4.0, &mut motion);
+    (motion, stats)
+}
+
+#[test]
+fn a_pan_is_found_to_the_quarter_pixel() {
+    for (dy, dx) in [(0, 16), (8, -24), (3, 5), (-7, 2), (40, -80), (0, 1)] {
+        let (qy, qx) = (dy as f32 / 4.0, dx as f32 / 4.0);
+        let reference = picture(0.0, 0.0);
+        let (first, last) = (picture(qy / 2.0, qx / 2.0), picture(qy, qx));
+        let (motion, stats) = search(&[&first, &last], &reference);
+        let n = motion.len() / 3;
+        let right = (0..n).filter(|&i| (motion[i] - dy).abs() <= 1 && (motion[n + i] - dx).abs() <= 1).count();
+        assert!(right * 10 >= n * 7, "{dy},{dx}: {right} of {n}, {:?}", &motion[..2 * n]);
+        assert!(stats.intra < 0.2);
+    }
+}
+
+#[test]
+fn a_static_scene_does_not_move() {
+    let reference = picture(0.0, 0.0);
+    let noisy: Vec<u8> = reference.iter().enumerate().map(|(i, &p)| p.wrapping_add((i * 2654435761 >> 7 & 1) as u8)).collect();
+    let (motion, stats) = search(&[&noisy, &noisy], &reference);
+    assert!(motion.iter().all(|&m| m == 0), "{motion:?}");
+    assert!(stats.error <= 1.0);
+}
+
+#[test]
+fn a_new_scene_is_intra() {
+    let reference: Vec<u8> = (0..H * W).map(|i| (i * 2654435761 >> 13) as u8).collect();
+    let flat = vec![200u8; H * W];
+    let (motion, stats) = search(&[&flat, &flat], &reference);
+    assert!(stats.intra > 0.9, "{stats:?}");
+    assert!(motion[motion.len() / 3 * 2..].iter().filter(|&&m| m == 1).count() > 50);
+}
+
+#[test]
+fn one_cell_and_any_block_length() {
+    for t in 1..=4 {
+        let plane = vec![7u8; 256];
+        let frames = vec![plane.as_slice(); t];
+        let mut motion = vec![9; 3];
+        MotionSearch::new(16, 16, t).search(&frames, &plane, 4.0, &mut motion);
+        assert_eq!(motion, [0, 0, 0]);
+    }
+}
