@@ -25,9 +25,19 @@ const UNREST: usize = 6;
 const SIZES: usize = 10;
 const _: () = assert!(SIZE + 6 * SIZES <= MOTION + MOTION_CONTEXTS && SIZES <= PREFIX);
 
-/// Prediction of a cell's vector: the component-wise median of its [`neighbours`].
-pub fn predict([a, b, c]: [[i32; 2]; 3]) -> [i32; 2] {
-    [median(a[0], b[0], c[0]), median(a[1], b[1], c[1])]
+/// Vectors of a cell's left, top and top-right neighbours; `None`: outside the picture, or intra.
+pub type Near = [Option<[i32; 2]>; 3];
+
+/// Prediction of a cell's vector: with one neighbour that one's vector, otherwise the component-wise median, where a missing
+/// neighbour counts as zero.
+pub fn predict(near: Near) -> [i32; 2] {
+    match near {
+        [Some(v), None, None] | [None, Some(v), None] | [None, None, Some(v)] => v,
+        _ => {
+            let [a, b, c] = near.map(Option::unwrap_or_default);
+            [median(a[0], b[0], c[0]), median(a[1], b[1], c[1])]
+        }
+    }
 }
 
 fn median(a: i32, b: i32, c: i32) -> i32 {
@@ -35,9 +45,9 @@ fn median(a: i32, b: i32, c: i32) -> i32 {
 }
 
 /// Distinct vectors among the neighbours that are not the prediction, and how many there are.
-fn others(near: [[i32; 2]; 3], prediction: [i32; 2]) -> ([[i32; 2]; 3], usize) {
+fn others(near: Near, prediction: [i32; 2]) -> ([[i32; 2]; 3], usize) {
     let (mut list, mut n) = ([[0; 2]; 3], 0);
-    for v in near {
+    for v in near.into_iter().flatten() {
         if v != prediction && !list[..n].contains(&v) {
             list[n] = v;
             n += 1;
@@ -46,30 +56,32 @@ fn others(near: [[i32; 2]; 3], prediction: [i32; 2]) -> ([[i32; 2]; 3], usize) {
     (list, n)
 }
 
-/// Approximate cost of an inter cell's vector, in 1/256 bit, given its [`neighbours`]: a rate model for motion search.
+/// Approximate cost of an inter cell's vector, in 1/256 bit, given its neighbours: a rate model for motion search.
 #[inline]
-pub fn cost(vector: [i32; 2], near: [[i32; 2]; 3]) -> u32 {
+pub fn cost(vector: [i32; 2], near: Near) -> u32 {
     let prediction = predict(near);
     let (dy, dx) = ((vector[0] - prediction[0]).unsigned_abs(), (vector[1] - prediction[1]).unsigned_abs());
     if dy | dx == 0 {
         return 30;
     }
-    if near.contains(&vector) {
+    if near.contains(&Some(vector)) {
         return 750;
     }
     let part = |d: u32| if d == 0 { 400 } else { 700 + 440 * d.ilog2() };
     700 + part(dy) + part(dx)
 }
 
-/// Vectors of the left, top and top-right neighbours of cell (x, y) of a field whose cells before it in raster order are known;
-/// intra cells have zero vectors. Outside the picture the left neighbour is zero, the top one the left one, and the top-right
-/// one the top one.
-pub fn neighbours(motion: &[i32], cells_x: usize, cells: usize, x: usize, y: usize) -> [[i32; 2]; 3] {
-    let at = |x: usize, y: usize| [motion[y * cells_x + x], motion[cells + y * cells_x + x]];
-    let left = if x > 0 { at(x - 1, y) } else { [0, 0] };
-    let top = if y > 0 { at(x, y - 1) } else { left };
-    let top_right = if y > 0 && x + 1 < cells_x { at(x + 1, y - 1) } else { top };
-    [left, top, top_right]
+/// Neighbours of cell (x, y) of a field whose cells before it in raster order are known.
+fn neighbours(motion: &[i32], cells_x: usize, cells: usize, x: usize, y: usize) -> Near {
+    let at = |x: usize, y: usize| {
+        let cell = y * cells_x + x;
+        (motion[2 * cells + cell] == 0).then(|| [motion[cell], motion[cells + cell]])
+    };
+    [
+        if x > 0 { at(x - 1, y) } else { None },
+        if y > 0 { at(x, y - 1) } else { None },
+        if y > 0 && x + 1 < cells_x { at(x + 1, y - 1) } else { None },
+    ]
 }
 
 /// Codes the motion of a block: an encoder reads `motion`, a decoder fills it. `scratch` needs `cells_x` + 1 entries.
@@ -117,7 +129,7 @@ pub(super) fn code<C: BitCoder>(
     Ok(())
 }
 
-fn code_vector<C: BitCoder>(coder: &mut C, vector: [i32; 2], near: [[i32; 2]; 3], unrest: usize) -> Result<[i32; 2]> {
+fn code_vector<C: BitCoder>(coder: &mut C, vector: [i32; 2], near: Near, unrest: usize) -> Result<[i32; 2]> {
     let prediction = predict(near);
     let calm = 2 * usize::from(prediction == [0, 0]) + usize::from(near[0] == near[1]);
     if !coder.bit(SAME + calm * UNREST + unrest.min(UNREST - 1), vector != prediction) {
