@@ -11,7 +11,11 @@ use crate::entropy::{COST_ONE_BIT, CostTable};
 /// Below this many steps a coefficient is never worth a token.
 const HOPELESS: f32 = 0.6;
 /// Lagrangian multiplier in squared steps per bit when [`Rdo::lambda`] is 1.
-const LAMBDA: f32 = 0.165;
+const LAMBDA: f32 = 0.13;
+/// What a coefficient that coarser levels see adds to their counts and zero flags: so much, and so much for each place in the
+/// order of tokens; in 1/256 bit.
+const COARSE_TOKEN: u32 = 384;
+const COARSE_PLACE: u32 = 5;
 
 /// What an encoder prefers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -248,7 +252,7 @@ impl Decider<'_> {
             if finest > 0 && k >= 3 {
                 fine = self.refinement_cost(set, class, energy, k / 3, k, true);
                 implied = fine - self.refinement_cost(set, class, energy, k / 3, k, false);
-                coarse = self.coarse_cost(intra, class, k, i, around);
+                coarse = COARSE_TOKEN + COARSE_PLACE * i as u32 + self.coarse_cost(intra, class, k, i, around);
             } else if finest > 0 {
                 fine += COST_ONE_BIT + self.costs.bit(set.two(class, energy), k > 1);
             } else {
