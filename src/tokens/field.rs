@@ -158,6 +158,13 @@ impl Surroundings {
         (inner * OUTER + outer) * CROWDS + self.crowd
     }
 
+    /// Class 0..16 of what a magnitude of 1 or 2 depends on.
+    #[inline]
+    pub fn size_class(&self, i: usize) -> usize {
+        let (inner, outer) = self.classes(i);
+        2 * inner + usize::from(outer > 1)
+    }
+
     /// Class 0..4 of all that was said, for rarer symbols.
     #[inline]
     pub fn coarse_class(&self, i: usize) -> usize {

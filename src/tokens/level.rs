@@ -141,7 +141,7 @@ fn code_cell<C: BitCoder>(
             let magnitude = if l == 0 {
                 code_magnitude(coder, set, energy, m.unsigned_abs())?
             } else {
-                1 + i32::from(coder.bit(set.two(class, energy), m.abs() > 1))
+                1 + i32::from(coder.bit(set.two(class, around.size_class(i)), m.abs() > 1))
             };
             field.set(place, i, if negative { -magnitude } else { magnitude });
             around.hear(layout, i, magnitude);

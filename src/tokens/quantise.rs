@@ -222,8 +222,11 @@ impl Decider<'_> {
                 // coarser levels see less energy than the finest
                 let seen = (inner.saturating_sub(2) * OUTER + outer.saturating_sub(1)) * CROWDS;
                 total += self.costs.bit(set.zero(class, seen), true) + COST_ONE_BIT;
-                total +=
-                    if level == 0 { self.magnitude_cost(set, energy, m) } else { self.costs.bit(set.two(class, energy), m > 1) };
+                total += if level == 0 {
+                    self.magnitude_cost(set, energy, m)
+                } else {
+                    self.costs.bit(set.two(class, around.size_class(i)), m > 1)
+                };
             }
             before = m;
         }
@@ -254,7 +257,7 @@ impl Decider<'_> {
                 implied = fine - self.refinement_cost(set, class, energy, k / 3, k, false);
                 coarse = COARSE_TOKEN + COARSE_PLACE * i as u32 + self.coarse_cost(intra, class, k, i, around);
             } else if finest > 0 {
-                fine += COST_ONE_BIT + self.costs.bit(set.two(class, energy), k > 1);
+                fine += COST_ONE_BIT + self.costs.bit(set.two(class, around.size_class(i)), k > 1);
             } else {
                 fine += COST_ONE_BIT + self.magnitude_cost(set, energy, k);
             }
