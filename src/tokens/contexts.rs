@@ -36,7 +36,7 @@ const SET: usize = CONSTANT + 6 * (1 + PREFIX);
 /// First context of motion.
 pub(super) const MOTION: usize = 2 * MAX_LEVELS * SET;
 /// Contexts of motion.
-pub(super) const MOTION_CONTEXTS: usize = 104;
+pub(super) const MOTION_CONTEXTS: usize = 96;
 
 /// Number of contexts a bundle's tables must have.
 pub const CONTEXTS: usize = MOTION + MOTION_CONTEXTS;
