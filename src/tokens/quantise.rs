@@ -245,7 +245,7 @@ impl Decider<'_> {
 
     /// What it costs to send coefficient `i`, |latent| = `x`, as `k`.
     #[inline]
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
     fn price(&self, set: Set, intra: bool, flag: usize, i: usize, k: i32, x: f32, lambda: f32, around: &Surroundings) -> Choice {
         let finest = self.level.layout.levels - 1;
         let (mut fine, mut coarse, mut implied) = (self.costs.bit(flag, k != 0), 0, 0);
