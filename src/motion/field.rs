@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A field of vectors and what it costs to code, with the token coder's own prediction.
 
-use crate::tokens::motion::{cost, predict};
+use crate::tokens::motion::{Near, cost, predict};
 
 /// A displacement (dy, dx) in quarter pixels.
 pub(super) type Vector = [i32; 2];
@@ -57,20 +57,25 @@ impl Field {
     }
 
     #[inline]
-    fn predicted(&self, i: usize) -> Vector {
+    fn near_index(&self, i: usize) -> Near {
         let above = i - self.pitch;
-        predict(self.cells[i - 1], self.cells[above], self.cells[above + 1])
+        [self.cells[i - 1], self.cells[above], self.cells[above + 1]]
+    }
+
+    /// What the coder predicts a cell's vector from.
+    pub(super) fn near(&self, y: usize, x: usize) -> Near {
+        self.near_index(self.index(y, x))
     }
 
     /// The decoder's prediction of a cell's vector.
     pub(super) fn prediction(&self, y: usize, x: usize) -> Vector {
-        self.predicted(self.index(y, x))
+        predict(self.near(y, x))
     }
 
     #[inline]
     fn bits_at(&self, i: usize) -> u32 {
         match self.cells[i] {
-            Some(v) => INTER + cost(v, self.predicted(i)),
+            Some(v) => INTER + cost(v, self.near_index(i)),
             None => INTRA[usize::from(self.cells[i - 1].is_none()) + usize::from(self.cells[i - self.pitch].is_none())],
         }
     }

@@ -18,6 +18,7 @@ mod planes;
 #[cfg(test)]
 mod tests;
 
+use crate::tokens::motion::{Near, cost};
 use coarse::Coarse;
 use field::{Field, Vector};
 use planes::Interpolated;
@@ -107,13 +108,13 @@ impl Cell<'_> {
     }
 
     /// Searches around `best` in steps that shrink.
-    fn refine(&self, best: &mut Choice, prediction: Vector, steps: &[(i32, usize)]) {
+    fn refine(&self, best: &mut Choice, near: Near, steps: &[(i32, usize)]) {
         for &(step, rounds) in steps {
             for _ in 0..rounds {
                 let centre = best.vector;
                 for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)] {
                     let v = [centre[0] + dy * step, centre[1] + dx * step];
-                    self.consider(best, v, || crate::tokens::motion::cost(v, prediction));
+                    self.consider(best, v, || cost(v, near));
                 }
                 if best.vector == centre {
                     break;
@@ -180,7 +181,8 @@ impl MotionSearch {
     fn first(&mut self, frames: &[&[u8]], lambda: u32, (y, x): (usize, usize)) {
         let cell = self.cell(frames, lambda, (y, x));
         let prediction = self.field.prediction(y, x);
-        let bits = |v| crate::tokens::motion::cost(v, prediction);
+        let near = self.field.near(y, x);
+        let bits = |v| cost(v, near);
         let zero = [0; 2];
         let sad = cell.sad(zero, u32::MAX);
         let mut best = Choice { cost: sad + cell.rate(bits(zero)), sad, vector: zero };
@@ -201,7 +203,7 @@ impl MotionSearch {
                 consider(&mut best, self.previous[i + self.cells_x]);
             }
             consider(&mut best, self.coarse.at(y, x));
-            cell.refine(&mut best, prediction, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
+            cell.refine(&mut best, near, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
         }
         let flat: u32 = frames.iter().map(|f| planes::activity(f, self.width, y * CELL, x * CELL)).sum();
         let intra = best.sad > 4 * samples && flat + flat / 7 + cell.rate(12 * 256) < best.cost;

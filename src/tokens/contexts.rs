@@ -12,6 +12,8 @@ pub(super) const OUTER: usize = 4;
 pub(super) const CROWDS: usize = 3;
 /// Classes of the energy for symbols rarer than zero flags.
 pub(super) const COARSE: usize = 4;
+/// Classes of what a magnitude of 1 or 2 depends on.
+pub(super) const SIZES: usize = 2 * ENERGIES;
 pub(super) const UNARY: usize = 12;
 pub(super) const PREFIX: usize = 16;
 
@@ -26,7 +28,7 @@ const ZERO: usize = EXTRA + TREE_LEAVES;
 const LARGER: usize = ZERO + CLASSES * ENERGIES * OUTER * CROWDS;
 const ESCAPE: usize = LARGER + COARSE * UNARY;
 const TWO: usize = ESCAPE + PREFIX;
-const MIDDLE: usize = TWO + COARSE * COARSE;
+const MIDDLE: usize = TWO + COARSE * SIZES;
 const UPPER: usize = MIDDLE + 3 * COARSE * COARSE;
 const CONSTANT: usize = UPPER + 3 * COARSE * COARSE;
 const SET: usize = CONSTANT + 6 * (1 + PREFIX);
@@ -86,8 +88,8 @@ impl Set {
     }
 
     #[inline]
-    pub fn zero(self, class: u8, (inner, outer): (usize, usize), crowd: usize) -> usize {
-        self.0 + ZERO + ((usize::from(class) * ENERGIES + inner) * OUTER + outer) * CROWDS + crowd
+    pub fn zero(self, class: u8, surroundings: usize) -> usize {
+        self.0 + ZERO + usize::from(class) * (ENERGIES * OUTER * CROWDS) + surroundings
     }
 
     #[inline]
@@ -101,8 +103,8 @@ impl Set {
     }
 
     #[inline]
-    pub fn two(self, class: u8, energy: usize) -> usize {
-        self.0 + TWO + usize::from(class) / (CLASSES / COARSE) * COARSE + energy
+    pub fn two(self, class: u8, surroundings: usize) -> usize {
+        self.0 + TWO + usize::from(class) / (CLASSES / COARSE) * SIZES + surroundings
     }
 
     /// `magnitude` >= 1: at the level before.

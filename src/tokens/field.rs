@@ -2,7 +2,7 @@
 //! What encoder and decoder both know of a block's cells while they code it: digits so far, counts, and what the coefficients
 //! before say about the next.
 
-use super::contexts::COARSE;
+use super::contexts::{COARSE, CROWDS, OUTER};
 use super::{MAX_LEVELS, NestedLayout};
 
 /// A coefficient speaks to its neighbours with its magnitude, but no louder than this.
@@ -62,8 +62,11 @@ impl Field {
     /// Forgets the block; touches only what was used.
     pub fn clear(&mut self) {
         for (place, extent) in self.extents.iter_mut().enumerate() {
-            let first = place * self.coefficients;
-            self.values[first..first + usize::from(std::mem::take(extent))].fill(0);
+            // even an empty fill would cost, where the memory was never used
+            if *extent > 0 {
+                let first = place * self.coefficients;
+                self.values[first..first + usize::from(std::mem::take(extent))].fill(0);
+            }
         }
         for counts in &mut self.counts {
             counts.fill(0);
@@ -96,22 +99,25 @@ impl Field {
 pub(super) struct Surroundings {
     /// Sums over earlier coefficients of the cell.
     inner: Vec<u8>,
-    /// Classes 0..=3 of the same coefficient in the cells around.
+    /// Classes 0..4 of the same coefficient in the cells around.
     outer: Vec<u8>,
-    /// Significant coefficients of the cell so far.
+    /// Significant coefficients of the cell so far, their class 0..3, and where the next one begins.
     significant: usize,
+    crowd: usize,
+    limits: [usize; CROWDS],
 }
 
 impl Surroundings {
     pub fn new(layout: &NestedLayout) -> Self {
-        Self { inner: vec![0; layout.coefficients], outer: vec![0; layout.coefficients], significant: 0 }
+        Self { inner: vec![0; layout.coefficients], outer: vec![0; layout.coefficients], ..Self::default() }
     }
 
     /// Begins a cell of which the first `count` coefficients are coded. `values` and `extents` are of the whole grid; of the cells
     /// around, only those before in raster order take part.
-    pub fn begin(&mut self, values: &[i16], extents: &[u16], pitch: usize, place: usize, count: usize) {
+    pub fn begin(&mut self, values: &[i16], extents: &[u16], pitch: usize, place: usize, count: usize, intra: bool) {
         let c = self.inner.len();
-        self.significant = 0;
+        (self.significant, self.crowd) = (0, 0);
+        self.limits = if intra { [4, 12, usize::MAX] } else { [2, 6, usize::MAX] };
         self.inner.fill(0);
         let around = [place - 1, place - pitch, place - pitch - 1, place - pitch + 1];
         if around.iter().all(|p| extents[*p] == 0) {
@@ -131,6 +137,7 @@ impl Surroundings {
     #[inline]
     pub fn hear(&mut self, layout: &NestedLayout, i: usize, magnitude: i32) {
         self.significant += 1;
+        self.crowd += usize::from(self.significant == self.limits[self.crowd]);
         let voice = magnitude.min(i32::from(LOUDEST)) as u8;
         for &(j, weight) in layout.links(i) {
             self.inner[usize::from(j)] += weight * voice;
@@ -143,10 +150,19 @@ impl Surroundings {
         (usize::from(INNER_CLASS[usize::from(self.inner[i] & 63)]), usize::from(self.outer[i]))
     }
 
-    /// Class 0..3 of how many significant coefficients the cell has shown.
+    /// Class 0..96 of all that a zero flag depends on besides the position: the classes above and how many significant
+    /// coefficients the cell has shown.
     #[inline]
-    pub fn crowd(&self) -> usize {
-        usize::from(self.significant >= 2) + usize::from(self.significant >= 6)
+    pub fn zero_class(&self, i: usize) -> usize {
+        let (inner, outer) = self.classes(i);
+        (inner * OUTER + outer) * CROWDS + self.crowd
+    }
+
+    /// Class 0..16 of what a magnitude of 1 or 2 depends on.
+    #[inline]
+    pub fn size_class(&self, i: usize) -> usize {
+        let (inner, outer) = self.classes(i);
+        2 * inner + usize::from(outer > 1)
     }
 
     /// Class 0..4 of all that was said, for rarer symbols.

@@ -11,6 +11,24 @@ const MAX_CELLS: usize = 1 << 20;
 /// Position classes of coefficients: what a zero flag knows about where it is.
 pub(super) const CLASSES: usize = 16;
 
+/// Neighbouring coefficients in the graph's order that are all luma or all chroma.
+#[derive(Debug, Clone)]
+pub(super) struct Run {
+    pub range: std::ops::Range<usize>,
+    pub chroma: bool,
+}
+
+fn runs(chroma: impl Iterator<Item = bool>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (i, chroma) in chroma.enumerate() {
+        match runs.last_mut() {
+            Some(run) if run.chroma == chroma => run.range.end = i + 1,
+            _ => runs.push(Run { range: i..i + 1, chroma }),
+        }
+    }
+    runs
+}
+
 /// Coefficients, levels and cells of a picture.
 #[derive(Debug, Clone)]
 pub struct NestedLayout {
@@ -21,8 +39,10 @@ pub struct NestedLayout {
     /// Constant term of its component: predicted from other cells where nothing else predicts it.
     pub(super) constant: Vec<bool>,
     pub(super) chroma: Vec<bool>,
-    /// -1 where the graph has a chroma coefficient, 0 for luma: in the graph's order.
-    pub(super) chroma_mask: Vec<i16>,
+    /// Luma and chroma in the graph's order.
+    pub(super) runs: Vec<Run>,
+    /// Where in the order of importance the graph's coefficients are: the inverse of `slots`.
+    pub(super) ranks: Vec<u16>,
     /// The graph's index of each coefficient.
     pub(super) slots: Vec<u16>,
     default_classes: Vec<u8>,
@@ -67,7 +87,8 @@ impl NestedLayout {
             cells_y,
             constant: positions.iter().map(|p| p[1..] == [0, 0, 0]).collect(),
             chroma: positions.iter().map(|p| p[0] > 0).collect(),
-            chroma_mask: positions.iter().map(|p| -i16::from(p[0] > 0)).collect(),
+            runs: runs(positions.iter().map(|p| p[0] > 0)),
+            ranks: (0..positions.len() as u16).collect(),
             slots: (0..positions.len() as u16).collect(),
             default_classes: positions.iter().map(|p| default_class(*p)).collect(),
             spans,
@@ -77,19 +98,20 @@ impl NestedLayout {
 
     /// Says where the graph has the coefficients: `order[i]` is its index of the i-th most important one.
     pub fn with_order(mut self, order: &[u16]) -> Result<Self> {
-        let mut mask = vec![None; self.coefficients];
+        let mut ranks = vec![None; self.coefficients];
         for (i, &slot) in order.iter().enumerate() {
-            match mask.get_mut(usize::from(slot)) {
-                Some(free @ None) if i < self.coefficients => *free = Some(-i16::from(self.chroma[i])),
+            match ranks.get_mut(usize::from(slot)) {
+                Some(free @ None) => *free = Some(i as u16),
                 _ => {
                     return Err(Error::Model("the order of coefficients is no permutation; export the bundle again".into()));
                 }
             }
         }
-        self.chroma_mask = mask.into_iter().flatten().collect();
-        if self.chroma_mask.len() != self.coefficients {
+        self.ranks = ranks.into_iter().flatten().collect();
+        if self.ranks.len() != self.coefficients {
             return Err(Error::Model("the order of coefficients is incomplete; export the bundle again".into()));
         }
+        self.runs = runs(self.ranks.iter().map(|i| self.chroma[usize::from(*i)]));
         self.slots = order.to_vec();
         Ok(self)
     }

@@ -88,7 +88,11 @@ fn code_cell<C: BitCoder>(
     let span = span(layout.levels, l);
     // the signed magnitude this level sends for coefficient i
     let want = |i: usize| {
-        if C::DECODES { 0 } else { i32::from(wanted[i]) / span }
+        // most are zero, and division is slow
+        match wanted.get(i) {
+            Some(&k) if !C::DECODES && k != 0 => i32::from(k) / span,
+            _ => 0,
+        }
     };
     let separate = |i: usize| l == 0 && intra && layout.constant[i];
     if l == 0 && intra {
@@ -111,7 +115,7 @@ fn code_cell<C: BitCoder>(
     }
     field.counts[l][place] = count;
     let count = usize::from(count);
-    around.begin(&field.values, &field.extents, field.pitch(), place, count);
+    around.begin(&field.values, &field.extents, field.pitch(), place, count, intra);
     for i in 0..count {
         let (assumed, last) = (field.value(place, i), i + 1 == count);
         let class = level.classes[i];
@@ -129,7 +133,7 @@ fn code_cell<C: BitCoder>(
             around.hear(layout, i, assumed.abs());
         } else {
             let m = want(i);
-            if !last && !coder.bit(set.zero(class, around.classes(i), around.crowd()), m != 0) {
+            if !last && !coder.bit(set.zero(class, around.zero_class(i)), m != 0) {
                 continue;
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;
@@ -137,7 +141,7 @@ fn code_cell<C: BitCoder>(
             let magnitude = if l == 0 {
                 code_magnitude(coder, set, energy, m.unsigned_abs())?
             } else {
-                1 + i32::from(coder.bit(set.two(class, energy), m.abs() > 1))
+                1 + i32::from(coder.bit(set.two(class, around.size_class(i)), m.abs() > 1))
             };
             field.set(place, i, if negative { -magnitude } else { magnitude });
             around.hear(layout, i, magnitude);

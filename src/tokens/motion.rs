@@ -4,7 +4,7 @@
 //! Vectors are (dy, dx) in quarter pixels, each in -[`MAX_MOTION`]..=[`MAX_MOTION`]; a field is three planes dy, dx, mode (0 inter,
 //! 1 intra) of cells in raster order.
 
-use super::contexts::{MOTION, PREFIX};
+use super::contexts::{MOTION, MOTION_CONTEXTS, PREFIX};
 use super::level::code_escape;
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
@@ -13,18 +13,28 @@ use crate::{Error, Result};
 pub const MAX_MOTION: i32 = 255;
 
 const INTRA: usize = MOTION;
-const SAME: usize = INTRA + 3;
-const ZERO_DY: usize = SAME + 9;
+const OTHER: usize = INTRA + 3;
+const WHICH: usize = OTHER + 1;
+const SAME: usize = WHICH + 2;
+const ZERO_DY: usize = SAME + 4 * UNREST;
 const ZERO_DX: usize = ZERO_DY + 3;
 const SIZE: usize = ZERO_DX + 3;
+/// Classes of how badly the cells around were predicted.
+const UNREST: usize = 6;
+/// Contexts of a component's prefix: sizes go up to 2 * [`MAX_MOTION`].
+const SIZES: usize = 10;
+const _: () = assert!(SIZE + 6 * SIZES <= MOTION + MOTION_CONTEXTS && SIZES <= PREFIX);
 
-/// Prediction of a cell's vector from its left, top and top-right neighbours; `None`: outside the picture, or intra. With one
-/// neighbour it is that one's vector, otherwise the component-wise median, where a missing neighbour counts as zero.
-pub fn predict(left: Option<[i32; 2]>, top: Option<[i32; 2]>, top_right: Option<[i32; 2]>) -> [i32; 2] {
-    match (left, top, top_right) {
-        (Some(v), None, None) | (None, Some(v), None) | (None, None, Some(v)) => v,
+/// Vectors of a cell's left, top and top-right neighbours; `None`: outside the picture, or intra.
+pub type Near = [Option<[i32; 2]>; 3];
+
+/// Prediction of a cell's vector: with one neighbour that one's vector, otherwise the component-wise median, where a missing
+/// neighbour counts as zero.
+pub fn predict(near: Near) -> [i32; 2] {
+    match near {
+        [Some(v), None, None] | [None, Some(v), None] | [None, None, Some(v)] => v,
         _ => {
-            let [a, b, c] = [left, top, top_right].map(Option::unwrap_or_default);
+            let [a, b, c] = near.map(Option::unwrap_or_default);
             [median(a[0], b[0], c[0]), median(a[1], b[1], c[1])]
         }
     }
@@ -34,22 +44,35 @@ fn median(a: i32, b: i32, c: i32) -> i32 {
     a.min(b).max(a.max(b).min(c))
 }
 
-/// Approximate cost of an inter cell's vector, in 1/256 bit, given its prediction: a rate model for motion search.
-#[inline]
-pub fn cost(vector: [i32; 2], prediction: [i32; 2]) -> u32 {
-    let (dy, dx) = ((vector[0] - prediction[0]).unsigned_abs(), (vector[1] - prediction[1]).unsigned_abs());
-    if dy | dx == 0 {
-        return 128;
+/// Distinct vectors among the neighbours that are not the prediction, and how many there are.
+fn others(near: Near, prediction: [i32; 2]) -> ([[i32; 2]; 3], usize) {
+    let (mut list, mut n) = ([[0; 2]; 3], 0);
+    for v in near.into_iter().flatten() {
+        if v != prediction && !list[..n].contains(&v) {
+            list[n] = v;
+            n += 1;
+        }
     }
-    let part = |d: u32| {
-        if d == 0 { 256 } else { 640 + 400 * d.ilog2() + 200 * u32::from(d > 1 && d >> (d.ilog2() - 1) & 1 == 1) }
-    };
-    512 + part(dy) + part(dx)
+    (list, n)
 }
 
-/// Neighbours' vectors of cell (x, y) of a field whose cells before it in raster order are known.
-pub fn neighbours(motion: &[i32], cells_x: usize, cells_y: usize, x: usize, y: usize) -> [Option<[i32; 2]>; 3] {
-    let cells = cells_x * cells_y;
+/// Approximate cost of an inter cell's vector, in 1/256 bit, given its neighbours: a rate model for motion search.
+#[inline]
+pub fn cost(vector: [i32; 2], near: Near) -> u32 {
+    let prediction = predict(near);
+    let (dy, dx) = ((vector[0] - prediction[0]).unsigned_abs(), (vector[1] - prediction[1]).unsigned_abs());
+    if dy | dx == 0 {
+        return 30;
+    }
+    if near.contains(&Some(vector)) {
+        return 750;
+    }
+    let part = |d: u32| if d == 0 { 400 } else { 700 + 440 * d.ilog2() };
+    700 + part(dy) + part(dx)
+}
+
+/// Neighbours of cell (x, y) of a field whose cells before it in raster order are known.
+fn neighbours(motion: &[i32], cells_x: usize, cells: usize, x: usize, y: usize) -> Near {
     let at = |x: usize, y: usize| {
         let cell = y * cells_x + x;
         (motion[2 * cells + cell] == 0).then(|| [motion[cell], motion[cells + cell]])
@@ -70,38 +93,34 @@ pub(super) fn code<C: BitCoder>(
     scratch: &mut [u8],
 ) -> Result<()> {
     let cells = cells_x * cells_y;
-    // 0: as predicted, 1: near the prediction, 2: far from it or intra; of the row above, overwritten from the left
+    // of the row above, overwritten from the left: 0: as predicted, 1: near the prediction, 2: far from it or intra
     scratch.fill(0);
-    let mut modes_left;
     for y in 0..cells_y {
-        modes_left = false;
-        let mut surprise_left = 0;
-        for (x, above) in scratch.iter_mut().enumerate().take(cells_x) {
+        let (mut left_intra, mut left_surprise) = (false, 0);
+        for x in 0..cells_x {
             let cell = y * cells_x + x;
             let top_intra = y > 0 && motion[2 * cells + cell - cells_x] != 0;
-            let intra = coder.bit(INTRA + usize::from(modes_left) + usize::from(top_intra), motion[2 * cells + cell] != 0);
-            modes_left = intra;
-            let around = [surprise_left, *above];
+            let intra = coder.bit(INTRA + usize::from(left_intra) + usize::from(top_intra), motion[2 * cells + cell] != 0);
+            left_intra = intra;
+            let unrest = usize::from(2 * left_surprise + 2 * scratch[x] + scratch[x + 1]).div_ceil(2);
             let mut surprise = 2;
             if intra {
                 (motion[cell], motion[cells + cell], motion[2 * cells + cell]) = (0, 0, 1);
             } else {
-                let [left, top, top_right] = neighbours(motion, cells_x, cells_y, x, y);
-                let prediction = predict(left, top, top_right);
-                let wanted = [motion[cell].wrapping_sub(prediction[0]), motion[cells + cell].wrapping_sub(prediction[1])];
-                let difference = code_difference(coder, wanted, around, left == top)?;
-                let vector = [prediction[0] + difference[0], prediction[1] + difference[1]];
+                let near = neighbours(motion, cells_x, cells, x, y);
+                let prediction = predict(near);
+                let vector = code_vector(coder, [motion[cell], motion[cells + cell]], near, unrest)?;
                 if vector[0].abs() > MAX_MOTION || vector[1].abs() > MAX_MOTION {
                     return Err(Error::Malformed(format!(
                         "a motion vector of {vector:?} quarter pixels; wait for the next block"
                     )));
                 }
                 (motion[cell], motion[cells + cell], motion[2 * cells + cell]) = (vector[0], vector[1], 0);
-                let size = difference[0].abs() + difference[1].abs();
+                let size = (vector[0] - prediction[0]).abs() + (vector[1] - prediction[1]).abs();
                 surprise = u8::from(size > 0) + u8::from(size > 4);
             }
-            *above = surprise;
-            surprise_left = surprise;
+            scratch[x] = surprise;
+            left_surprise = surprise;
         }
         if C::DECODES && coder.exhausted() {
             return Err(Error::Malformed("motion ends before its cells do; wait for the next block".into()));
@@ -110,13 +129,27 @@ pub(super) fn code<C: BitCoder>(
     Ok(())
 }
 
-fn code_difference<C: BitCoder>(coder: &mut C, wanted: [i32; 2], around: [u8; 2], agree: bool) -> Result<[i32; 2]> {
-    let unrest = usize::from(around[0] + around[1]);
-    let same = SAME + if agree { unrest.min(3) } else { 4 + unrest };
-    if !coder.bit(same, wanted != [0, 0]) {
-        return Ok([0, 0]);
+fn code_vector<C: BitCoder>(coder: &mut C, vector: [i32; 2], near: Near, unrest: usize) -> Result<[i32; 2]> {
+    let prediction = predict(near);
+    let calm = 2 * usize::from(prediction == [0, 0]) + usize::from(near[0] == near[1]);
+    if !coder.bit(SAME + calm * UNREST + unrest.min(UNREST - 1), vector != prediction) {
+        return Ok(prediction);
     }
-    let class = unrest.div_ceil(2).min(2);
+    let (list, n) = others(near, prediction);
+    let chosen = list[..n].iter().position(|v| *v == vector);
+    if n > 0 && coder.bit(OTHER, chosen.is_some()) {
+        let chosen = chosen.unwrap_or(0);
+        let first = n == 1 || !coder.bit(WHICH, chosen > 0);
+        let at = if first { 0 } else { 1 + usize::from(n > 2 && coder.bit(WHICH + 1, chosen > 1)) };
+        return Ok(list[at]);
+    }
+    let wanted = [vector[0].wrapping_sub(prediction[0]), vector[1].wrapping_sub(prediction[1])];
+    let difference = code_difference(coder, wanted, unrest.div_ceil(2).min(2))?;
+    Ok([prediction[0] + difference[0], prediction[1] + difference[1]])
+}
+
+/// A difference that is not zero.
+fn code_difference<C: BitCoder>(coder: &mut C, wanted: [i32; 2], class: usize) -> Result<[i32; 2]> {
     let dy_moves = coder.bit(ZERO_DY + class, wanted[0] != 0);
     let mut out = [0; 2];
     if dy_moves {
@@ -129,6 +162,6 @@ fn code_difference<C: BitCoder>(coder: &mut C, wanted: [i32; 2], around: [u8; 2]
 }
 
 fn code_component<C: BitCoder>(coder: &mut C, kind: usize, wanted: i32) -> Result<i32> {
-    let size = 1 + code_escape(coder, SIZE + PREFIX.min(10) * kind, wanted.unsigned_abs().wrapping_sub(1))? as i32;
+    let size = 1 + code_escape(coder, SIZE + SIZES * kind, wanted.unsigned_abs().wrapping_sub(1))? as i32;
     Ok(if coder.bypass(u32::from(wanted < 0), 1) == 1 { -size } else { size })
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rate-distortion optimised quantisation: which k each coefficient gets, and where each cell's tokens end.
 
-use super::contexts::Set;
+use super::contexts::{CROWDS, OUTER, Set, UNARY};
 use super::counts;
 use super::field::{Field, Surroundings};
 use super::level::{Level, Target};
@@ -12,6 +12,10 @@ use crate::entropy::{COST_ONE_BIT, CostTable};
 const HOPELESS: f32 = 0.6;
 /// Lagrangian multiplier in squared steps per bit when [`Rdo::lambda`] is 1.
 const LAMBDA: f32 = 0.13;
+/// What a coefficient that coarser levels see adds to their counts and zero flags: so much, and so much for each place in the
+/// order of tokens; in 1/256 bit.
+const COARSE_TOKEN: u32 = 384;
+const COARSE_PLACE: u32 = 5;
 
 /// What an encoder prefers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,14 +57,24 @@ struct Candidate {
     k: i32,
 }
 
+/// A way to send a coefficient.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    /// Distortion and weighted bits.
+    total: f32,
+    k: i32,
+    /// Bits at the finest level, at coarser levels, and of the flag that the last token of a cell need not send, in 1/256.
+    fine: u32,
+    coarse: u32,
+    implied: u32,
+}
+
 /// Working memory, kept between blocks.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     candidates: Vec<Candidate>,
     /// End of each cell's candidates.
     ends: Vec<u32>,
-    /// A cell's latents by importance.
-    cell: Vec<i16>,
 }
 
 /// What the decisions need to know.
@@ -130,34 +144,41 @@ impl Decider<'_> {
         for (cell, x) in latents.chunks_exact(c).enumerate() {
             let place = field.place(cell % layout.cells_x, cell / layout.cells_x);
             let old = usize::from(std::mem::take(&mut target.extents[place]));
-            target.values[place * c..place * c + old].fill(0);
-            let peak = sum_energies(x, &layout.chroma_mask, estimate);
-            if peak >= threshold {
-                work.cell.clear();
-                work.cell.extend(layout.slots.iter().map(|&slot| x[usize::from(slot)]));
-                self.collect_cell(&work.cell, threshold, inverse, &mut work.candidates);
-                if coarse {
-                    let first = work.ends.last().map_or(0, |e| *e as usize);
-                    for one in work.candidates[first..].iter().filter(|one| one.k >= 3) {
-                        field.counts[layout.levels - 2][place] = one.i + 1;
+            if old > 0 {
+                target.values[place * c..place * c + old].fill(0);
+            }
+            let first = work.candidates.len();
+            for run in &layout.runs {
+                let part = &x[run.range.clone()];
+                let sum = if run.chroma { &mut estimate.chroma } else { &mut estimate.luma };
+                for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
+                    let peak = peak(chunk);
+                    *sum += sum_squares(chunk, peak);
+                    if peak >= threshold {
+                        self.collect_chunk(chunk, ranks, threshold, inverse, &mut work.candidates);
                     }
                 }
+            }
+            let found = &mut work.candidates[first..];
+            found.sort_unstable_by_key(|one| one.i);
+            if coarse && let Some(last) = found.iter().rfind(|one| one.k >= 3) {
+                field.counts[layout.levels - 2][place] = last.i + 1;
             }
             work.ends.push(work.candidates.len() as u32);
         }
     }
 
-    fn collect_cell(&self, x: &[i16], threshold: i16, inverse: f32, candidates: &mut Vec<Candidate>) {
-        for (chunk, block) in x.chunks(16).enumerate() {
-            if block.iter().fold(0, |m: i16, v| m.max(v.saturating_abs())) < threshold {
+    fn collect_chunk(&self, x: &[i16], ranks: &[u16], threshold: i16, inverse: f32, candidates: &mut Vec<Candidate>) {
+        for (x, ranks) in x.chunks(BLOCK).zip(ranks.chunks(BLOCK)) {
+            if peak(x) < threshold {
                 continue;
             }
-            for (j, &v) in block.iter().enumerate() {
+            for (&v, &i) in x.iter().zip(ranks) {
                 if v.saturating_abs() >= threshold {
-                    let (i, v) = (16 * chunk + j, v.max(-i16::MAX));
-                    let k = self.limited((f32::from(v.unsigned_abs()) * inverse + 0.5) as i32, i);
+                    let v = v.max(-i16::MAX);
+                    let k = self.limited((f32::from(v.unsigned_abs()) * inverse + 0.5) as i32, usize::from(i));
                     if k > 0 {
-                        candidates.push(Candidate { i: i as u16, x: v, k });
+                        candidates.push(Candidate { i, x: v, k });
                     }
                 }
             }
@@ -167,6 +188,9 @@ impl Decider<'_> {
     /// The nearest magnitude whose tokens from `max_tokens` on say nothing.
     fn limited(&self, k: i32, i: usize) -> i32 {
         let (levels, c) = (self.level.layout.levels, self.level.layout.coefficients);
+        if self.rdo.max_tokens >= levels * c {
+            return k;
+        }
         let mut m = 0;
         for level in 0..levels {
             let (low, middle) = if m == 0 { (0, 0) } else { (3 * m, 3 * m + 1) };
@@ -180,7 +204,8 @@ impl Decider<'_> {
     /// Whether coefficient `i` may go from `from` to `to`: tokens below `min_tokens` must stay.
     fn may(&self, i: usize, from: i32, to: i32) -> bool {
         let (levels, c) = (self.level.layout.levels, self.level.layout.coefficients);
-        (0..levels).all(|l| l * c + i >= self.rdo.min_tokens || from / span(levels, l) == to / span(levels, l))
+        i >= self.rdo.min_tokens
+            || (0..levels).all(|l| l * c + i >= self.rdo.min_tokens || from / span(levels, l) == to / span(levels, l))
     }
 
     /// Bits (1/256) of what levels before the finest say about a magnitude that they can see.
@@ -195,13 +220,12 @@ impl Decider<'_> {
                 total += self.refinement_cost(set, class, energy, before, m, true);
             } else if m > 0 {
                 // coarser levels see less energy than the finest
-                let classes = (inner.saturating_sub(2), outer.saturating_sub(1));
-                total += self.costs.bit(set.zero(class, classes, 0), true) + COST_ONE_BIT;
+                let seen = (inner.saturating_sub(2) * OUTER + outer.saturating_sub(1)) * CROWDS;
+                total += self.costs.bit(set.zero(class, seen), true) + COST_ONE_BIT;
                 total += if level == 0 {
-                    (1..=m.min(12)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), m > j)).sum::<u32>()
-                        + if m > 12 { 2 * COST_ONE_BIT * (m - 11).ilog2() } else { 0 }
+                    self.magnitude_cost(set, energy, m)
                 } else {
-                    self.costs.bit(set.two(class, energy), m > 1)
+                    self.costs.bit(set.two(class, around.size_class(i)), m > 1)
                 };
             }
             before = m;
@@ -217,6 +241,35 @@ impl Decider<'_> {
             total += self.costs.bit(set.upper(before, class, energy), m > assumed);
         }
         total
+    }
+
+    /// What it costs to send coefficient `i`, |latent| = `x`, as `k`.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
+    fn price(&self, set: Set, intra: bool, flag: usize, i: usize, k: i32, x: f32, lambda: f32, around: &Surroundings) -> Choice {
+        let finest = self.level.layout.levels - 1;
+        let (mut fine, mut coarse, mut implied) = (self.costs.bit(flag, k != 0), 0, 0);
+        if k > 0 {
+            let (class, energy) = (self.level.classes[i], around.coarse_class(i));
+            implied = fine;
+            if finest > 0 && k >= 3 {
+                fine = self.refinement_cost(set, class, energy, k / 3, k, true);
+                implied = fine - self.refinement_cost(set, class, energy, k / 3, k, false);
+                coarse = COARSE_TOKEN + COARSE_PLACE * i as u32 + self.coarse_cost(intra, class, k, i, around);
+            } else if finest > 0 {
+                fine += COST_ONE_BIT + self.costs.bit(set.two(class, around.size_class(i)), k > 1);
+            } else {
+                fine += COST_ONE_BIT + self.magnitude_cost(set, energy, k);
+            }
+        }
+        let d = x - self.value(k, i) as f32;
+        Choice { total: d * d + lambda * (fine + coarse) as f32, k, fine, coarse, implied }
+    }
+
+    /// Bits of a level-0 magnitude >= 1.
+    fn magnitude_cost(&self, set: Set, energy: usize, m: i32) -> u32 {
+        let unary = (1..=m.min(UNARY as i32)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), m > j)).sum::<u32>();
+        unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 
     /// Decides on a cell; returns its bits in 1/256. `field` learns what the cell says.
@@ -238,7 +291,7 @@ impl Decider<'_> {
         let context = counts::context(field, place, finest, self.level.hint(cell));
         let empty = counts::cost(self.costs, set, context, 0);
         let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else { return empty };
-        around.begin(&target.values, &target.extents, field.pitch(), place, reach);
+        around.begin(&target.values, &target.extents, field.pitch(), place, reach, intra);
         let (mut gain, mut bits, mut coarse_bits) = (0.0f32, 0u32, 0u32);
         let mut best = (lambda * empty as f32, 0usize, empty);
         let mut next = 0;
@@ -257,44 +310,21 @@ impl Decider<'_> {
                 continue;
             }
             for skipped in next..i {
-                let flag = set.zero(self.level.classes[skipped], around.classes(skipped), around.crowd());
-                bits += self.costs.bit(flag, false);
+                bits += self.costs.bit(set.zero(self.level.classes[skipped], around.zero_class(skipped)), false);
             }
             next = i + 1;
-            let energy = around.coarse_class(i);
-            let flag = set.zero(class, around.classes(i), around.crowd());
-            // (cost, k, fine bits, coarse bits, bits of the flag)
-            let price = |k: i32| {
-                let before = if finest > 0 { k / 3 } else { 0 };
-                let (fine, coarse, implied) = if before > 0 {
-                    let all = self.refinement_cost(set, class, energy, before, k, true);
-                    let last = self.refinement_cost(set, class, energy, before, k, false);
-                    (all, self.coarse_cost(intra, class, k, i, around), all - last)
-                } else if k == 0 {
-                    (self.costs.bit(flag, false), 0, 0)
-                } else {
-                    let size = if finest == 0 {
-                        (1..=k.min(12)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), k > j)).sum::<u32>()
-                            + if k > 12 { 2 * COST_ONE_BIT * (k - 11).ilog2() } else { 0 }
-                    } else {
-                        self.costs.bit(set.two(class, energy), k > 1)
-                    };
-                    let implied = self.costs.bit(flag, true);
-                    (implied + COST_ONE_BIT + size, 0, implied)
-                };
-                (distance(k) + lambda * (fine + coarse) as f32, k, fine, coarse, implied)
-            };
-            let mut choice = price(rounded);
+            let flag = set.zero(class, around.zero_class(i));
+            let option = |k: i32| self.price(set, intra, flag, i, k, x, lambda, around);
+            let mut choice = option(rounded);
             for lower in [rounded - 1, 0] {
-                if lower >= 0 && lower < rounded && (lower > 0 || rounded <= 2) && self.may(i, rounded, lower) {
-                    let lower = self.limited(lower, i);
-                    let other = price(lower);
-                    if other.0 < choice.0 {
+                if lower < rounded && (lower > 0 || rounded <= 2) && self.may(i, rounded, lower) {
+                    let other = option(self.limited(lower, i));
+                    if other.total < choice.total {
                         choice = other;
                     }
                 }
             }
-            let (_, k, fine, coarse, implied) = choice;
+            let Choice { k, fine, coarse, implied, .. } = choice;
             one.k = k;
             coarse_bits += coarse;
             if k > 0 {
@@ -330,28 +360,27 @@ impl Decider<'_> {
     }
 }
 
-/// Adds a cell's squared latents to `estimate`; returns its peak.
-fn sum_energies(x: &[i16], chroma_mask: &[i16], estimate: &mut Estimate) -> i16 {
-    const LANES: usize = 16;
-    let (mut all, mut chroma, mut peak) = ([0f32; LANES], [0f32; LANES], [0i16; LANES]);
-    let (chunks, masks) = (x.chunks_exact(LANES), chroma_mask.chunks_exact(LANES));
-    let tail = chunks.remainder().iter().zip(masks.remainder());
-    for (x, mask) in chunks.zip(masks) {
-        for j in 0..LANES {
-            let (v, w) = (f32::from(x[j]), f32::from(x[j] & mask[j]));
-            all[j] += v * v;
-            chroma[j] += w * w;
-            peak[j] = peak[j].max(x[j].saturating_abs());
-        }
+/// Latents looked at together.
+const CHUNK: usize = 64;
+/// And where some of them are large.
+const BLOCK: usize = 8;
+
+// Compiled on their own these become vector code; inlined into the loop above they do not.
+
+/// Largest magnitude, at most 32767.
+#[inline(never)]
+fn peak(x: &[i16]) -> i16 {
+    let (low, high) = x.iter().fold((0i16, 0i16), |(low, high), &v| (low.min(v), high.max(v)));
+    high.max(low.saturating_neg())
+}
+
+/// Sum of squares of at most [`CHUNK`] latents whose largest magnitude is `peak`.
+fn sum_squares(x: &[i16], peak: i16) -> f64 {
+    #[inline(never)]
+    fn small(x: &[i16]) -> i32 {
+        x.iter().map(|&v| i32::from(v) * i32::from(v)).sum()
     }
-    for (j, (&v, &mask)) in tail.enumerate() {
-        all[j] += f32::from(v) * f32::from(v);
-        chroma[j] += f32::from(v & mask) * f32::from(v & mask);
-        peak[j] = peak[j].max(v.saturating_abs());
-    }
-    let sum = |lanes: [f32; LANES]| lanes.iter().map(|v| f64::from(*v)).sum::<f64>();
-    let chroma = sum(chroma);
-    estimate.chroma += chroma;
-    estimate.luma += sum(all) - chroma;
-    peak.into_iter().max().unwrap_or(0)
+    debug_assert!(x.len() <= CHUNK);
+    // 64 * 2^24 fits
+    if peak < 4096 { f64::from(small(x)) } else { x.iter().map(|&v| f64::from(v) * f64::from(v)).sum() }
 }

@@ -177,3 +177,26 @@ fn estimates_are_near_the_truth() {
         assert!(error < energy && estimate.coded_cells == n.iter().filter(|n| **n > 0).count());
     }
 }
+
+/// The bytes of a block of made-up latents. Where they change, the stream format has changed: see "Stability" in `docs/bitstream.md`.
+#[test]
+fn segments_stay_as_they_are() {
+    let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
+    let mut encoder = NestedEncoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
+    let (x, m) = (latents(11, 15, 192, 700.0), motion(5, 15));
+    let mut sums = Vec::new();
+    for motion in [None, Some(&m[..])] {
+        encoder.quantise(&x, 24, motion, &Rdo { lambda: 0.0, ..Rdo::default() }).expect("quantises");
+        for level in 0..3 {
+            let mut segment = Vec::new();
+            encoder.write_segment(level, motion, &mut segment).expect("writes");
+            let sum = segment.iter().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+            sums.push((segment.len(), sum));
+        }
+    }
+    assert_eq!(sums, SEGMENTS);
+}
+
+/// Length and FNV-1a of each segment: key block, then inter block.
+const SEGMENTS: [(usize, u32); 6] =
+    [(27, 1786728252), (93, 75817936), (268, 1996068629), (50, 762713860), (93, 1370240630), (269, 4284279554)];
