@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Prints size, bitrate, PSNR and frames/s of a coded video: compare.py SOURCE.y4m DECODED.y4m CODED. Both videos may be pipes."""
+"""Prints size, bitrate, PSNR and frames/s of a coded video: compare.py SOURCE.i420 DECODED.i420 CODED.etok
+
+Both videos are raw I420 as GStreamer's filesink writes it, and may be pipes; size and rate are read from the coded one."""
 import argparse
 import os
+import re
+import subprocess
 from itertools import zip_longest
 
 import numpy as np
@@ -10,18 +14,27 @@ import numpy as np
 import y4m
 
 
+def coded_format(path) -> y4m.Format:
+    """What the stream's header says, by way of elastictokparse."""
+    args = ["gst-launch-1.0", "-v", "filesrc", f"location={path}", "!", "elastictokparse", "!", "fakesink"]
+    text = subprocess.run(args, capture_output=True, text=True).stdout
+    found = [re.search(rf"x-elastictok.* {k}=\({t}\)([\d/]+)", text) for k, t in (("width", "int"), ("height", "int"), ("framerate", "fraction"))]
+    if not all(found):
+        raise SystemExit(f"{path} is no ElasticTok stream")
+    w, h, rate = (m[1] for m in found)
+    return y4m.Format(int(w), int(h), tuple(map(int, rate.split("/"))))
+
+
 def main():
-    ap = argparse.ArgumentParser(description=__doc__)
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("source")
     ap.add_argument("decoded")
     ap.add_argument("coded")
     ap.add_argument("--encode-seconds", type=float)
     ap.add_argument("--decode-seconds", type=float)
     a = ap.parse_args()
-    source, decoded = y4m.Reader(a.source), y4m.Reader(a.decoded)
-    form, size = source.format, os.path.getsize(a.coded)
-    if (form.width, form.height) != (decoded.format.width, decoded.format.height):
-        raise SystemExit(f"{form.width}x{form.height} went in and {decoded.format.width}x{decoded.format.height} came out")
+    form, size = coded_format(a.coded), os.path.getsize(a.coded)
+    source, decoded = y4m.RawReader(a.source, form), y4m.RawReader(a.decoded, form)
     went_in = came_out = 0
     sums = np.zeros(3)
     for x, y in zip_longest(source, decoded):

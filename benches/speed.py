@@ -71,17 +71,22 @@ def memory_over_time(frames: int) -> list:
     return out
 
 
+def quality(pipeline: str, video: y4m.Video, raw: Path) -> float:
+    """Luma PSNR of what a pipeline puts out."""
+    timed(gst(f"{pipeline} ! video/x-raw,format=I420 ! identity drop-allocation=true ! filesink location={raw}"))
+    return y4m.psnr(video, y4m.load(y4m.RawReader(raw, video.format)))[0]
+
+
 def same_quality(raw: Path, video: y4m.Video, folder: Path, wanted: float) -> int:
     """x264enc's quantizer whose luma PSNR comes nearest to `wanted`."""
     best = None
     low, high = 10, 50
     while low <= high:
         q = (low + high) // 2
-        subprocess.run(gst(f"filesrc location={raw} ! y4mdec ! {X264.format(q=q)} ! h264parse ! avdec_h264 ! y4menc ! filesink location={folder}/x264.y4m"), check=True)
-        quality = encoders.quality(video, folder / "x264.y4m")
-        if best is None or abs(quality - wanted) < abs(best[1] - wanted):
-            best = (q, quality)
-        low, high = (q + 1, high) if quality > wanted else (low, q - 1)
+        got = quality(f"filesrc location={raw} ! y4mdec ! {X264.format(q=q)} ! h264parse ! avdec_h264", video, folder / "decoded.raw")
+        if best is None or abs(got - wanted) < abs(best[1] - wanted):
+            best = (q, got)
+        low, high = (q + 1, high) if got > wanted else (low, q - 1)
     return best[0]
 
 
@@ -113,8 +118,7 @@ def main():
         source = f"filesrc location={raw} ! y4mdec"
         ours = f"elastictokenc target-psnr={a.psnr}"
         timed(gst(f"{source} ! {ours} ! filesink location={etok}"))
-        timed(gst(f"filesrc location={etok} ! elastictokparse ! elastictokdec ! y4menc ! filesink location={folder}/etok.y4m"))
-        reached = encoders.quality(video, folder / "etok.y4m")
+        reached = quality(f"filesrc location={etok} ! elastictokparse ! elastictokdec", video, folder / "decoded.raw")
         x264 = X264.format(q=same_quality(raw, video, folder, reached))
 
         pipelines = {

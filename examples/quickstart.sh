@@ -25,7 +25,7 @@ mkdir -p "$out"
 tmp=$(mktemp -d)
 jobs=
 # shellcheck disable=SC2086 # a list of processes
-trap '[ -z "$jobs" ] || kill $jobs 2>/dev/null; rm -rf "$tmp"' EXIT
+trap '[ -z "$jobs" ] || kill $jobs 2>/dev/null; rm -rf "$tmp"; [ -z "${out:-}" ] || rm -f "$out/.video.etok"' EXIT
 trap 'exit 1' INT TERM
 
 camera=
@@ -33,9 +33,10 @@ if [ -z "$input" ]; then
     for device in /dev/video*; do
         if [ ! -c "$device" ]; then continue; fi
         echo "recording ten seconds from $device"
-        if gst-launch-1.0 -q v4l2src device="$device" num-buffers=300 ! decodebin ! videoconvert ! video/x-raw,format=I420 ! y4menc ! filesink location="$tmp/camera.y4m" &&
-            [ -s "$tmp/camera.y4m" ]; then
-            camera=$device input=$tmp/camera.y4m
+        # Without loss, so that what the encoder takes can be compared with what comes back.
+        if gst-launch-1.0 -q v4l2src device="$device" num-buffers=300 ! decodebin ! videoconvert ! video/x-raw,format=I420 ! queue max-size-time=0 max-size-bytes=0 max-size-buffers=300 ! avenc_ffv1 ! matroskamux ! filesink location="$tmp/camera.mkv" &&
+            [ -s "$tmp/camera.mkv" ]; then
+            camera=$device input=$tmp/camera.mkv
             break
         fi
         echo "$device gives no pictures"
@@ -52,20 +53,21 @@ ln -s "$input" "$tmp/input"
 seconds() { python3 -c "import sys; print(float(sys.argv[2]) - float(sys.argv[1]))" "$1" "$2"; }
 echo "encoding ${camera:-$input} at $psnr dB"
 start=$(date +%s.%N)
-gst-launch-1.0 -q filesrc location="$tmp/input" ! decodebin ! videoconvert ! elastictokenc target-psnr="$psnr" ! filesink location="$out/video.etok"
+gst-launch-1.0 -q filesrc location="$tmp/input" ! decodebin ! videoconvert ! elastictokenc target-psnr="$psnr" ! filesink location="$out/.video.etok"
 middle=$(date +%s.%N)
-gst-launch-1.0 -q filesrc location="$out/video.etok" ! elastictokparse ! elastictokdec ! fakesink sync=false
+gst-launch-1.0 -q filesrc location="$out/.video.etok" ! elastictokparse ! elastictokdec ! fakesink sync=false
 end=$(date +%s.%N)
+mv "$out/.video.etok" "$out/video.etok"
 
-# Both sides stream through pipes, so a long film needs no room as raw video.
+# Both sides stream through pipes, so a long film needs no room as raw video. drop-allocation: plain rows, without padding.
 mkfifo "$tmp/source" "$tmp/decoded"
-gst-launch-1.0 -q filesrc location="$tmp/input" ! decodebin ! videoconvert ! video/x-raw,format=I420 ! y4menc ! filesink location="$tmp/source" &
+gst-launch-1.0 -q filesrc location="$tmp/input" ! decodebin ! videoconvert ! video/x-raw,format=I420 ! identity drop-allocation=true ! filesink location="$tmp/source" &
 jobs=$!
-gst-launch-1.0 -q filesrc location="$out/video.etok" ! elastictokparse ! elastictokdec ! y4menc ! filesink location="$tmp/decoded" &
+gst-launch-1.0 -q filesrc location="$out/video.etok" ! elastictokparse ! elastictokdec ! identity drop-allocation=true ! filesink location="$tmp/decoded" &
 jobs="$jobs $!"
 .cache/venv/bin/python benches/compare.py "$tmp/source" "$tmp/decoded" "$out/video.etok" \
     --encode-seconds "$(seconds "$start" "$middle")" --decode-seconds "$(seconds "$middle" "$end")"
 wait
 jobs=
 echo "written: $out/video.etok; play it with"
-echo "  GST_PLUGIN_PATH=$GST_PLUGIN_PATH gst-launch-1.0 filesrc location=$out/video.etok ! decodebin3 ! videoconvert ! autovideosink"
+echo "  GST_PLUGIN_PATH=$GST_PLUGIN_PATH gst-launch-1.0 filesrc location=\"$out/video.etok\" ! decodebin3 ! videoconvert ! autovideosink"

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The encoder towards its neighbours: properties, events, queries, messages.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::*;
+use gst::prelude::*;
+
+const RATE: (i32, i32) = (30000, 1001);
+
+fn small() -> gst::Caps {
+    raw_caps("I420", 64, 48, RATE)
+}
+
+fn push(h: &mut gst_check::Harness, caps: &gst::Caps, frames: std::ops::Range<u64>) {
+    for i in frames {
+        let mut buffer = picture(caps, i);
+        stamp(&mut buffer, i, RATE);
+        h.push(buffer).unwrap();
+    }
+}
+
+fn at(n: u64) -> gst::ClockTime {
+    gst::ClockTime::from_nseconds(n * 1_001_000_000_000 / 30000)
+}
+
+#[test]
+fn every_property_is_described_and_live_ones_are_as_promised() {
+    init();
+    let live = ["target-psnr", "bitrate", "tokens", "min-tokens", "max-tokens"];
+    let named = ["model", "execution-provider", "device-id", "threads", "rate-control", "search", "key-int-max", "stats"];
+    let playing = gst::PARAM_FLAG_MUTABLE_PLAYING;
+    let enc = gst::ElementFactory::make("elastictokenc").build().unwrap();
+    for name in live.iter().chain(&named) {
+        let p = enc.find_property(name).unwrap_or_else(|| panic!("no property {name}"));
+        assert!(!p.nick().is_empty() && p.blurb().is_some_and(|b| b.len() > 10), "{name}");
+        assert_eq!(p.flags().contains(playing), live.contains(name), "{name}");
+    }
+    let dec = gst::ElementFactory::make("elastictokdec").build().unwrap();
+    for name in ["model", "execution-provider", "device-id", "threads", "max-layers", "stats"] {
+        let p = dec.find_property(name).unwrap_or_else(|| panic!("no property {name}"));
+        assert!(!p.nick().is_empty() && p.blurb().is_some_and(|b| b.len() > 10), "{name}");
+        assert_eq!(p.flags().contains(playing), name == "max-layers", "{name}");
+    }
+    enc.set_property_from_str("rate-control", "bitrate");
+    enc.set_property_from_str("search", "binary");
+    enc.set_property_from_str("execution-provider", "cpu");
+    assert_eq!(enc.property::<String>("model"), "builtin");
+    assert_eq!(enc.property::<gst::Structure>("stats").n_fields(), 0);
+}
+
+
+#[test]
+fn frames_that_share_a_buffer_are_not_reported_as_dropped() {
+    let caps = small();
+    let mut h = encoder(&caps, "packetized", "");
+    let bus = gst::Bus::new();
+    h.element().unwrap().set_bus(Some(&bus));
+    push(&mut h, &caps, 0..7);
+    h.push_event(gst::event::Eos::new());
+    assert_eq!(drain(&mut h).len(), 4);
+    let messages: Vec<_> = bus.iter().map(|m| m.type_()).collect();
+    assert!(!messages.contains(&gst::MessageType::Qos), "{messages:?}");
+}
+
+#[test]
+fn latency_is_what_a_block_waits() {
+    let caps = small();
+    let mut h = encoder(&caps, "packetized", "");
+    push(&mut h, &caps, 0..1);
+    assert_eq!(h.query_latency(), Some(gst::ClockTime::from_nseconds(33_366_667)));
+}
+
+#[test]
+fn a_key_unit_asked_for_from_downstream_comes_at_once_and_is_announced() {
+    let caps = small();
+    let mut h = encoder(&caps, "byte-stream", "key-int-max=0");
+    push(&mut h, &caps, 0..3);
+    h.push_upstream_event(gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).count(7).build());
+    push(&mut h, &caps, 3..6);
+    h.push_event(gst::event::Eos::new());
+    let packets = drain(&mut h);
+    let keys: Vec<_> =
+        packets.iter().filter(|p| !p.flags().contains(gst::BufferFlags::DELTA_UNIT)).filter_map(|p| p.pts()).collect();
+    assert_eq!(keys, [at(0), at(3)]);
+    let announced = std::iter::from_fn(|| h.try_pull_event())
+        .filter_map(|e| gst_video::DownstreamForceKeyUnitEvent::parse(e.downcast_ref_custom()?).ok())
+        .collect::<Vec<_>>();
+    assert_eq!(announced.len(), 1);
+    assert_eq!((announced[0].count, announced[0].all_headers, announced[0].running_time), (7, true, Some(at(3))));
+    for p in packets {
+        let key = !p.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        let data = p.map_readable().unwrap();
+        let elastictok::bitstream::Parsed::Unit { kind, .. } = elastictok::bitstream::parse_unit(&data, 1 << 20) else { panic!() };
+        assert_eq!(kind == elastictok::bitstream::UnitKind::Sequence, key, "a sequence header before key blocks only");
+    }
+}
+
+trait CustomEvent {
+    fn downcast_ref_custom(&self) -> Option<&gst::EventRef>;
+}
+
+impl CustomEvent for gst::Event {
+    fn downcast_ref_custom(&self) -> Option<&gst::EventRef> {
+        (self.type_() == gst::EventType::CustomDownstream).then_some(self.as_ref())
+    }
+}
+
+#[test]
+fn a_new_segment_or_a_gap_ends_the_block() {
+    let caps = small();
+    for event in [
+        gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()),
+        gst::event::Gap::builder(at(3)).duration(at(20)).build(),
+    ] {
+        let mut h = encoder(&caps, "packetized", "");
+        push(&mut h, &caps, 0..3);
+        assert_eq!(h.buffers_in_queue(), 1);
+        h.push_event(event);
+        assert_eq!(h.buffers_in_queue(), 2);
+        push(&mut h, &caps, 3..5);
+        let times: Vec<_> = drain(&mut h).iter().map(|p| (p.pts().unwrap(), p.duration().unwrap())).collect();
+        assert_eq!(times, [(at(0), at(2)), (at(2), at(3) - at(2)), (at(3), at(5) - at(3))]);
+    }
+}
+
+#[test]
+fn durations_cover_the_block_even_with_gaps_in_it() {
+    let caps = raw_caps("I420", 32, 32, (0, 1));
+    let mut h = encoder(&caps, "packetized", "");
+    for (pts, duration) in [(0, Some(10)), (500, Some(20)), (600, None), (610, None)] {
+        let mut b = picture(&caps, pts);
+        let m = b.get_mut().unwrap();
+        m.set_pts(gst::ClockTime::from_mseconds(pts));
+        m.set_duration(duration.map(gst::ClockTime::from_mseconds));
+        h.push(b).unwrap();
+    }
+    let packets = drain(&mut h);
+    assert_eq!(packets[0].duration(), Some(gst::ClockTime::from_mseconds(520)));
+    assert_eq!(packets[1].duration(), None);
+}
+
+#[test]
+fn tags_name_the_codec_and_follow_the_bitrate() {
+    let caps = small();
+    let mut h = encoder(&caps, "packetized", "rate-control=bitrate bitrate=300");
+    push(&mut h, &caps, 0..2);
+    h.element().unwrap().set_property("bitrate", 500u32);
+    push(&mut h, &caps, 2..4);
+    let mut rates = Vec::new();
+    while let Some(event) = h.try_pull_event() {
+        if let gst::EventView::Tag(tag) = event.view() {
+            assert_eq!(tag.tag().get::<gst::tags::VideoCodec>().unwrap().get(), "ElasticTok");
+            rates.extend(tag.tag().get::<gst::tags::NominalBitrate>().map(|t| t.get()));
+        }
+    }
+    assert_eq!(rates, [300_000, 500_000]);
+}
+
+/// What the element says on the bus when it is given these caps.
+fn said(caps: gst::Caps) -> (Result<gst::FlowSuccess, gst::FlowError>, String) {
+    init();
+    let mut h = gst_check::Harness::new("elastictokenc");
+    let bus = gst::Bus::new();
+    h.element().unwrap().set_bus(Some(&bus));
+    h.set_src_caps(caps);
+    let result = h.push(gst::Buffer::with_size(64 * 64 * 4).unwrap());
+    let text = bus.iter().map(|m| format!("{:?}", m.view())).collect();
+    (result, text)
+}
+
+#[test]
+fn what_it_cannot_take_it_refuses_with_advice() {
+    for (caps, advice) in [
+        (raw_caps("RGBA", 64, 64, RATE), "videoconvert"),
+        (raw_caps("I420", 8, 8, RATE), "videoscale"),
+        (
+            {
+                let mut c = raw_caps("I420", 64, 64, RATE);
+                c.make_mut().set("interlace-mode", "interleaved");
+                c
+            },
+            "deinterlace",
+        ),
+    ] {
+        let (result, text) = said(caps);
+        assert_eq!(result, Err(gst::FlowError::NotNegotiated), "{advice}");
+        assert!(text.contains(advice), "{advice}: {text}");
+    }
+}
+
+#[test]
+fn settings_that_contradict_each_other_change_nothing() {
+    let caps = small();
+    let mut h = encoder(&caps, "packetized", "");
+    let bus = gst::Bus::new();
+    let element = h.element().unwrap();
+    element.set_bus(Some(&bus));
+    push(&mut h, &caps, 0..2);
+    element.set_property("max-tokens", 3u32);
+    element.set_property("min-tokens", 9u32);
+    push(&mut h, &caps, 2..4);
+    assert_eq!(drain(&mut h).len(), 2);
+    let warnings: Vec<_> = bus.iter().filter(|m| m.type_() == gst::MessageType::Warning).collect();
+    assert_eq!(warnings.len(), 1);
+    assert!(format!("{:?}", warnings[0].view()).contains("min-tokens"));
+}
+
+#[test]
+fn a_lower_bitrate_takes_hold_while_playing() {
+    let caps = raw_caps("I420", 160, 96, RATE);
+    let mut h = encoder(&caps, "packetized", "rate-control=bitrate bitrate=600");
+    let element = h.element().unwrap();
+    let bytes = |h: &mut gst_check::Harness, frames: std::ops::Range<u64>| {
+        push(h, &caps, frames);
+        drain(h).iter().map(|p| p.size()).sum::<usize>()
+    };
+    bytes(&mut h, 0..60);
+    let before = bytes(&mut h, 60..120);
+    element.set_property("bitrate", 100u32);
+    bytes(&mut h, 120..150);
+    let after = bytes(&mut h, 150..210);
+    assert!(after * 3 < before, "{before} then {after} bytes in two seconds");
+}
+
+#[test]
+fn the_element_starts_again_after_it_was_stopped() {
+    init();
+    let pipeline = gst::parse::launch(
+        "videotestsrc num-buffers=5 ! video/x-raw,width=48,height=48 ! elastictokenc execution-provider=cpu ! fakesink name=out",
+    )
+    .unwrap()
+    .downcast::<gst::Pipeline>()
+    .unwrap();
+    for _ in 0..2 {
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let wait = gst::ClockTime::from_seconds(30);
+        let end = pipeline.bus().unwrap().timed_pop_filtered(wait, &[gst::MessageType::Eos, gst::MessageType::Error]).unwrap();
+        assert_eq!(end.type_(), gst::MessageType::Eos);
+        pipeline.set_state(gst::State::Null).unwrap();
+    }
+}
