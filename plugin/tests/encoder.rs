@@ -50,7 +50,6 @@ fn every_property_is_described_and_live_ones_are_as_promised() {
     assert_eq!(enc.property::<gst::Structure>("stats").n_fields(), 0);
 }
 
-
 #[test]
 fn frames_that_share_a_buffer_are_not_reported_as_dropped() {
     let caps = small();
@@ -92,7 +91,9 @@ fn a_key_unit_asked_for_from_downstream_comes_at_once_and_is_announced() {
     for p in packets {
         let key = !p.flags().contains(gst::BufferFlags::DELTA_UNIT);
         let data = p.map_readable().unwrap();
-        let elastictok::bitstream::Parsed::Unit { kind, .. } = elastictok::bitstream::parse_unit(&data, 1 << 20) else { panic!() };
+        let elastictok::bitstream::Parsed::Unit { kind, .. } = elastictok::bitstream::parse_unit(&data, 1 << 20) else {
+            panic!()
+        };
         assert_eq!(kind == elastictok::bitstream::UnitKind::Sequence, key, "a sequence header before key blocks only");
     }
 }

@@ -157,7 +157,7 @@ impl ElasticTokDec {
             },
             Err(e) => return Err(e),
         };
-        state.concealed = matches!(&trouble, Some(_) if decoder.is_waiting());
+        state.concealed = trouble.is_some() && decoder.is_waiting();
         state.to_show = 0..frames;
         if !state.concealed {
             state.asked = None;

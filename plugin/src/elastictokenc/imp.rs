@@ -116,9 +116,13 @@ impl ElasticTokEnc {
         // Without a buffer, a frame is taken off the base class's list with its events in order; that it was dropped, as the
         // base class then says on the bus, is not so. gst_video_encoder_release_frame() came with 1.26.
         self.absorbing.store(true, Ordering::Relaxed);
-        let released = frames.fold(Ok(gst::FlowSuccess::Ok), |flow, frame| flow.and(obj.finish_frame(frame)));
+        // All of them, whatever becomes of one.
+        let mut released = flow;
+        for frame in frames {
+            released = released.and(obj.finish_frame(frame));
+        }
         self.absorbing.store(false, Ordering::Relaxed);
-        flow.and(released)
+        released
     }
 
     /// Runs `code` on the encoder, and pushes the block that it may give without the state's lock.

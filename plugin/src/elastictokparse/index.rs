@@ -115,7 +115,7 @@ impl Index {
     /// The first key block from `time` on, or the last of all.
     pub fn after(&self, time: gst::ClockTime) -> Option<gst::ClockTime> {
         let times = || self.keys.iter().filter_map(|k| k.pts);
-        times().find(|&t| t >= time).or_else(|| times().last())
+        times().find(|&t| t >= time).or_else(|| times().next_back())
     }
 }
 

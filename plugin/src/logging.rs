@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the core logs (which provider `auto` took, and why) goes into GStreamer's debug log, category `elastictok`.
+
+use once_cell::sync::Lazy;
+
+static CAT: Lazy<gst::DebugCategory> =
+    Lazy::new(|| gst::DebugCategory::new("elastictok", gst::DebugColorFlags::empty(), Some("ElasticTok codec core")));
+
+struct Forward;
+
+fn level(level: log::Level) -> gst::DebugLevel {
+    match level {
+        log::Level::Error => gst::DebugLevel::Error,
+        log::Level::Warn => gst::DebugLevel::Warning,
+        log::Level::Info => gst::DebugLevel::Info,
+        log::Level::Debug => gst::DebugLevel::Debug,
+        log::Level::Trace => gst::DebugLevel::Trace,
+    }
+}
+
+impl log::Log for Forward {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("elastictok") && CAT.above_threshold(level(metadata.level()))
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let message = glib::GString::from(record.args().to_string());
+            let (file, line) = (glib::GString::from(record.file().unwrap_or("")), record.line().unwrap_or(0));
+            let module = record.module_path().unwrap_or("elastictok");
+            CAT.log_literal_unfiltered_id(None::<&glib::GStr>, level(record.level()), &file, module, line, &message);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// From now on; a logger that a program linked with the plugin has set stays.
+pub fn forward() {
+    if log::set_logger(&Forward).is_ok() {
+        log::set_max_level(log::LevelFilter::Trace);
+    }
+}
