@@ -4,24 +4,14 @@
 //! Nothing links against it, so the plugin loads (and is inspected) without it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use once_cell::sync::OnceCell;
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 
+use super::places::{in_directory, places};
 use crate::{Error, Result};
-
-/// Oldest ONNX Runtime that is accepted: 1.24.
-const OLDEST: u32 = 24;
-/// Where distributions keep shared libraries; `ld.so` itself is asked last.
-const SYSTEM: [&str; 6] = [
-    "/usr/local/lib",
-    "/usr/lib",
-    "/usr/lib64",
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/local/lib/x86_64-linux-gnu",
-];
 
 static BESIDE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
@@ -31,83 +21,114 @@ pub fn set_search_directory(directory: PathBuf) {
     *BESIDE.lock().unwrap_or_else(|e| e.into_inner()) = Some(directory);
 }
 
-/// Where `install-deps.sh` puts the library.
-fn installed() -> Option<PathBuf> {
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
-    let data = data.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/share")));
-    data.map(|d| d.join("elastictok/onnxruntime"))
-}
-
-/// The library in `directory`: the plain name first, else the newest versioned one.
-fn in_directory(directory: &Path) -> Option<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(directory)
-        .ok()?
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| {
-            p.file_name()
-                .and_then(|n| n.to_str())
-                .is_some_and(|n| n == "libonnxruntime.so" || n.starts_with("libonnxruntime.so.") || n == "libonnxruntime.dylib")
-        })
-        .collect();
-    found.sort_by_key(|p| (p.extension().is_some_and(|e| e == "so"), p.clone()));
-    found.pop()
+/// The loaded library, for ever.
+struct Library {
+    path: PathBuf,
+    environment: Environment,
 }
 
 fn failed(why: &str, looked: &[String]) -> Error {
     Error::Runtime(format!(
-        "{why}. Looked in: {}. Install it with ./install-deps.sh of this project, or set ORT_DYLIB_PATH to a libonnxruntime.so of version 1.{OLDEST} or later",
-        looked.join(", ")
+        "{why}. Looked for libonnxruntime.so in: {}. Install it with ./install-deps.sh at the top of the elastictok repository, or set ORT_DYLIB_PATH to a libonnxruntime.so of version 1.{} or later",
+        looked.join(", "),
+        ort::MINOR_VERSION
     ))
 }
 
-/// The library's path, and everything that was looked at.
-fn locate() -> (Option<PathBuf>, Vec<String>) {
-    let mut looked = Vec::new();
-    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
-        let path = PathBuf::from(path);
-        looked.push(format!("ORT_DYLIB_PATH={}", path.display()));
-        // Named by the user: no other is taken in its place.
-        return (path.is_file().then_some(path), looked);
-    }
-    let beside = BESIDE.lock().unwrap_or_else(|e| e.into_inner()).clone();
-    for directory in beside.into_iter().chain(SYSTEM.iter().map(PathBuf::from)).chain(installed()) {
-        looked.push(directory.display().to_string());
-        if let Some(path) = in_directory(&directory) {
-            return (Some(path), looked);
+/// What is wrong with the library at `path`, in the user's terms.
+fn reason(path: &Path, error: &ort::LoadDynamicError) -> String {
+    let path = path.display();
+    match error {
+        ort::LoadDynamicError::Dlopen { error, .. } => format!("{path} does not load ({})", with_sources(error)),
+        ort::LoadDynamicError::MissingApi { .. } => format!("{path} is not an ONNX Runtime: it has no OrtGetApiBase"),
+        ort::LoadDynamicError::BadVersion { version_str, .. } => {
+            format!("{path} is ONNX Runtime {version_str}, too old: 1.{} is needed", ort::MINOR_VERSION)
         }
+        ort::LoadDynamicError::InvalidVersionString => format!("{path} is not an ONNX Runtime: it names no version"),
     }
-    (None, looked)
 }
 
-fn open() -> Result<Environment> {
-    let (path, looked) = locate();
-    let path = path.ok_or_else(|| failed("libonnxruntime.so was not found", &looked))?;
-    let builder = ort::init_from(&path)
-        .map_err(|e| failed(&format!("{} is not a usable ONNX Runtime ({e:?})", path.display()), &looked))?;
-    let version = ort::info().lines().find_map(|l| l.strip_prefix("ORT Build Info: ").map(str::to_owned)).unwrap_or_default();
-    let minor = ort_version(&path);
-    if minor.is_some_and(|m| m < OLDEST) {
-        return Err(failed(&format!("{} is ONNX Runtime 1.{}, too old", path.display(), minor.unwrap_or_default()), &looked));
+/// An error and what caused it: the loader's own words stand in the source.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(e) = source {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = e.source();
     }
-    log::info!("ONNX Runtime from {} {version}", path.display());
-    builder
+    text
+}
+
+fn start(path: &Path) -> Result<Library, String> {
+    let builder = ort::init_from(path).map_err(|e| reason(path, &e))?;
+    let logger = |level: LogLevel, _: &str, _: &str, place: &str, message: &str| {
+        // Its errors come back as errors too, and those of a provider that was only tried for are none to the user.
+        let level = match level {
+            LogLevel::Verbose => log::Level::Trace,
+            LogLevel::Info | LogLevel::Warning => log::Level::Debug,
+            LogLevel::Error => log::Level::Warn,
+            LogLevel::Fatal => log::Level::Error,
+        };
+        log::log!(target: "onnxruntime", level, "{message} ({place})");
+    };
+    let environment = builder
         .with_name("elastictok")
         .with_telemetry(false)
+        .with_logger(Arc::new(logger))
         .build()
-        .map_err(|e| failed(&format!("{} could not be started ({e})", path.display()), &looked))
+        .map_err(|e| format!("{} does not start ({e})", path.display()))?;
+    environment.set_log_level(LogLevel::Warning);
+    let build = ort::info();
+    log::info!("ONNX Runtime from {} ({})", path.display(), build.strip_prefix("ORT Build Info: ").unwrap_or(build));
+    Ok(Library { path: path.to_owned(), environment })
 }
 
-/// Minor version from a versioned file name, links followed.
-fn ort_version(path: &Path) -> Option<u32> {
-    let real = std::fs::canonicalize(path).ok()?;
-    let name = real.file_name()?.to_str()?.to_owned();
-    name.strip_prefix("libonnxruntime.so.1.")?.split('.').next()?.parse().ok()
+/// Tries `ORT_DYLIB_PATH` alone where it is set: named by the user, so no other is taken in its place. Else the first place
+/// with a library that works; one that is too old or broken is passed over.
+fn open() -> Result<Library> {
+    if let Some(named) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
+        let looked = [format!("ORT_DYLIB_PATH={}", named.display())];
+        let named = PathBuf::from(named);
+        let path = if named.is_dir() { in_directory(&named) } else { named.is_file().then(|| named.clone()) };
+        let path = path.ok_or_else(|| failed(&format!("there is no ONNX Runtime at {}", named.display()), &looked))?;
+        let path = std::path::absolute(&path).unwrap_or(path);
+        return start(&path).map_err(|why| failed(&why, &looked));
+    }
+    let beside = BESIDE.lock().unwrap_or_else(|e| e.into_inner()).clone();
+    let (mut looked, mut faults) = (Vec::new(), Vec::new());
+    for directory in places(beside.as_deref(), &|name| std::env::var_os(name)) {
+        looked.push(directory.display().to_string());
+        let Some(path) = in_directory(&directory) else { continue };
+        match start(&path) {
+            Ok(library) => {
+                for fault in faults {
+                    log::warn!("passed over: {fault}");
+                }
+                return Ok(library);
+            }
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let why = if faults.is_empty() { "libonnxruntime.so was not found".to_owned() } else { faults.join("; ") };
+    Err(failed(&why, &looked))
+}
+
+fn library() -> Result<&'static Library> {
+    static LIBRARY: OnceCell<Result<Library>> = OnceCell::new();
+    LIBRARY.get_or_init(open).as_ref().map_err(Clone::clone)
 }
 
 /// The process's environment. The first outcome stays: ONNX Runtime cannot be loaded twice.
 pub(super) fn environment() -> Result<&'static Environment> {
-    static ENVIRONMENT: OnceCell<Result<Environment>> = OnceCell::new();
-    ENVIRONMENT.get_or_init(open).as_ref().map_err(Clone::clone)
+    library().map(|l| &l.environment)
+}
+
+/// The library in use.
+pub(super) fn path() -> Result<&'static Path> {
+    library().map(|l| l.path.as_path())
 }
 
 #[cfg(test)]
@@ -115,23 +136,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plain_name_wins_and_strangers_are_ignored() {
-        let dir = std::env::temp_dir().join(format!("elastictok-library-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("writable");
-        assert_eq!(in_directory(&dir), None);
-        for name in ["libonnxruntime_providers_shared.so", "libonnxruntime.so.1.30.0", "readme"] {
-            std::fs::write(dir.join(name), b"").expect("writable");
+    fn the_message_says_where_and_how() {
+        let message = failed("not found", &["a".into(), "b".into()]).to_string();
+        for part in ["a, b", "./install-deps.sh", "ORT_DYLIB_PATH", "1.24 or later"] {
+            assert!(message.contains(part), "{message}");
         }
-        assert_eq!(in_directory(&dir), Some(dir.join("libonnxruntime.so.1.30.0")));
-        assert_eq!(ort_version(&dir.join("libonnxruntime.so.1.30.0")), Some(30));
-        std::fs::write(dir.join("libonnxruntime.so"), b"").expect("writable");
-        assert_eq!(in_directory(&dir), Some(dir.join("libonnxruntime.so")));
-        std::fs::remove_dir_all(&dir).expect("removable");
     }
 
     #[test]
-    fn the_message_says_where_and_how() {
-        let message = failed("not found", &["a".into(), "b".into()]).to_string();
-        assert!(message.contains("a, b") && message.contains("install-deps.sh") && message.contains("ORT_DYLIB_PATH"));
+    fn a_version_that_is_too_old_is_named() {
+        let error = ort::LoadDynamicError::BadVersion { version_str: "1.17.3".into(), path: "x".into() };
+        let reason = reason(Path::new("/x/libonnxruntime.so"), &error);
+        assert_eq!(reason, "/x/libonnxruntime.so is ONNX Runtime 1.17.3, too old: 1.24 is needed");
     }
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! ONNX Runtime: finding its library, choosing a provider, running a bundle's graphs.
 
+mod contract;
 mod graph;
 mod library;
+mod places;
 mod provider;
+mod session;
 
 use std::path::PathBuf;
 

@@ -1,34 +1,73 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sessions on the provider that was asked for.
+//!
+//! CUDA and TensorRT could not be run where this was written: their errors are tested, their working is not.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use ort::ep;
+use ort::ep::{self, ExecutionProvider as _};
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel};
 
-use super::library::environment;
+use super::library::{environment, path};
 use super::{ExecutionProvider, RuntimeConfig};
 use crate::{Error, Result};
+
+/// Where a session really runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Device {
+    Cpu,
+    Cuda,
+    TensorRt,
+}
+
+impl Device {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::TensorRt => "tensorrt",
+        }
+    }
+
+    /// Contexts live in the memory of a GPU.
+    pub fn is_gpu(self) -> bool {
+        self != Self::Cpu
+    }
+
+    /// The library of ONNX Runtime that this device needs, and what that one needs in turn.
+    fn needs(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Cpu => ("", ""),
+            Self::Cuda => ("libonnxruntime_providers_cuda.so", "CUDA and cuDNN"),
+            Self::TensorRt => ("libonnxruntime_providers_tensorrt.so", "TensorRT, CUDA and cuDNN"),
+        }
+    }
+}
 
 /// A session and where it runs.
 pub(super) struct Opened {
     pub session: Session,
-    pub provider: &'static str,
-    /// Contexts live on this CUDA device.
-    pub cuda: bool,
+    pub device: Device,
 }
 
-fn cache(config: &RuntimeConfig) -> Result<PathBuf> {
-    let directory = config.cache_dir.clone().unwrap_or_else(|| {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
-        cache
-            .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))
-            .unwrap_or_else(std::env::temp_dir)
-            .join("elastictok")
-    });
-    std::fs::create_dir_all(&directory)
-        .map_err(|e| Error::Runtime(format!("cannot make the TensorRT engine cache {}: {e}", directory.display())))?;
+/// Where TensorRT keeps what it built. Never a directory that others may write: engines are code.
+fn engine_cache(config: &RuntimeConfig, variable: &dyn Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
+    let user = || {
+        let cache = variable("XDG_CACHE_HOME").filter(|p| p.is_absolute());
+        cache.or_else(|| variable("HOME").filter(|p| p.is_absolute()).map(|h| h.join(".cache"))).map(|c| c.join("elastictok"))
+    };
+    let directory = config.cache_dir.clone().or_else(user).ok_or_else(|| {
+        Error::Settings(
+            "TensorRT needs a directory for its engines: set XDG_CACHE_HOME or HOME, or RuntimeConfig::cache_dir".into(),
+        )
+    })?;
+    std::fs::create_dir_all(&directory).map_err(|e| {
+        Error::Runtime(format!(
+            "cannot make the TensorRT engine cache {}: {e}; set XDG_CACHE_HOME to a directory that can be written",
+            directory.display()
+        ))
+    })?;
     Ok(directory)
 }
 
@@ -43,7 +82,7 @@ fn cuda(config: &RuntimeConfig) -> ep::ExecutionProviderDispatch {
 }
 
 fn tensorrt(config: &RuntimeConfig) -> Result<ep::ExecutionProviderDispatch> {
-    let cache = cache(config)?.display().to_string();
+    let cache = engine_cache(config, &|name| std::env::var_os(name).map(PathBuf::from))?.display().to_string();
     Ok(ep::TensorRT::default()
         .with_device_id(config.device_id)
         .with_fp16(config.fp16)
@@ -55,13 +94,42 @@ fn tensorrt(config: &RuntimeConfig) -> Result<ep::ExecutionProviderDispatch> {
         .error_on_failure())
 }
 
-fn open_on(provider: ExecutionProvider, graph: &[u8], dimensions: &[(&str, usize)], config: &RuntimeConfig) -> Result<Opened> {
+/// Why `device` cannot be had from the ONNX Runtime in use, if that shows without trying.
+fn missing(device: Device) -> Result<Option<String>> {
+    environment()?;
+    let built_in = match device {
+        Device::Cpu => Ok(true),
+        Device::Cuda => ep::CUDA::is_available(),
+        Device::TensorRt => ep::TensorRT::is_available(),
+    };
+    let built_in = built_in.map_err(|e| Error::Runtime(format!("ONNX Runtime does not list its providers: {e}")))?;
+    let (runtime, (library, _)) = (path()?, device.needs());
+    if !built_in {
+        return Ok(Some(format!("{} was built without it, so there is no {library}", runtime.display())));
+    }
+    let beside = runtime.parent().unwrap_or(Path::new("/")).join(library);
+    Ok((device.is_gpu() && !beside.is_file()).then(|| format!("{} is missing", beside.display())))
+}
+
+fn unavailable(device: Device, config: &RuntimeConfig, why: &str) -> Error {
+    let (library, others) = device.needs();
+    Error::Runtime(format!(
+        "execution-provider={} cannot be used on device {}: {why}. It needs {library} (of the PyPI package onnxruntime-gpu) beside libonnxruntime.so, and {others} where the system's loader finds them; or use execution-provider=auto",
+        device.name(),
+        config.device_id
+    ))
+}
+
+fn open_on(device: Device, graph: &[u8], dimensions: &[(&str, usize)], config: &RuntimeConfig) -> Result<Opened> {
     let environment = environment()?;
-    let failed = |e: ort::Error| Error::Runtime(format!("the graph does not load: {e}"));
-    let mut builder = Session::builder(environment).map_err(failed)?;
-    let threads = config.thread_count();
+    if let Some(why) = missing(device)? {
+        return Err(unavailable(device, config, &why));
+    }
     let options = |e: ort::Error<_>| Error::Runtime(format!("session options: {e}"));
-    builder = builder.with_intra_threads(threads).map_err(options)?;
+    let mut builder = Session::builder(environment).map_err(|e| Error::Runtime(format!("session options: {e}")))?;
+    // Without this, newer runtimes may choose a device of their own.
+    builder = builder.with_auto_device(AutoDevicePolicy::PreferCPU).map_err(options)?;
+    builder = builder.with_intra_threads(config.thread_count()).map_err(options)?;
     builder = builder.with_inter_threads(1).map_err(options)?;
     // Spinning threads would take the processors from the pipeline's other elements.
     builder = builder.with_intra_op_spinning(false).map_err(options)?;
@@ -71,43 +139,76 @@ fn open_on(provider: ExecutionProvider, graph: &[u8], dimensions: &[(&str, usize
         let size = i64::try_from(*size).map_err(|_| Error::Limit(format!("dimension {name} is too large")))?;
         builder = builder.with_dimension_override(name, size).map_err(|e| Error::Runtime(format!("dimension {name}: {e}")))?;
     }
-    let (list, name, library) = match provider {
-        ExecutionProvider::Cpu | ExecutionProvider::Auto => (vec![], "cpu", ""),
-        ExecutionProvider::Cuda => {
-            (vec![cuda(config)], "cuda", "libonnxruntime_providers_cuda.so with CUDA and cuDNN (the onnxruntime-gpu package)")
-        }
-        ExecutionProvider::TensorRt => (
-            vec![tensorrt(config)?, cuda(config)],
-            "tensorrt",
-            "libonnxruntime_providers_tensorrt.so with TensorRT, CUDA and cuDNN (the onnxruntime-gpu package)",
-        ),
+    let providers = match device {
+        Device::Cpu => vec![],
+        Device::Cuda => vec![cuda(config)],
+        // What TensorRT cannot run is left to CUDA.
+        Device::TensorRt => vec![tensorrt(config)?, cuda(config)],
     };
-    if !list.is_empty() {
-        builder = builder.with_execution_providers(list).map_err(|e| {
-            Error::Runtime(format!(
-                "execution-provider={name} is not available on device {}: it needs {library}. ONNX Runtime says: {e}",
-                config.device_id
-            ))
-        })?;
+    if device.is_gpu() {
+        builder = builder
+            .with_execution_providers(providers)
+            .map_err(|e| unavailable(device, config, &format!("ONNX Runtime says: {e}")))?;
     }
-    let session = builder.commit_from_memory(graph).map_err(failed)?;
-    Ok(Opened { session, provider: name, cuda: !library.is_empty() })
+    let session = builder.commit_from_memory(graph).map_err(|e| match device {
+        Device::Cpu => Error::Model(format!("the graph does not load: {e}; export the bundle again")),
+        _ => unavailable(device, config, &format!("the graph does not load there: {e}")),
+    })?;
+    Ok(Opened { session, device })
 }
 
-/// Opens a graph; a provider asked for by name is never replaced by another.
-pub(super) fn open(graph: &[u8], dimensions: &[(&str, usize)], config: &RuntimeConfig) -> Result<Opened> {
-    if config.provider != ExecutionProvider::Auto {
-        return open_on(config.provider, graph, dimensions, config);
+/// Opens a graph; a provider asked for by name is never replaced by another. `like` is where the other graph of the bundle
+/// runs: `auto` then takes the same device, because the two share contexts.
+pub(super) fn open(graph: &[u8], dimensions: &[(&str, usize)], config: &RuntimeConfig, like: Option<Device>) -> Result<Opened> {
+    let device = match (config.provider, like) {
+        (ExecutionProvider::Cpu, _) => Device::Cpu,
+        (ExecutionProvider::Cuda, _) => Device::Cuda,
+        (ExecutionProvider::TensorRt, _) => Device::TensorRt,
+        (ExecutionProvider::Auto, Some(device)) => device,
+        (ExecutionProvider::Auto, None) => match open_on(Device::Cuda, graph, dimensions, config) {
+            Ok(opened) => {
+                log::info!("execution-provider=auto takes CUDA device {}", config.device_id);
+                return Ok(opened);
+            }
+            Err(why) => {
+                // Without a runtime nothing can be taken instead.
+                environment()?;
+                log::info!("execution-provider=auto takes the CPU, {} threads, because {why}", config.thread_count());
+                Device::Cpu
+            }
+        },
+    };
+    open_on(device, graph, dimensions, config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_go_to_the_users_cache_and_nowhere_shared() {
+        let base = std::env::temp_dir().join(format!("elastictok-engines-{}", std::process::id()));
+        let config = RuntimeConfig::default();
+        let cache = engine_cache(&config, &|name| (name == "XDG_CACHE_HOME").then(|| base.join("xdg"))).expect("writable");
+        assert_eq!(cache, base.join("xdg/elastictok"));
+        let cache = engine_cache(&config, &|name| (name == "HOME").then(|| base.join("home"))).expect("writable");
+        assert_eq!(cache, base.join("home/.cache/elastictok"));
+        assert!(cache.is_dir());
+        let named = RuntimeConfig { cache_dir: Some(base.join("named")), ..Default::default() };
+        assert_eq!(engine_cache(&named, &|_| None).expect("writable"), base.join("named"));
+        assert!(matches!(engine_cache(&config, &|_| None), Err(Error::Settings(m)) if m.contains("XDG_CACHE_HOME")));
+        std::fs::write(base.join("file"), "").expect("writable");
+        let blocked = RuntimeConfig { cache_dir: Some(base.join("file/engines")), ..Default::default() };
+        assert!(matches!(engine_cache(&blocked, &|_| None), Err(Error::Runtime(m)) if m.contains("file/engines")));
+        std::fs::remove_dir_all(&base).expect("removable");
     }
-    environment()?;
-    match open_on(ExecutionProvider::Cuda, graph, dimensions, config) {
-        Ok(opened) => {
-            log::info!("execution-provider=auto: CUDA device {}", config.device_id);
-            Ok(opened)
-        }
-        Err(why) => {
-            log::info!("execution-provider=auto: CPU with {} threads, because {why}", config.thread_count());
-            open_on(ExecutionProvider::Cpu, graph, dimensions, config)
+
+    #[test]
+    fn a_gpu_error_names_library_package_and_way_out() {
+        let config = RuntimeConfig { device_id: 3, ..Default::default() };
+        let message = unavailable(Device::TensorRt, &config, "libnvinfer.so.10: cannot open").to_string();
+        for part in ["tensorrt", "device 3", "libnvinfer.so.10", "providers_tensorrt.so", "onnxruntime-gpu", "auto"] {
+            assert!(message.contains(part), "{message}");
         }
     }
 }

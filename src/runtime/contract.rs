@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a bundle's graphs must take and give, and the checks that they do.
+
+use ort::value::{Outlet, TensorElementType as Type, ValueType};
+
+use crate::bundle::{Bottleneck, Manifest};
+use crate::frame::{Geometry, PixelFormat};
+use crate::{Error, Result};
+
+/// Suffix of a context's output name: ONNX wants inputs and outputs of a graph to differ.
+pub(super) const NEXT: &str = ".next";
+/// Largest context in bytes.
+const MAX_CONTEXT: i64 = 8 << 30;
+
+/// A named tensor with its expected type and shape.
+pub(super) struct Spec {
+    pub name: &'static str,
+    pub ty: Type,
+    pub shape: Vec<i64>,
+}
+
+/// A context as a graph declares it, with the name of its input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ContextSpec {
+    pub name: String,
+    pub ty: Type,
+    pub shape: Vec<i64>,
+}
+
+/// Every tensor that either graph may have besides contexts.
+pub(super) struct Contract {
+    pub frames: Spec,
+    pub tokens: Spec,
+    pub counts: Spec,
+    pub position: Spec,
+    pub motion: Spec,
+    pub step: Spec,
+    pub distortion: Spec,
+}
+
+impl Contract {
+    pub fn new(m: &Manifest, g: &Geometry) -> Self {
+        let spec = |name, ty, shape: &[usize]| Spec { name, ty, shape: shape.iter().map(|&d| d as i64).collect() };
+        let (t, cells, k) = (m.block_length as usize, g.cells(), m.tokens_per_cell as usize);
+        let frames = match g.format {
+            PixelFormat::I420 => spec("frames", Type::Uint8, &[t, g.aligned_height * 3 / 2, g.aligned_width]),
+            PixelFormat::Rgb => spec("frames", Type::Uint8, &[t, g.aligned_height, g.aligned_width, 3]),
+        };
+        let tokens = match &m.bottleneck {
+            Bottleneck::Fsq { .. } => spec("tokens", Type::Int32, &[cells, k]),
+            Bottleneck::Vae { dimensions, .. } => spec("tokens", Type::Float32, &[cells, k, *dimensions as usize]),
+            Bottleneck::Nested { positions, .. } => spec("tokens", Type::Int16, &[cells, positions.len()]),
+        };
+        Self {
+            frames,
+            tokens,
+            counts: spec("counts", Type::Int32, &[cells]),
+            position: spec("position", Type::Int64, &[]),
+            motion: spec("motion", Type::Int32, &[3, g.cells_y, g.cells_x]),
+            step: spec("step", Type::Float32, &[]),
+            distortion: spec("distortion", Type::Float32, &[cells, m.layers.len()]),
+        }
+    }
+}
+
+/// Symbolic dimensions that graphs may use, with their sizes in a session for `g`.
+pub(super) fn dimensions(g: &Geometry) -> [(&'static str, usize); 6] {
+    [
+        ("width", g.aligned_width),
+        ("height", g.aligned_height),
+        ("frame_rows", g.aligned_height * 3 / 2),
+        ("cells", g.cells()),
+        ("cells_x", g.cells_x),
+        ("cells_y", g.cells_y),
+    ]
+}
+
+/// Inputs or outputs of one graph.
+#[derive(Clone, Copy)]
+pub(super) struct Side<'a> {
+    /// `encoder` or `decoder`.
+    pub graph: &'a str,
+    /// `input` or `output`.
+    pub side: &'a str,
+    pub outlets: &'a [Outlet],
+}
+
+fn broken(message: String) -> Error {
+    Error::Model(format!("{message}; the bundle breaks the contract of docs/architecture.md, export it again"))
+}
+
+/// `[2, cells, 'x']`: sizes, and the names of those that are open.
+fn shown(shape: &[i64], symbols: &[String]) -> String {
+    let one = |(i, &d): (usize, &i64)| match symbols.get(i) {
+        _ if d >= 0 => d.to_string(),
+        Some(name) if !name.is_empty() => format!("'{name}'"),
+        _ => "?".into(),
+    };
+    format!("[{}]", shape.iter().enumerate().map(one).collect::<Vec<_>>().join(", "))
+}
+
+impl Side<'_> {
+    fn wrong(&self, name: &str, what: &str) -> Error {
+        broken(format!("{} graph: {} '{name}' {what}", self.graph, self.side))
+    }
+
+    /// Whether there is an outlet `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.outlets.iter().any(|o| o.name() == name)
+    }
+
+    /// Checks that there are exactly the `wanted` tensors and contexts whose names begin with one of `prefixes`; returns the
+    /// contexts. Open dimensions (-1) are left in outputs only, where the bound buffer decides.
+    pub fn check(&self, wanted: &[&Spec], prefixes: &[&str]) -> Result<Vec<ContextSpec>> {
+        for spec in wanted {
+            if !self.has(spec.name) {
+                return Err(self.wrong(spec.name, "is missing"));
+            }
+        }
+        let mut contexts = Vec::new();
+        for outlet in self.outlets {
+            let name = outlet.name();
+            let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {
+                return Err(self.wrong(name, "is not a tensor"));
+            };
+            let (shape, symbols): (Vec<i64>, &[String]) = (shape.iter().copied().collect(), dimension_symbols);
+            let open = shape.iter().position(|&d| d < 0).filter(|_| self.side == "input");
+            if let Some(spec) = wanted.iter().find(|s| s.name == name) {
+                if *ty != spec.ty {
+                    return Err(self.wrong(name, &format!("is {ty}, not {}", spec.ty)));
+                }
+                let fits = |(&a, &b): (&i64, &i64)| a == b || a < 0;
+                if shape.len() != spec.shape.len() || !shape.iter().zip(&spec.shape).all(fits) {
+                    let has = shown(&shape, symbols);
+                    return Err(self.wrong(name, &format!("has shape {has}, not {:?}", spec.shape)));
+                }
+            } else if !prefixes.iter().any(|p| name.starts_with(p)) {
+                return Err(self.wrong(name, "is not in the contract, or the manifest does not announce it"));
+            }
+            if let Some(at) = open {
+                let symbol = symbols.get(at).filter(|s| !s.is_empty()).map_or("without a name".into(), |s| format!("'{s}'"));
+                return Err(self.wrong(
+                    name,
+                    &format!("has an open dimension {symbol}; the names are width, height, frame_rows, cells, cells_x, cells_y"),
+                ));
+            }
+            if !wanted.iter().any(|s| s.name == name) {
+                contexts.push(ContextSpec { name: name.to_owned(), ty: *ty, shape });
+            }
+        }
+        Ok(contexts)
+    }
+}
+
+/// Checks that each context of `inputs` comes out again as it went in, that no others do, and that buffers can be made.
+pub(super) fn check_contexts(graph: &str, inputs: &[ContextSpec], outputs: &[ContextSpec]) -> Result<()> {
+    let wrong = |m: String| Err(broken(format!("{graph} graph: {m}")));
+    for c in inputs {
+        let (name, ty) = (&c.name, c.ty);
+        let Some(out) = outputs.iter().find(|o| o.name.strip_suffix(NEXT) == Some(name)) else {
+            return wrong(format!("context '{name}' has no output '{name}{NEXT}'"));
+        };
+        if out.ty != ty {
+            return wrong(format!("context '{name}' goes in as {ty} and comes out as {}", out.ty));
+        }
+        if out.shape.len() != c.shape.len() || !out.shape.iter().zip(&c.shape).all(|(&a, &b)| a == b || a < 0) {
+            return wrong(format!("context '{name}' goes in with shape {:?} and comes out with {:?}", c.shape, out.shape));
+        }
+        let Some(bytes) = element_bytes(ty) else {
+            return wrong(format!("context '{name}' is {ty}; contexts are u8, i8, i16, i32, i64, f16 or f32"));
+        };
+        let size = c.shape.iter().try_fold(bytes, |n, &d| n.checked_mul(d));
+        if !size.is_some_and(|b| (1..=MAX_CONTEXT).contains(&b)) {
+            return wrong(format!("context '{name}' of shape {:?} is empty or above 8 GiB", c.shape));
+        }
+    }
+    match outputs.iter().find(|o| o.name.strip_suffix(NEXT).is_none_or(|n| !inputs.iter().any(|c| c.name == n))) {
+        Some(o) => wrong(format!("output '{}' is not '{NEXT}' of any context that goes in", o.name)),
+        None => Ok(()),
+    }
+}
+
+fn element_bytes(ty: Type) -> Option<i64> {
+    match ty {
+        Type::Uint8 | Type::Int8 => Some(1),
+        Type::Float16 | Type::Int16 => Some(2),
+        Type::Float32 | Type::Int32 => Some(4),
+        Type::Int64 => Some(8),
+        _ => None,
+    }
+}
+
+/// Checks that what the encoder reads of the decoder's contexts is there, and the same.
+pub(super) fn check_shared(shared: &[ContextSpec], decoder: &[&ContextSpec]) -> Result<()> {
+    for c in shared {
+        let Some(theirs) = decoder.iter().find(|d| d.name == c.name) else {
+            return Err(broken(format!("encoder graph: input '{}' is no context of the decoder graph", c.name)));
+        };
+        if *theirs != c {
+            return Err(broken(format!(
+                "encoder graph: input '{}' is {} {:?}, but {} {:?} in the decoder graph",
+                c.name, c.ty, c.shape, theirs.ty, theirs.shape
+            )));
+        }
+    }
+    Ok(())
+}

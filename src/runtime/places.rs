@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where `libonnxruntime` may lie.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Looked into even where `ld.so.conf` does not say so.
+const SYSTEM: [&str; 6] = ["/usr/local/lib", "/usr/local/lib64", "/lib", "/usr/lib", "/lib64", "/usr/lib64"];
+/// The library in `directory`: the plain name first, else the newest version.
+pub(super) fn in_directory(directory: &Path) -> Option<PathBuf> {
+    let version = |path: &Path| -> Option<Vec<u32>> {
+        let name = path.file_name()?.to_str()?;
+        if name == "libonnxruntime.so" || name == "libonnxruntime.dylib" {
+            return Some(vec![u32::MAX]);
+        }
+        name.strip_prefix("libonnxruntime.so.")?.split('.').map(|n| n.parse().ok()).collect()
+    };
+    let entries = std::fs::read_dir(directory).ok()?;
+    let found = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.is_file());
+    found.filter_map(|p| version(&p).map(|v| (v, p))).max().map(|(_, p)| p)
+}
+
+/// `directory`, and where a PyPI wheel unpacked there and a release archive keep the library.
+fn layouts(directory: &Path) -> [PathBuf; 3] {
+    [directory.to_owned(), directory.join("onnxruntime/capi"), directory.join("lib")]
+}
+
+/// Wheels installed under the library directory `lib` of a Python: `lib/python3*/*-packages/onnxruntime/capi`.
+fn wheels(lib: &Path) -> Vec<PathBuf> {
+    let pythons = std::fs::read_dir(lib).into_iter().flatten().filter_map(|e| e.ok().map(|e| e.path()));
+    let mut found: Vec<_> = pythons
+        .filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("python3")))
+        .flat_map(|p| ["site-packages", "dist-packages"].map(|s| p.join(s).join("onnxruntime/capi")))
+        .filter(|p| p.is_dir())
+        .collect();
+    found.sort();
+    found.reverse();
+    found
+}
+
+/// Directories of `ld.so`'s configuration `file` and the ones that it includes; `read` holds the files that were read.
+fn loader_directories(file: &Path, read: &mut HashSet<PathBuf>, out: &mut Vec<PathBuf>) {
+    if !read.insert(file.to_owned()) {
+        return;
+    }
+    let Ok(text) = std::fs::read_to_string(file) else { return };
+    for line in text.lines().map(|l| l.split('#').next().unwrap_or_default().trim()).filter(|l| !l.is_empty()) {
+        let Some(pattern) = line.strip_prefix("include ").map(str::trim) else {
+            out.push(PathBuf::from(line));
+            continue;
+        };
+        // Patterns are `directory/*.conf` wherever there are any.
+        let pattern = file.parent().unwrap_or(Path::new("/")).join(pattern);
+        let (Some(directory), Some(name)) = (pattern.parent(), pattern.file_name().and_then(|n| n.to_str())) else { continue };
+        let (before, after) = name.split_once('*').unwrap_or((name, ""));
+        let mut files: Vec<_> = std::fs::read_dir(directory)
+            .into_iter()
+            .flatten()
+            .filter_map(|e| e.ok().map(|e| e.path()))
+            .filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(before) && n.ends_with(after)))
+            .collect();
+        files.sort();
+        for file in files {
+            loader_directories(&file, read, out);
+        }
+    }
+}
+
+/// Directories in the order in which they are searched: beside the plugin, the system's library path, where
+/// `install-deps.sh` puts the library, then installed PyPI wheels. `variable` reads the process's environment.
+pub(super) fn places(beside: Option<&Path>, variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let set = |name: &str| variable(name).filter(|v| !v.is_empty());
+    let home = set("HOME").map(PathBuf::from);
+    let mut all: Vec<PathBuf> = beside.into_iter().flat_map(layouts).collect();
+    all.extend(set("LD_LIBRARY_PATH").iter().flat_map(std::env::split_paths).filter(|p| p.is_absolute()));
+    loader_directories(Path::new("/etc/ld.so.conf"), &mut HashSet::new(), &mut all);
+    all.extend(SYSTEM.map(PathBuf::from));
+    let data = set("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
+    let data = data.or_else(|| home.as_ref().map(|h| h.join(".local/share")));
+    all.extend(data.iter().flat_map(|d| layouts(&d.join("elastictok/onnxruntime"))));
+    all.extend(set("VIRTUAL_ENV").iter().flat_map(|v| wheels(&Path::new(v).join("lib"))));
+    all.extend(home.iter().flat_map(|h| wheels(&h.join(".local/lib"))));
+    all.extend(["/usr/local/lib", "/usr/lib"].iter().flat_map(|l| wheels(Path::new(l))));
+    let mut seen = HashSet::new();
+    all.retain(|p| seen.insert(p.clone()));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that goes away with the test.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let directory = std::env::temp_dir().join(format!("elastictok-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&directory).expect("writable");
+            Self(directory)
+        }
+
+        fn file(&self, name: &str, content: &str) -> PathBuf {
+            let path = self.0.join(name);
+            std::fs::create_dir_all(path.parent().expect("inside")).expect("writable");
+            std::fs::write(&path, content).expect("writable");
+            path
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_plain_name_wins_then_the_newest_and_strangers_are_ignored() {
+        let dir = Scratch::new("library");
+        assert_eq!(in_directory(&dir.0), None);
+        for name in ["libonnxruntime_providers_shared.so", "libonnxruntime.so.bak", "readme"] {
+            dir.file(name, "");
+        }
+        assert_eq!(in_directory(&dir.0), None);
+        dir.file("libonnxruntime.so.1.9.0", "");
+        let newest = dir.file("libonnxruntime.so.1.30.0", "");
+        assert_eq!(in_directory(&dir.0), Some(newest));
+        let plain = dir.file("libonnxruntime.so", "");
+        assert_eq!(in_directory(&dir.0), Some(plain));
+        assert_eq!(in_directory(&dir.0.join("nowhere")), None);
+    }
+
+    #[test]
+    fn loader_configuration_follows_includes_and_stops_at_loops() {
+        let dir = Scratch::new("loader");
+        let main = dir.file("ld.so.conf", "include conf.d/*.conf # all of them\n/opt/last\n");
+        dir.file("conf.d/b.conf", "/opt/b\n");
+        dir.file("conf.d/a.conf", "# comment\n\n/opt/a\n");
+        dir.file("conf.d/ignored.txt", "/opt/ignored\n");
+        let mut found = Vec::new();
+        loader_directories(&main, &mut HashSet::new(), &mut found);
+        assert_eq!(found, ["/opt/a", "/opt/b", "/opt/last"].map(PathBuf::from));
+        let own = dir.file("loop.conf", "/opt/loop\ninclude loop.conf\n");
+        let mut found = Vec::new();
+        loader_directories(&own, &mut HashSet::new(), &mut found);
+        assert_eq!(found, [PathBuf::from("/opt/loop")]);
+    }
+
+    #[test]
+    fn places_come_in_the_documented_order() {
+        let dir = Scratch::new("places");
+        dir.file("venv/lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime.so.1.30.0", "");
+        let venv = dir.0.join("venv");
+        let variable = |name: &str| match name {
+            "HOME" => Some(dir.0.clone().into_os_string()),
+            "LD_LIBRARY_PATH" => Some("/opt/one:relative:/opt/two".into()),
+            "VIRTUAL_ENV" => Some(venv.clone().into_os_string()),
+            _ => None,
+        };
+        let all = places(Some(Path::new("/plugins")), &variable);
+        let at = |p: PathBuf| all.iter().position(|x| *x == p).unwrap_or_else(|| panic!("{} is missing", p.display()));
+        let order = [
+            at("/plugins".into()),
+            at("/plugins/onnxruntime/capi".into()),
+            at("/opt/one".into()),
+            at("/opt/two".into()),
+            at("/usr/lib".into()),
+            at(dir.0.join(".local/share/elastictok/onnxruntime")),
+            at(venv.join("lib/python3.11/site-packages/onnxruntime/capi")),
+        ];
+        assert!(order.is_sorted(), "{all:?}");
+        assert!(!all.contains(&PathBuf::from("relative")));
+        let elsewhere = |name: &str| (name == "XDG_DATA_HOME").then(|| OsString::from("/data"));
+        assert!(places(None, &elsewhere).contains(&PathBuf::from("/data/elastictok/onnxruntime")));
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A session with its buffers bound once.
+//!
+//! A context has two tensors that swap roles: a run reads one and writes the other, and committing the run is flipping an
+//! index. For each combination of roles there is a binding made beforehand.
+
+use std::time::{Duration, Instant};
+
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{IoBinding, Session};
+use ort::value::{DynTensor, PrimitiveTensorElementType, TensorElementType as Type};
+
+use super::contract::{ContextSpec, NEXT, Spec};
+use super::provider::{Device, Opened};
+use crate::{Error, Result};
+
+/// The tensors of a graph in host memory, by name.
+pub(super) type Named<'a> = (&'static str, &'a DynTensor);
+
+fn runtime(what: &str) -> impl Fn(ort::Error) -> Error + '_ {
+    move |e| Error::Runtime(format!("{what}: {e}"))
+}
+
+/// A tensor of zeros in host memory.
+fn host(ty: Type, shape: &[i64]) -> Result<DynTensor> {
+    let mut tensor =
+        DynTensor::new(&Allocator::default(), ty, shape.to_vec()).map_err(runtime("no memory for a graph's buffer"))?;
+    zero(&mut tensor)?;
+    Ok(tensor)
+}
+
+/// A tensor of zeros as `spec` says.
+pub(super) fn buffer(spec: &Spec) -> Result<DynTensor> {
+    host(spec.ty, &spec.shape)
+}
+
+fn zero(tensor: &mut DynTensor) -> Result<()> {
+    macro_rules! fill {
+        ($($t:ident => $r:ty),*) => {
+            match *tensor.data_type() {
+                $(Type::$t => tensor.try_extract_tensor_mut::<$r>().map_err(runtime("clearing a context"))?.1.fill(<$r>::default()),)*
+                ty => return Err(Error::Model(format!("a buffer of type {ty} is not supported; use u8, i8, i16, i32, i64, f16 or f32"))),
+            }
+        };
+    }
+    fill!(Uint8 => u8, Int8 => i8, Int16 => i16, Int32 => i32, Int64 => i64, Float32 => f32, Float16 => half::f16);
+    Ok(())
+}
+
+/// The values of a tensor in host memory whose type is known to be `T`.
+pub(super) fn values<T: PrimitiveTensorElementType>(tensor: &DynTensor) -> &[T] {
+    tensor.try_extract_tensor::<T>().map(|(_, data)| data).unwrap_or_default()
+}
+
+/// As [`values`].
+pub(super) fn values_mut<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) -> &mut [T] {
+    tensor.try_extract_tensor_mut::<T>().map(|(_, data)| data).unwrap_or_default()
+}
+
+/// One recurrent tensor: two places that swap roles.
+pub(super) struct Context {
+    pub spec: ContextSpec,
+    pub slots: [DynTensor; 2],
+    /// Zeros to copy from, where the slots are on a GPU.
+    zeros: Option<DynTensor>,
+}
+
+impl Context {
+    fn new(session: &Session, spec: ContextSpec, device: Device, device_id: i32) -> Result<Self> {
+        if !device.is_gpu() {
+            let slots = [host(spec.ty, &spec.shape)?, host(spec.ty, &spec.shape)?];
+            return Ok(Self { spec, slots, zeros: None });
+        }
+        let no_memory = runtime("no GPU memory for a context");
+        let memory = MemoryInfo::new(AllocationDevice::CUDA, device_id, AllocatorType::Device, MemoryType::Default);
+        let allocator = Allocator::new(session, memory.map_err(&no_memory)?).map_err(&no_memory)?;
+        let slot = || DynTensor::new(&allocator, spec.ty, spec.shape.clone()).map_err(&no_memory);
+        let (slots, zeros) = ([slot()?, slot()?], Some(host(spec.ty, &spec.shape)?));
+        let mut context = Self { spec, slots, zeros };
+        context.reset(0)?;
+        context.reset(1)?;
+        Ok(context)
+    }
+
+    fn reset(&mut self, slot: usize) -> Result<()> {
+        match &self.zeros {
+            None => zero(&mut self.slots[slot]),
+            Some(zeros) => zeros.copy_into(&mut self.slots[slot]).map_err(runtime("cannot clear a context on the GPU")),
+        }
+    }
+}
+
+/// What both graphs share.
+pub(super) struct Graph {
+    session: Session,
+    device: Device,
+    /// In the order in which [`Graph::bind`] was called.
+    bindings: Vec<IoBinding>,
+    contexts: Vec<Context>,
+    current: usize,
+    time: Duration,
+}
+
+impl Graph {
+    pub fn new(opened: Opened, contexts: Vec<ContextSpec>, device_id: i32) -> Result<Self> {
+        let Opened { session, device } = opened;
+        let contexts = contexts.into_iter().map(|c| Context::new(&session, c, device, device_id)).collect::<Result<_>>()?;
+        Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO })
+    }
+
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    pub fn contexts(&self) -> &[Context] {
+        &self.contexts
+    }
+
+    /// The slot that the next run reads.
+    pub fn current(&self) -> usize {
+        self.current
+    }
+
+    pub fn time(&self) -> Duration {
+        self.time
+    }
+
+    /// Adds a binding of `inputs` and `outputs`, own contexts read from slot `current`, and the `shared` ones of another graph.
+    pub fn bind<'a>(
+        &mut self,
+        inputs: impl Iterator<Item = Named<'a>>,
+        outputs: impl Iterator<Item = (&'static str, &'a mut DynTensor)>,
+        current: usize,
+        shared: &[(&str, &DynTensor)],
+    ) -> Result<()> {
+        let failed = runtime("binding a graph's buffers failed");
+        let mut binding = self.session.create_binding().map_err(&failed)?;
+        for (name, tensor) in inputs {
+            binding.bind_input(name, tensor).map_err(&failed)?;
+        }
+        for (name, tensor) in shared {
+            binding.bind_input(*name, tensor).map_err(&failed)?;
+        }
+        for (name, tensor) in outputs {
+            binding.bind_output(name, tensor).map_err(&failed)?;
+        }
+        for context in &mut self.contexts {
+            let name = &context.spec.name;
+            binding.bind_input(name.as_str(), &context.slots[current]).map_err(&failed)?;
+            binding.bind_output(format!("{name}{NEXT}"), &mut context.slots[1 - current]).map_err(&failed)?;
+        }
+        self.bindings.push(binding);
+        Ok(())
+    }
+
+    /// Runs on the given binding. `inputs` are the ones in host memory, which it was bound to.
+    pub fn run<'a>(&mut self, binding: usize, inputs: impl Iterator<Item = Named<'a>>) -> Result<()> {
+        let started = Instant::now();
+        let binding = self.bindings.get_mut(binding).ok_or_else(|| Error::Runtime("the graph has no such binding".into()))?;
+        if self.device.is_gpu() {
+            // Binding is what copies host memory to a GPU: what changed since is not seen otherwise.
+            for (name, tensor) in inputs {
+                binding.bind_input(name, tensor).map_err(runtime("copying to the GPU failed"))?;
+            }
+        }
+        self.session.run_binding(binding).map_err(runtime("running the graph failed"))?;
+        self.time += started.elapsed();
+        Ok(())
+    }
+
+    /// Makes the last run's contexts the current ones.
+    pub fn commit(&mut self) {
+        self.current = 1 - self.current;
+    }
+
+    pub fn reset(&mut self) -> Result<()> {
+        let current = self.current;
+        self.contexts.iter_mut().try_for_each(|c| c.reset(current))
+    }
+}
