@@ -20,15 +20,12 @@ fn level(level: log::Level) -> gst::DebugLevel {
 
 impl log::Log for Forward {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.target().starts_with("elastictok") && CAT.above_threshold(level(metadata.level()))
+        metadata.target().starts_with("elastictok") && level(metadata.level()) <= CAT.threshold()
     }
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            let message = glib::GString::from(record.args().to_string());
-            let (file, line) = (glib::GString::from(record.file().unwrap_or("")), record.line().unwrap_or(0));
-            let module = record.module_path().unwrap_or("elastictok");
-            CAT.log_literal_unfiltered_id(None::<&glib::GStr>, level(record.level()), &file, module, line, &message);
+            gst::log_with_level!(CAT, level(record.level()), "{}", record.args());
         }
     }
 
