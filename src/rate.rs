@@ -4,7 +4,6 @@
 //! A controller never sees pixels or tokens. Before a block it names a quantiser; when the block's bits or its quality can
 //! be estimated it may move it once; after the block it learns what came out.
 
-use crate::tokens::MAX_QUANTISER;
 use crate::{Error, Result};
 
 /// What is held constant.
@@ -58,6 +57,8 @@ impl LiveSettings {
     }
 }
 
+/// Coarsest quantiser that is used: beyond it pictures get worse and, wherever some of the scene stands still, streams larger.
+const COARSEST: f64 = 72.0;
 /// Quantiser of the constant-tokens mode, where counts decide: a step of four grey levels.
 const TOKENS_QUANTISER: f64 = 24.0;
 /// Key blocks are quantised finer than the others by this much (a factor of 0.5 in step): what follows is predicted from them.
@@ -113,7 +114,7 @@ impl RateController {
     }
 
     fn limit(quantiser: f64) -> u8 {
-        quantiser.round().clamp(0.0, f64::from(MAX_QUANTISER)) as u8
+        quantiser.round().clamp(0.0, COARSEST) as u8
     }
 
     /// Quantiser to try first.
@@ -188,7 +189,7 @@ impl RateController {
                 }
             }
         }
-        self.quantiser = self.quantiser.clamp(0.0, f64::from(MAX_QUANTISER));
+        self.quantiser = self.quantiser.clamp(0.0, COARSEST);
         self.started = true;
     }
 }
