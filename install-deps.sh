@@ -133,7 +133,8 @@ in_venv() {
         python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or later is needed, not $(python3 --version)"
         python3 -m venv --clear "$venv"
     fi
-    missing=$("$venv/bin/python" - "$@" <<'PYTHON'
+    # -I: the folder onnx/ of this project is not the module
+    missing=$("$venv/bin/python" -I - "$@" <<'PYTHON'
 import importlib.util, sys
 module = {"pillow": "PIL"}
 print(*(name for name in sys.argv[1:] if importlib.util.find_spec(module.get(name, name)) is None))
