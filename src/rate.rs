@@ -58,7 +58,7 @@ impl LiveSettings {
 }
 
 /// Coarsest quantiser that is used: beyond it pictures get worse and, wherever some of the scene stands still, streams larger.
-const COARSEST: f64 = 72.0;
+pub const COARSEST: u8 = 72;
 /// Quantiser of the constant-tokens mode, where counts decide: a step of four grey levels.
 const TOKENS_QUANTISER: f64 = 24.0;
 /// Key blocks are quantised finer than the others by this much (a factor of 0.5 in step): what follows is predicted from them.
@@ -114,7 +114,7 @@ impl RateController {
     }
 
     fn limit(quantiser: f64) -> u8 {
-        quantiser.round().clamp(0.0, COARSEST) as u8
+        quantiser.round().clamp(0.0, f64::from(COARSEST)) as u8
     }
 
     /// Quantiser to try first.
@@ -189,7 +189,7 @@ impl RateController {
                 }
             }
         }
-        self.quantiser = self.quantiser.clamp(0.0, COARSEST);
+        self.quantiser = self.quantiser.clamp(0.0, f64::from(COARSEST));
         self.started = true;
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use bytes::{BufMut, BytesMut};
 
 use super::block_header::BlockHeader;
-use super::crc::crc16;
+use super::crc::crc16_of;
 use super::varint;
 use crate::Result;
 
@@ -44,9 +44,10 @@ impl<'a> Block<'a> {
         self.header_bytes
     }
 
-    /// The segments in layer order; a layer past the last one was cut off or says nothing.
+    /// The segments in layer order; a layer past the last one was cut off or says nothing. An empty segment is only believed
+    /// where the checksum of a later one vouches for it.
     pub fn segments(&self) -> Segments<'a> {
-        Segments { data: self.data, at: Some(self.header_bytes) }
+        Segments { data: self.data, at: Some(self.header_bytes), empty: 0, next: None }
     }
 
     /// How many layers can be decoded, and what is wrong with the next one, if anything is.
@@ -65,7 +66,7 @@ impl<'a> Block<'a> {
 /// Why a segment cannot be used. The segments after it cannot be used either, though they may be undamaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentFault {
-    /// Its bytes do not match their checksum, or its length is no number.
+    /// Its bytes, or the lengths before them, do not match their checksum, or its length is no number.
     #[error("checksum mismatch")]
     Damaged,
     /// The block ends inside it: to be treated as not there.
@@ -79,54 +80,71 @@ pub struct Segments<'a> {
     data: &'a [u8],
     /// `None` when nothing more can be found.
     at: Option<usize>,
+    /// Empty segments still to be given before `next`.
+    empty: usize,
+    next: Option<&'a [u8]>,
 }
 
 impl<'a> Iterator for Segments<'a> {
     type Item = Result<&'a [u8], SegmentFault>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let at = self.at.filter(|&at| at < self.data.len())?;
-        match Span::read(self.data, at) {
-            Err(fault) => {
-                self.at = None;
-                Some(Err(fault))
+        if self.next.is_none() {
+            let span = match Span::read(self.data, self.at.take()?) {
+                Ok(span) => span?,
+                Err(fault) => return Some(Err(fault)),
+            };
+            self.at = Some(span.payload.end);
+            if !span.intact(self.data) {
+                return Some(Err(SegmentFault::Damaged));
             }
-            Ok(span) => {
-                self.at = Some(span.payload.end);
-                let payload = &self.data[span.payload];
-                let intact = span.check.is_none_or(|check| check == crc16(payload));
-                Some(if intact { Ok(payload) } else { Err(SegmentFault::Damaged) })
+            (self.empty, self.next) = (span.empty, Some(&self.data[span.payload]));
+        }
+        match self.empty.checked_sub(1) {
+            Some(left) => {
+                self.empty = left;
+                Some(Ok(&[]))
             }
+            None => self.next.take().map(Ok),
         }
     }
 }
 
 impl FusedIterator for Segments<'_> {}
 
-/// Where a segment lies; it ends where its payload does.
+/// Where a segment that is not empty lies; it ends where its payload does.
 pub(super) struct Span {
+    /// Empty segments before it.
+    pub empty: usize,
     pub payload: Range<usize>,
-    check: Option<u16>,
+    /// Their lengths and its own.
+    lengths: Range<usize>,
+    check: u16,
 }
 
 impl Span {
-    /// Finds the segment that starts at `at`, without looking at its payload.
-    pub fn read(data: &[u8], at: usize) -> Result<Self, SegmentFault> {
-        let (length, taken) = varint::get(&data[at..]).map_err(|fault| match fault {
+    /// Finds the first segment from `at` on that is not empty, without looking at its payload. `None`: there is none.
+    pub fn read(data: &[u8], at: usize) -> Result<Option<Self>, SegmentFault> {
+        let empty = data[at..].iter().take_while(|&&length| length == 0).count();
+        if at + empty == data.len() {
+            return Ok(None);
+        }
+        let (length, taken) = varint::get(&data[at + empty..]).map_err(|fault| match fault {
             varint::Fault::Short => SegmentFault::Truncated,
             varint::Fault::Malformed => SegmentFault::Damaged,
         })?;
-        let start = at + taken;
-        if length == 0 {
-            return Ok(Self { payload: start..start, check: None });
-        }
+        let lengths = at..at + empty + taken;
         let length = usize::try_from(length).map_err(|_| SegmentFault::Truncated)?;
-        let (check, rest) = data[start..].split_first_chunk::<CHECK_BYTES>().ok_or(SegmentFault::Truncated)?;
+        let (check, rest) = data[lengths.end..].split_first_chunk::<CHECK_BYTES>().ok_or(SegmentFault::Truncated)?;
         if length > rest.len() {
             return Err(SegmentFault::Truncated);
         }
-        let start = start + CHECK_BYTES;
-        Ok(Self { payload: start..start + length, check: Some(u16::from_le_bytes(*check)) })
+        let start = lengths.end + CHECK_BYTES;
+        Ok(Some(Self { empty, payload: start..start + length, lengths, check: u16::from_le_bytes(*check) }))
+    }
+
+    fn intact(&self, data: &[u8]) -> bool {
+        self.check == crc16_of(&[&data[self.lengths.clone()], &data[self.payload.clone()]])
     }
 }
 
@@ -156,10 +174,12 @@ impl<'a> BlockWriter<'a> {
             return;
         }
         self.out.reserve(self.empty + segment_bytes(payload.len()));
+        let start = self.out.len();
         self.out.put_bytes(0, self.empty);
         self.empty = 0;
         varint::put(self.out, payload.len() as u64);
-        self.out.put_u16_le(crc16(payload));
+        let check = crc16_of(&[&self.out[start..], payload]);
+        self.out.put_u16_le(check);
         self.out.put_slice(payload);
     }
 }

@@ -10,7 +10,12 @@ pub fn crc8(data: &[u8]) -> u8 {
 
 /// CRC-16/IBM-3740: polynomial 0x1021, initial value 0xFFFF, not reflected, no final xor. Check value 0x29B1.
 pub fn crc16(data: &[u8]) -> u16 {
-    data.iter().fold(0xFFFF, |crc, &byte| {
+    crc16_of(&[data])
+}
+
+/// [`crc16`] of parts that follow each other.
+pub(super) fn crc16_of(parts: &[&[u8]]) -> u16 {
+    parts.iter().copied().flatten().fold(0xFFFF, |crc, &byte| {
         let [high, low] = crc.to_be_bytes();
         u16::from_be_bytes([low, 0]) ^ TABLE_16[usize::from(high ^ byte)]
     })

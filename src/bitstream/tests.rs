@@ -126,8 +126,10 @@ proptest! {
                     prop_assert!(cut < whole.header_bytes());
                     continue;
                 };
-                let there = boundaries.iter().filter(|&&end| end <= cut).count() - 1;
-                let fault = (boundaries[there] < cut).then_some(SegmentFault::Truncated);
+                // Empty segments count where one that is not follows: before that nothing vouches for them.
+                let whole_there = boundaries.iter().filter(|&&end| end <= cut).count() - 1;
+                let there = segments[..whole_there].iter().rposition(|segment| !segment.is_empty()).map_or(0, |last| last + 1);
+                let fault = (boundaries[whole_there] < cut).then_some(SegmentFault::Truncated);
                 prop_assert_eq!(part.usable(), (there, fault));
                 let intact: Vec<_> = part.segments().filter_map(Result::ok).collect();
                 prop_assert_eq!(&intact[..], &segments[..there]);
@@ -323,6 +325,19 @@ fn a_cut_file_still_gives_its_last_block() {
     let last = found.last().expect("units");
     assert_eq!(found.len(), 3);
     assert_eq!(Block::parse(&last.payload, 2).map(|block| block.usable()), Ok((2, Some(SegmentFault::Truncated))));
+}
+
+#[test]
+fn a_length_that_became_zero_is_no_empty_segment() {
+    for length in [1, 2, 64] {
+        let block = &blocks(1, 3, &[50, length, 20])[0];
+        let whole = Block::parse(block, 2).expect("valid");
+        let mut damaged = block.to_vec();
+        damaged[whole.header_bytes() + segment_bytes(50)] = 0;
+        let parsed = Block::parse(&damaged, 2).expect("an undamaged header");
+        assert_eq!(parsed.usable().0, 1);
+        assert!(parsed.usable().1.is_some());
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// The block with its first `layers` layers only: a prefix of `block`, at least header and first segment.
 ///
 /// What follows a segment that is cut short is dropped; payloads are not looked at, so damage in them passes through. A
-/// block whose first segment is cut short is an error.
+/// block whose first segment with a payload is cut short is an error.
 pub fn thin(block: &[u8], layers: usize) -> Result<&[u8]> {
     cut(block, layers.max(1), usize::MAX)
 }
@@ -23,22 +23,20 @@ fn cut(block: &[u8], layers: usize, max_bytes: usize) -> Result<&[u8]> {
     let mut kept = RawHeader::read(block)?.len;
     let mut at = kept;
     let mut layer = 0;
-    while layer < layers && at < block.len() {
+    while layer < layers {
         let span = match Span::read(block, at) {
-            Ok(span) => span,
+            Ok(Some(span)) => span,
+            Ok(None) => break,
             Err(_) if layer > 0 => break,
             Err(SegmentFault::Truncated) => return Err(malformed("is cut short")),
             Err(SegmentFault::Damaged) => return Err(malformed("has a broken length")),
         };
+        layer += span.empty + 1;
         at = span.payload.end;
-        if layer > 0 && at > max_bytes {
+        if layer > layers || (layer > 1 && at > max_bytes) {
             break;
         }
-        // Trailing empty segments say nothing, so only others move the end.
-        if !span.payload.is_empty() {
-            kept = at;
-        }
-        layer += 1;
+        kept = at;
     }
     Ok(&block[..kept])
 }

@@ -13,10 +13,10 @@ use crate::bitstream::{BlockHeader, BlockWriter, SequenceHeader, segment_bytes};
 use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesRef, load_frame};
 use crate::motion::MotionSearch;
-use crate::rate::{RateControl, RateController};
+use crate::rate::{COARSEST, RateControl, RateController};
 use crate::runtime::{DecoderGraph, EncoderGraph, RuntimeConfig, Tokens, TokensMut};
 use crate::timing::Timeline;
-use crate::tokens::{Estimate, MAX_QUANTISER, NestedEncoder, Rdo, step};
+use crate::tokens::{Estimate, NestedEncoder, Rdo, step};
 use crate::{Error, Result};
 
 /// Share of cells without a usable prediction from which a block is better a key block.
@@ -379,8 +379,8 @@ impl Encoder {
     fn search_quality(&mut self, key: bool, first: u8) -> Result<(u8, Estimate)> {
         let target = self.rate.live().target_psnr;
         // Nothing is known of the first block; later ones are near the one before.
-        let window = if self.position.is_none() { MAX_QUANTISER } else { SEARCH_WINDOW };
-        let (mut low, mut high) = (first.saturating_sub(window), first.saturating_add(window).min(MAX_QUANTISER));
+        let window = if self.position.is_none() { COARSEST } else { SEARCH_WINDOW };
+        let (mut low, mut high) = (first.saturating_sub(window), first.saturating_add(window).min(COARSEST));
         let meets = |this: &mut Self, q: u8| -> Result<bool> {
             this.quantise(key, q)?;
             Ok(this.reconstruct(key, q)? >= target)

@@ -162,14 +162,14 @@ fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, energy: usize, magnitude
         }
         found += 1;
     }
-    code_escape(coder, set.escape(), magnitude.wrapping_sub(found)).map(|rest| (rest + found) as i32)
+    code_escape(coder, set.escape(), PREFIX - 1, magnitude.wrapping_sub(found)).map(|rest| (rest + found) as i32)
 }
 
-/// A number >= 0: Exp-Golomb with the prefix in `PREFIX` contexts from `contexts` on.
-pub(super) fn code_escape<C: BitCoder>(coder: &mut C, contexts: usize, value: u32) -> Result<u32> {
+/// A number >= 0: Exp-Golomb, its prefix of at most `longest` ones in as many contexts from `contexts` on.
+pub(super) fn code_escape<C: BitCoder>(coder: &mut C, contexts: usize, longest: usize, value: u32) -> Result<u32> {
     let wanted = value.wrapping_add(1);
     let mut bits = 0;
-    while bits < PREFIX - 1 && coder.bit(contexts + bits, wanted >> (bits + 1) != 0) {
+    while bits < longest && coder.bit(contexts + bits, wanted >> (bits + 1) != 0) {
         bits += 1;
     }
     let low = coder.bypass(wanted & ((1 << bits) - 1), bits as u32);
@@ -218,7 +218,7 @@ fn code_constant<C: BitCoder>(
     let mut value = prediction;
     if coder.bit(contexts, difference != 0) {
         let negative = coder.bypass(u32::from(difference < 0), 1) == 1;
-        let size = 1 + code_escape(coder, contexts + 1, difference.unsigned_abs().wrapping_sub(1))? as i32;
+        let size = 1 + code_escape(coder, contexts + 1, PREFIX - 1, difference.unsigned_abs().wrapping_sub(1))? as i32;
         value += if negative { -size } else { size };
     }
     if value.unsigned_abs() > MAX_MAGNITUDE {

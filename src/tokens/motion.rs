@@ -4,7 +4,7 @@
 //! Vectors are (dy, dx) in quarter pixels, each in -[`MAX_MOTION`]..=[`MAX_MOTION`]; a field is three planes dy, dx, mode (0 inter,
 //! 1 intra) of cells in raster order.
 
-use super::contexts::{MOTION, MOTION_CONTEXTS, PREFIX};
+use super::contexts::{MOTION, MOTION_CONTEXTS};
 use super::level::code_escape;
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
@@ -21,9 +21,9 @@ const ZERO_DX: usize = ZERO_DY + 3;
 const SIZE: usize = ZERO_DX + 3;
 /// Classes of how badly the cells around were predicted.
 const UNREST: usize = 6;
-/// Contexts of a component's prefix: sizes go up to 2 * [`MAX_MOTION`].
+/// Contexts of a component's prefix, and its most ones: sizes go up to 2 * [`MAX_MOTION`].
 const SIZES: usize = 10;
-const _: () = assert!(SIZE + 6 * SIZES <= MOTION + MOTION_CONTEXTS && SIZES <= PREFIX);
+const _: () = assert!(SIZE + 6 * SIZES <= MOTION + MOTION_CONTEXTS && 2 * MAX_MOTION < 1 << SIZES);
 
 /// Vectors of a cell's left, top and top-right neighbours; `None`: outside the picture, or intra.
 pub type Near = [Option<[i32; 2]>; 3];
@@ -162,6 +162,6 @@ fn code_difference<C: BitCoder>(coder: &mut C, wanted: [i32; 2], class: usize) -
 }
 
 fn code_component<C: BitCoder>(coder: &mut C, kind: usize, wanted: i32) -> Result<i32> {
-    let size = 1 + code_escape(coder, SIZE + SIZES * kind, wanted.unsigned_abs().wrapping_sub(1))? as i32;
+    let size = 1 + code_escape(coder, SIZE + SIZES * kind, SIZES, wanted.unsigned_abs().wrapping_sub(1))? as i32;
     Ok(if coder.bypass(u32::from(wanted < 0), 1) == 1 { -size } else { size })
 }

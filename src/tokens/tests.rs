@@ -73,6 +73,14 @@ fn round_trip(levels: usize, quantiser: u8, latents: &[i16], motion: Option<&[i3
     sizes
 }
 
+#[test]
+fn motion_of_endless_size_is_refused() {
+    let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
+    let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
+    let refused = decoder.read_segment(0, false, &[75, 133, 51, 0, 66, 163]);
+    assert!(matches!(refused, Err(crate::Error::Malformed(_))));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 

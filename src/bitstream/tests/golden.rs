@@ -68,7 +68,7 @@ fn block_headers() {
     }
 }
 
-const BLOCK: &str = "01 00 20 00 ed 09 b1 29 31 32 33 34 35 36 37 38 39 00 07 f5 fc 6c 61 79 65 72 20 32";
+const BLOCK: &str = "01 00 20 00 ed 09 f4 f5 31 32 33 34 35 36 37 38 39 00 07 51 d2 6c 61 79 65 72 20 32";
 
 #[test]
 fn block_and_stream() {
