@@ -13,6 +13,7 @@ esac
 input=
 if [ $# -gt 0 ]; then
     [ -f "$1" ] || { echo "no such file: $1" >&2; exit 1; }
+    [ -s "$1" ] || { echo "$1 is empty" >&2; exit 1; }
     input=$(realpath "$1")
 fi
 [ -z "${OUT:-}" ] || { mkdir -p "$OUT"; OUT=$(realpath "$OUT"); }
@@ -59,11 +60,12 @@ gst-launch-1.0 -q filesrc location="$out/.video.etok" ! elastictokparse ! elasti
 end=$(date +%s.%N)
 mv "$out/.video.etok" "$out/video.etok"
 
-# Both sides stream through pipes, so a long film needs no room as raw video. drop-allocation: plain rows, without padding.
+# Both sides stream through pipes, so a long film needs no room as raw video. The shell opens them, not filesink: where a
+# pipeline fails before its first buffer, the reader then sees an end and does not wait. drop-allocation: plain rows, no padding.
 mkfifo "$tmp/source" "$tmp/decoded"
-gst-launch-1.0 -q filesrc location="$tmp/input" ! decodebin ! videoconvert ! video/x-raw,format=I420 ! identity drop-allocation=true ! filesink location="$tmp/source" &
+gst-launch-1.0 -q filesrc location="$tmp/input" ! decodebin ! videoconvert ! video/x-raw,format=I420 ! identity drop-allocation=true ! fdsink fd=3 3>"$tmp/source" &
 jobs=$!
-gst-launch-1.0 -q filesrc location="$out/video.etok" ! elastictokparse ! elastictokdec ! identity drop-allocation=true ! filesink location="$tmp/decoded" &
+gst-launch-1.0 -q filesrc location="$out/video.etok" ! elastictokparse ! elastictokdec ! identity drop-allocation=true ! fdsink fd=3 3>"$tmp/decoded" &
 jobs="$jobs $!"
 .cache/venv/bin/python benches/compare.py "$tmp/source" "$tmp/decoded" "$out/video.etok" \
     --encode-seconds "$(seconds "$start" "$middle")" --decode-seconds "$(seconds "$middle" "$end")"
