@@ -40,6 +40,11 @@ class Builder:
             self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
         return self.constants[key].name
 
+    def weight(self, name: str, value) -> str:
+        """A trained constant under its own name, by which recover.py finds it again."""
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
+        return name
+
     def ints(self, *values) -> str:
         return self.const(values, np.int64)
 
@@ -156,29 +161,30 @@ def loop_filter(b: Builder, cfg: Config, grid: Grid, net: LoopFilter, recon: str
     """LoopFilter as a graph. recon, residual float32 [P, patch]; mask float32 [1, 1, patches_y, patches_x]. The first and
     last layers are Gemms that transpose on the way, so no activation is ever shuffled in memory."""
     w = {k: v.detach().cpu().numpy().astype(np.float32) for k, v in net.state_dict().items()}
-    linear = lambda x, k: b.op("Gemm", x, b.const(w[k + ".weight"]), b.const(w[k + ".bias"]), transB=1)
+    weight = lambda k: b.weight(f"filter.{k}", w[k])
+    linear = lambda x, k: b.op("Gemm", x, weight(k + ".weight"), weight(k + ".bias"), transB=1)
     log = b.op("Div", b.op("Log", step), b.const(np.float32(np.log(2))))
     log = b.op("Reshape", b.op("Sub", b.op("Mul", log, b.const(np.float32(0.25))), b.const(np.float32(1))), b.ints(1, 1))
     condition = linear(b.op("Relu", linear(log, "condition.0")), "condition.2")
     n, channels, k = cfg.patch, cfg.channels, CELL // PATCH
     head = w["head.weight"][:, :, 0, 0]
     bias = w["head.bias"] - 2 * head[:, :n].sum(1)  # recon enters as recon/64 - 2
-    place = b.const(w["place"].reshape(channels, 1, k, 1, k) + bias.reshape(channels, 1, 1, 1, 1))
+    place = b.weight("filter.place", w["place"].reshape(channels, 1, k, 1, k) + bias.reshape(channels, 1, 1, 1, 1))
     place = b.reshape(b.op("Expand", place, b.shape(channels, grid.y, k, grid.x, k)), channels, -1)
     scaled = b.op("Clip", b.op("Div", residual, step), b.const(np.float32(-8)), b.const(np.float32(8)))
-    h = b.op("Gemm", b.const(head[:, :n] / 64), recon, place, transB=1)
-    h = b.op("Gemm", b.const(head[:, n:] / 2), scaled, h, transB=1)
+    h = b.op("Gemm", b.weight("filter.head.recon", head[:, :n] / 64), recon, place, transB=1)
+    h = b.op("Gemm", b.weight("filter.head.residual", head[:, n:] / 2), scaled, h, transB=1)
     h = b.reshape(h, 1, channels, grid.patches_y, grid.patches_x)
     for i in range(cfg.blocks):
         key = lambda name: f"body.{i}.{name}"
-        conv = lambda x, name, **kw: b.op("Conv", x, b.const(w[key(name) + ".weight"]), b.const(w[key(name) + ".bias"]), **kw)
+        conv = lambda x, name, **kw: b.op("Conv", x, weight(key(name) + ".weight"), weight(key(name) + ".bias"), **kw)
         film = b.op("Reshape", linear(condition, key("film")), b.ints(2, channels, 1, 1))
         scale = b.op("Add", b.slice(film, 0, 1, 0), b.const(np.float32(1)))
         x = conv(h, "depthwise", group=channels, pads=[1, 1, 1, 1])
         x = b.op("Add", b.op("Mul", x, scale), b.slice(film, 1, 2, 0))
         h = b.op("Add", h, conv(b.op("Relu", conv(x, "expand")), "project"))
     h = b.reshape(b.op("Mul", h, mask), channels, -1)
-    tail = b.op("Gemm", h, b.const(np.ascontiguousarray(w["tail.weight"][:, :, 0, 0].T)), transA=1)
+    tail = b.op("Gemm", h, b.weight("filter.tail", w["tail.weight"][:, :, 0, 0].T), transA=1)
     return b.op("Mul", tail, step)
 
 

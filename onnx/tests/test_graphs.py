@@ -2,6 +2,7 @@
 """The exported graphs compute what the model says: transform, motion, filter, skip."""
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from elastictok_models import graph
 from elastictok_models.config import CELL, Config
@@ -116,3 +117,26 @@ def test_filter_in_onnx_equals_torch_and_skips_exactly():
     skipped = counts.reshape(CELLS_Y, CELLS_X).repeat(K, 0).repeat(K, 1) == 0
     assert (got[skipped] == plain[skipped]).all()
     assert (got[~skipped] != plain[~skipped]).any()
+
+
+def test_weights_come_back_from_an_exported_graph(tmp_path):
+    torch = pytest.importorskip("torch")
+    from elastictok_models.filter import LoopFilter
+    from elastictok_models.recover import recover
+
+    torch.manual_seed(1)
+    cfg, net = Config(), LoopFilter(Config())
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p) * 0.03)
+    exported = graph.decoder(cfg, net)
+    (tmp_path / "decoder.onnx").write_bytes(exported.SerializeToString())
+    again = graph.decoder(cfg, recover(tmp_path, cfg))
+    values = lambda m: {i.name: numpy_helper.to_array(i) for i in m.graph.initializer if i.name.startswith("filter.")}
+    first, second = values(exported), values(again)
+    assert first.keys() == second.keys() and len(first) == 40
+    for name, value in first.items():
+        assert np.allclose(value, second[name], atol=1e-6), name
+    (tmp_path / "decoder.onnx").write_bytes(graph.decoder(cfg, None).SerializeToString())
+    with pytest.raises(ValueError, match="filter.head.recon"):
+        recover(tmp_path, cfg)
