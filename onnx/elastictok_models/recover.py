@@ -37,7 +37,7 @@ def recover(bundle: Path, cfg: Config) -> LoopFilter:
         elif key == "head.bias":
             value = 2 * recon.sum(1)  # cancels what graph.py folds into `place`
         elif key == "tail.weight":
-            value = take("tail", (channels, n)).T
+            value = take("tail", like.shape)
         else:
             value = take(key, like.shape)
         state[key] = torch.tensor(np.ascontiguousarray(value)).reshape(like.shape)
