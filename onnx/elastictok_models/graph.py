@@ -173,6 +173,7 @@ def loop_filter(b: Builder, cfg: Config, grid: Grid, net: LoopFilter, recon: str
     w = {k: v.detach().cpu().numpy().astype(np.float32) for k, v in net.state_dict().items()}
     weight = lambda k: b.weight(f"filter.{k}", w[k])
     linear = lambda x, k: b.op("Gemm", x, weight(k + ".weight"), weight(k + ".bias"), transB=1)
+    step = b.op("Min", step, b.const(np.float32(cfg.coarsest_step)))
     log = b.op("Div", b.op("Log", step), b.const(np.float32(np.log(2))))
     log = b.op("Reshape", b.op("Sub", b.op("Mul", log, b.const(np.float32(0.25))), b.const(np.float32(1))), b.ints(1, 1))
     condition = linear(b.op("Relu", linear(log, "condition.0")), "condition.2")
