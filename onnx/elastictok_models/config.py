@@ -20,6 +20,9 @@ class Config:
     # Chroma latents are scaled: coarse steps must not take the colour of large areas, while fine chroma detail is not seen.
     chroma_weight: float = 0.8  # of high frequencies
     chroma_flat_weight: float = 2.5  # of the constant term
+    # The in-loop filter is told of no coarser step, in pixel units: it is not trained beyond, and its corrections would be
+    # noise that grows with the step.
+    coarsest_step: float = 110.0
     channels: int = 48  # in-loop filter, at 1/4 resolution
     blocks: int = 4
     expansion: int = 2

@@ -28,7 +28,8 @@ class LoopFilter(nn.Module):
     """Predicts what quantisation took away from a decoded block's luma.
 
     Inputs (B = batch, N = cfg.patch): recon, residual float [B, N, H/4, W/4], prediction + residual and the decoded residual
-    in pixel units, patch-major; step float [B], the quantiser step in pixel units; mask float [B, 1, H/4, W/4], 1 where the
+    in pixel units, patch-major; step float [B], the quantiser step in pixel units (beyond
+    cfg.coarsest_step it counts as that); mask float [B, 1, H/4, W/4], 1 where the
     cell received any token. Output: correction in pixel units, same shape as recon, exactly zero where the mask is."""
 
     CONDITION = 16
@@ -36,6 +37,7 @@ class LoopFilter(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         n, k = cfg.patch, CELL // PATCH
+        self.coarsest_step = cfg.coarsest_step
         self.condition = nn.Sequential(nn.Linear(1, self.CONDITION), nn.ReLU(), nn.Linear(self.CONDITION, self.CONDITION))
         self.head = nn.Conv2d(2 * n, cfg.channels, 1)
         # where a patch lies in its cell: edges of the transform and of motion are filtered differently
@@ -45,6 +47,7 @@ class LoopFilter(nn.Module):
         nn.init.zeros_(self.tail.weight)
 
     def forward(self, recon, residual, step, mask):
+        step = step.clamp(max=self.coarsest_step)
         condition = self.condition(torch.log2(step)[:, None] / 4 - 1)
         s = step[:, None, None, None]
         h = self.head(torch.cat([recon / 64 - 2, (residual / s).clamp(-8, 8) / 2], 1))

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .config import CELL, GREY, PATCH, Config
-from .transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, chroma_weights, luma_basis, motion_matrices
+from .transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, chroma_weights, dct, motion_matrices, time_and_rows
 
 if TYPE_CHECKING:
     from .filter import LoopFilter
@@ -39,6 +39,11 @@ class Builder:
         if key not in self.constants:
             self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
         return self.constants[key].name
+
+    def weight(self, name: str, value) -> str:
+        """A trained constant under its own name, by which recover.py finds it again."""
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
+        return name
 
     def ints(self, *values) -> str:
         return self.const(values, np.int64)
@@ -83,9 +88,11 @@ class Grid:
 
 
 def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, reference: str) -> tuple[str, str]:
-    """Motion-compensated prediction: luma float32 [T, cells_y, cells_x, 16, 16], chroma [2, T, cells_y, cells_x, 8, 8].
+    """Motion-compensated prediction: luma float32 [T, cells_y, cells_x, 16, 16], chroma [T, cells_y, cells_x, 8, 2, 8] with the
+    planes U and V between rows and columns.
 
-    A block of samples at an arbitrary place is gathered as rows of aligned chunks; shifting inside the window and
+    A block of samples at an arbitrary place is gathered as rows of a few aligned chunks; a table has every run of that many
+    chunks in one piece, both planes of chroma side by side, so that a row is one copy. Shifting inside the window and
     interpolating between samples is a product with a matrix picked by offset and phase. Rows and chunks beyond the
     picture repeat its edge. Intra cells gather a grey row instead: the filters' gain is one, so they predict grey."""
     t_len = cfg.block_length
@@ -117,26 +124,34 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
         first = lambda n: b.op("Sub", span(n), i32(taps // 2 - 1))
         left = b.op("Add", b.op("Add", whole[1], first(grid.x)), i32(bias * unit))
         chunk, offset = b.op("Sub", b.op("Div", left, i32(unit)), i32(bias - edge // unit)), b.op("Mod", left, i32(unit))
-        pitch = b.op("Add", b.op("Mul", to32(grid.x), i32(size // unit)), i32(2 * edge // unit))  # chunks in a row
-        chunk = b.clip(chunk, i32(0), b.op("Sub", pitch, i32(chunks)))
+        # runs of chunks in a row of the padded picture
+        runs = b.op("Add", b.op("Mul", to32(grid.x), i32(size // unit)), i32(2 * edge // unit - chunks + 1))
+        chunk = b.clip(chunk, i32(0), b.op("Sub", runs, i32(1)))
         top = b.op("Add", whole[0], b.op("Unsqueeze", first(grid.y), b.ints(1)))
         top = b.op("Where", intra, i32(1 << 20), top)
         bottom = b.op("Unsqueeze", b.op("Sub", to32(height), b.op("Where", intra, i32(0), i32(1))), b.ints(2))
         rows = b.op("Add", b.op("Unsqueeze", top, b.ints(3)), i32(np.arange(size + taps - 1)))
         rows = b.clip(rows, i32(0), bottom)  # [T, cy, cx, R]; row `height` is grey
-        index = b.op("Add", b.op("Mul", rows, pitch), b.op("Unsqueeze", chunk, b.ints(3)))
-        index = b.op("Add", b.op("Unsqueeze", index, b.ints(4)), i32(np.arange(chunks)))
+        index = b.op("Add", b.op("Mul", rows, runs), b.op("Unsqueeze", chunk, b.ints(3)))
         padded = b.op("Pad", picture, b.ints(0, 0, edge, 0, 0, edge), mode="edge")
-        grey = b.op("Expand", b.const(GREY, np.uint8), b.shape(count, 1, b.op("Mul", b.op("Cast", pitch, to=TensorProto.INT64), b.ints(unit))))
-        table = b.op("Cast", b.op("Concat", padded, grey, axis=1), to=TensorProto.FLOAT)
-        window = b.op("Gather", b.reshape(table, count, -1, unit), index, axis=1)
-        window = b.reshape(window, count, -1, size + taps - 1, chunks * unit)
+        padded = b.op("Pad", padded, b.ints(0, 0, 0, 0, 1, 0), b.const(GREY, np.uint8))
+        padded = b.reshape(padded, count, b.op("Add", height, b.ints(1)), -1, unit)
+        runs64 = b.op("Cast", b.reshape(runs, 1), to=TensorProto.INT64)
+        pieces = []
+        for plane in range(count):
+            one = b.op("Squeeze", b.slice(padded, plane, plane + 1, 0), b.ints(0))
+            pieces += [b.slice(one, i, b.op("Add", runs64, b.ints(i)), 1) for i in range(chunks)]
+        width = chunks * unit
+        table = b.reshape(b.op("Concat", *pieces, axis=2), -1, count * width)
+        window = b.op("Cast", b.op("Gather", table, index, axis=0), to=TensorProto.FLOAT)
+        window = b.reshape(window, -1, (size + taps - 1) * count, width)
         horizontal, vertical = motion_matrices(*spec)
         select = b.op("Add", b.op("Mul", offset, i32(phases)), phase[1])
         mh = b.op("Gather", b.const(horizontal), b.op("Reshape", select, b.ints(-1)), axis=0)
         mv = b.op("Gather", b.const(vertical), b.op("Reshape", phase[0], b.ints(-1)), axis=0)
-        block = b.op("MatMul", mv, b.op("MatMul", window, mh))
-        out.append(b.reshape(block, *([2] if count == 2 else []), t_len, grid.y, grid.x, size, size))
+        block = b.reshape(b.op("MatMul", window, mh), -1, size + taps - 1, count * size)
+        block = b.op("MatMul", mv, block)
+        out.append(b.reshape(block, t_len, grid.y, grid.x, size, *([2] if count == 2 else []), size))
     return out[0], out[1]
 
 
@@ -153,33 +168,38 @@ def frames_of(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str, out: 
 
 
 def loop_filter(b: Builder, cfg: Config, grid: Grid, net: LoopFilter, recon: str, residual: str, step: str, mask: str) -> str:
-    """LoopFilter as a graph. recon, residual float32 [P, patch]; mask float32 [1, 1, patches_y, patches_x]. The first and
-    last layers are Gemms that transpose on the way, so no activation is ever shuffled in memory."""
+    """LoopFilter as a graph. recon, residual float32 [P, patch]; mask float32 [P, 1]. The first
+    layer is a Gemm that transposes on the way; the last leaves ONNX Runtime's blocked layout straight into patches."""
     w = {k: v.detach().cpu().numpy().astype(np.float32) for k, v in net.state_dict().items()}
-    linear = lambda x, k: b.op("Gemm", x, b.const(w[k + ".weight"]), b.const(w[k + ".bias"]), transB=1)
+    weight = lambda k: b.weight(f"filter.{k}", w[k])
+    linear = lambda x, k: b.op("Gemm", x, weight(k + ".weight"), weight(k + ".bias"), transB=1)
+    step = b.op("Min", step, b.const(np.float32(cfg.coarsest_step)))
     log = b.op("Div", b.op("Log", step), b.const(np.float32(np.log(2))))
     log = b.op("Reshape", b.op("Sub", b.op("Mul", log, b.const(np.float32(0.25))), b.const(np.float32(1))), b.ints(1, 1))
     condition = linear(b.op("Relu", linear(log, "condition.0")), "condition.2")
     n, channels, k = cfg.patch, cfg.channels, CELL // PATCH
     head = w["head.weight"][:, :, 0, 0]
     bias = w["head.bias"] - 2 * head[:, :n].sum(1)  # recon enters as recon/64 - 2
-    place = b.const(w["place"].reshape(channels, 1, k, 1, k) + bias.reshape(channels, 1, 1, 1, 1))
+    place = b.weight("filter.place", w["place"].reshape(channels, 1, k, 1, k) + bias.reshape(channels, 1, 1, 1, 1))
     place = b.reshape(b.op("Expand", place, b.shape(channels, grid.y, k, grid.x, k)), channels, -1)
     scaled = b.op("Clip", b.op("Div", residual, step), b.const(np.float32(-8)), b.const(np.float32(8)))
-    h = b.op("Gemm", b.const(head[:, :n] / 64), recon, place, transB=1)
-    h = b.op("Gemm", b.const(head[:, n:] / 2), scaled, h, transB=1)
+    h = b.op("Gemm", b.weight("filter.head.recon", head[:, :n] / 64), recon, place, transB=1)
+    h = b.op("Gemm", b.weight("filter.head.residual", head[:, n:] / 2), scaled, h, transB=1)
     h = b.reshape(h, 1, channels, grid.patches_y, grid.patches_x)
+    # A convolution that does nothing: ONNX Runtime keeps its blocked layout from here to the tail instead of leaving it in
+    # every mixer for the sum.
+    h = b.op("Conv", h, b.const(np.ones((channels, 1, 1, 1), np.float32)), group=channels)
     for i in range(cfg.blocks):
         key = lambda name: f"body.{i}.{name}"
-        conv = lambda x, name, **kw: b.op("Conv", x, b.const(w[key(name) + ".weight"]), b.const(w[key(name) + ".bias"]), **kw)
+        conv = lambda x, name, **kw: b.op("Conv", x, weight(key(name) + ".weight"), weight(key(name) + ".bias"), **kw)
         film = b.op("Reshape", linear(condition, key("film")), b.ints(2, channels, 1, 1))
         scale = b.op("Add", b.slice(film, 0, 1, 0), b.const(np.float32(1)))
         x = conv(h, "depthwise", group=channels, pads=[1, 1, 1, 1])
         x = b.op("Add", b.op("Mul", x, scale), b.slice(film, 1, 2, 0))
         h = b.op("Add", h, conv(b.op("Relu", conv(x, "expand")), "project"))
-    h = b.reshape(b.op("Mul", h, mask), channels, -1)
-    tail = b.op("Gemm", h, b.const(np.ascontiguousarray(w["tail.weight"][:, :, 0, 0].T)), transA=1)
-    return b.op("Mul", tail, step)
+    tail = b.op("Conv", h, b.weight("filter.tail", w["tail.weight"]))
+    tail = b.reshape(b.op("Transpose", tail, perm=[0, 2, 3, 1]), grid.patches, n)
+    return b.op("Mul", tail, b.op("Mul", mask, step))
 
 
 def _io(cfg: Config):
@@ -215,21 +235,23 @@ def decoder(cfg: Config, net: LoopFilter | None, taps: bool = False) -> onnx.Mod
     t, k = cfg.block_length, CELL // PATCH
     grid = Grid(b, "motion")
     luma, chroma = predict(b, cfg, grid, "motion", "position", "dec.reference")
-    luma = b.op("Transpose", b.reshape(luma, t, grid.y, grid.x, k, PATCH, k, PATCH), perm=[1, 3, 2, 5, 0, 4, 6])
-    chroma = b.op("Transpose", chroma, perm=[2, 3, 0, 1, 4, 5])
     luma_latents, chroma_latents = split_latents(b, cfg, b.op("Cast", "tokens", to=TensorProto.FLOAT))
-    synthesis = luma_basis(cfg) / cfg.scale
-    residual = b.reshape(b.op("MatMul", luma_latents, b.const(synthesis, np.float32)), grid.y, grid.x, k, k, cfg.patch)
-    residual = b.op("Transpose", residual, perm=[0, 2, 1, 3, 4])
+    luma_latents = b.reshape(luma_latents, -1, t * CELL, CELL)
+    residual = b.op("MatMul", b.const(time_and_rows(cfg, CELL).T, np.float32), luma_latents)
+    residual = b.op("MatMul", b.reshape(residual, -1, CELL), b.const(dct(CELL) / cfg.scale, np.float32))
+    residual = b.op("Transpose", b.reshape(residual, grid.y, grid.x, t, k, PATCH, k, PATCH), perm=[0, 3, 1, 5, 2, 4, 6])
     residual = b.op("Reshape", residual, b.shape(grid.patches, cfg.patch), out="residual")
+    luma = b.op("Transpose", b.reshape(luma, t, grid.y, grid.x, k, PATCH, k, PATCH), perm=[1, 3, 2, 5, 0, 4, 6])
     recon = b.op("Add", b.reshape(luma, grid.patches, cfg.patch), residual, out="recon")
     synthesis = chroma_basis(cfg) / (chroma_weights(cfg)[:, None] * cfg.scale)
+    chroma_latents = b.reshape(chroma_latents, -1, cfg.chroma_coefficients)
     chroma_residual = b.op("MatMul", chroma_latents, b.const(synthesis, np.float32))
+    chroma = b.op("Transpose", chroma, perm=[1, 2, 4, 0, 3, 5])
     chroma = b.op("Add", chroma, b.reshape(chroma_residual, grid.y, grid.x, 2, t, CELL // 2, CELL // 2))
     if net is not None:
         coded = b.op("Cast", b.op("Greater", "counts", b.const(0, np.int32)), to=TensorProto.FLOAT)
         coded = b.op("Expand", b.reshape(coded, 1, 1, grid.y, 1, grid.x, 1), b.shape(1, 1, grid.y, k, grid.x, k))
-        coded = b.reshape(coded, 1, 1, grid.patches_y, grid.patches_x)
+        coded = b.reshape(coded, grid.patches, 1)
         recon = b.op("Add", recon, loop_filter(b, cfg, grid, net, recon, residual, "step", coded))
     frames = frames_of(b, cfg, grid, recon, chroma, "frames")
     last = b.slice(frames, cfg.block_length - 1, cfg.block_length, 0)
@@ -250,26 +272,22 @@ def split_latents(b: Builder, cfg: Config, latents: str) -> tuple[str, str]:
 def encoder(cfg: Config) -> onnx.ModelProto:
     """frames, position, motion, dec.reference -> tokens: the latents of what motion does not predict."""
     b, io = Builder(), _io(cfg)
-    t, k, half = cfg.block_length, CELL // PATCH, CELL // 2
+    t, half = cfg.block_length, CELL // 2
     grid = Grid(b, "motion")
     luma, chroma = predict(b, cfg, grid, "motion", "position", "dec.reference")
     flat = b.reshape("frames", t, -1)
     source_luma = b.reshape(b.slice(flat, 0, grid.pixels, 1), t, grid.y, CELL, grid.x, CELL)
     source_luma = b.op("Transpose", source_luma, perm=[0, 1, 3, 2, 4])
     source_chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 1), t, 2, grid.y, half, grid.x, half)
-    source_chroma = b.op("Transpose", source_chroma, perm=[1, 0, 2, 4, 3, 5])
-    latents = []
-    # both as [.., cells_y, cells_x, rows, columns], so that only whole cells move
-    for source, prediction, basis, weight, perm, shape in (
-            (source_luma, luma, luma_basis(cfg), 1, [1, 2, 0, 3, 4], (t, CELL, CELL)),
-            (source_chroma, chroma, chroma_basis(cfg), chroma_weights(cfg)[:, None], [2, 3, 0, 1, 4, 5], (2, t, half, half))):
-        residual = b.op("Sub", b.op("Cast", source, to=TensorProto.FLOAT), prediction)
-        residual = b.op("Transpose", residual, perm=perm)
-        analysis = basis * (weight * cfg.scale)
-        if len(shape) == 3:  # the basis runs patch by patch, the source row by row
-            analysis = analysis.reshape(-1, k, k, t, PATCH, PATCH).transpose(0, 3, 1, 4, 2, 5).reshape(len(basis), -1)
-        n = len(basis)
-        latents.append(b.op("MatMul", b.reshape(residual, -1, n), b.const(analysis.T, np.float32)))
+    source_chroma = b.op("Transpose", source_chroma, perm=[0, 2, 4, 3, 1, 5])
+    difference = lambda source, prediction: b.op("Sub", b.op("Cast", source, to=TensorProto.FLOAT), prediction)
+    luma = b.op("Transpose", difference(source_luma, luma), perm=[1, 2, 0, 3, 4])
+    luma = b.op("MatMul", b.reshape(luma, -1, CELL), b.const(cfg.scale * dct(CELL).T, np.float32))
+    luma = b.op("MatMul", b.const(time_and_rows(cfg, CELL), np.float32), b.reshape(luma, -1, t * CELL, CELL))
+    chroma = b.op("Transpose", difference(source_chroma, chroma), perm=[1, 2, 4, 0, 3, 5])
+    analysis = chroma_basis(cfg) * (chroma_weights(cfg)[:, None] * cfg.scale)
+    chroma = b.op("MatMul", b.reshape(chroma, -1, cfg.chroma_coefficients), b.const(analysis.T, np.float32))
+    latents = [b.reshape(luma, -1, cfg.luma_coefficients), b.reshape(chroma, -1, 2 * cfg.chroma_coefficients)]
     latents = b.op("Concat", *latents, axis=1)
     latents = b.op("Clip", b.op("Round", latents), b.const(np.float32(-32767)), b.const(np.float32(32767)))
     b.op("Cast", latents, to=TensorProto.INT16, out="tokens")

@@ -2,7 +2,8 @@
 """Trains the in-loop filter on the ring buffer that rollout.py keeps filling.
 
 Loss: mean over samples of the log of the mean squared error where cells were coded, so that coarse and fine steps weigh
-alike. Resumable: the checkpoint holds model, its running average (which is what gets exported), optimiser and step count."""
+alike. Resumable: the checkpoint holds model, its running average (which is what gets exported), optimiser and step count.
+Where there is no checkpoint, training begins from nothing, or from an exported bundle (--from-bundle)."""
 import argparse
 import time
 from dataclasses import asdict
@@ -13,8 +14,8 @@ import torch
 
 from .config import Config
 from .filter import LoopFilter
+from .recover import recover
 from .rollout import SIDE, Ring
-
 
 
 def batch(ring: Ring, available: int, size: int, rng):
@@ -36,6 +37,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument("--work", type=Path, required=True, help="folder of the ring buffer")
     ap.add_argument("--checkpoint", type=Path, required=True)
+    ap.add_argument("--from-bundle", type=Path, help="folder of a bundle whose filter is the start while there is no checkpoint")
     ap.add_argument("--steps", type=int, default=60000)
     ap.add_argument("--batch", type=int, default=16)
     ap.add_argument("--rate", type=float, default=3e-3)
@@ -45,7 +47,9 @@ def main():
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     cfg, rng = Config(), np.random.default_rng(time.time_ns() % 2**32)
-    ring, net, average = Ring(args.work, cfg), LoopFilter(cfg), LoopFilter(cfg)
+    net, average = LoopFilter(cfg), LoopFilter(cfg)
+    if args.from_bundle:
+        net.load_state_dict(recover(args.from_bundle, cfg).state_dict())
     optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     step, spent = 0, 0.0
     if args.checkpoint.exists():
@@ -66,6 +70,8 @@ def main():
                     "step": step, "spent": spent + time.time() - started, "training": training}, args.checkpoint.with_suffix(".new"))
         args.checkpoint.with_suffix(".new").rename(args.checkpoint)
 
+    save()  # rollout.py plays with these weights from its next clip on
+    ring = Ring(args.work, cfg)
     while True:
         done = (spent + time.time() - started) / (args.hours * 3600) if args.hours else step / args.steps
         if done >= 1:

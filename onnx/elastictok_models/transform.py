@@ -2,7 +2,7 @@
 """The cell transform (orthonormal DCT in space, Haar/DCT in time), its token order, and the motion interpolation filters."""
 import numpy as np
 
-from .config import CELL, CHROMA_PHASES, CHROMA_TAPS, LUMA_PHASES, LUMA_TAPS, PATCH, Config
+from .config import CELL, CHROMA_PHASES, CHROMA_TAPS, LUMA_PHASES, LUMA_TAPS, Config
 
 
 def dct(n: int) -> np.ndarray:
@@ -14,11 +14,9 @@ def dct(n: int) -> np.ndarray:
 
 
 def positions(cfg: Config) -> np.ndarray:
-    """int [C, 4]: (component, t, v, u) of every coefficient in the graphs' order: luma, then chroma (U and V interleaved by
-    importance), each most important first."""
-    rows = np.array([(c, t, v, u) for c in range(3) for t in range(cfg.block_length)
+    """int [C, 4]: (component, t, v, u) of every coefficient in the graphs' order: luma, U, V, each in raster order."""
+    return np.array([(c, t, v, u) for c in range(3) for t in range(cfg.block_length)
                      for v in range(CELL if c == 0 else CELL // 2) for u in range(CELL if c == 0 else CELL // 2)], np.int64)
-    return rows[np.lexsort((importance(rows), rows[:, 0] > 0))]
 
 
 def importance(rows: np.ndarray) -> np.ndarray:
@@ -34,28 +32,21 @@ def order(cfg: Config) -> np.ndarray:
     return np.argsort(importance(positions(cfg)), kind="stable")
 
 
-def luma_basis(cfg: Config) -> np.ndarray:
-    """float64 [n, n], orthonormal: row c holds the samples of luma coefficient c, patch by patch: [4, 4, T, 4, 4]."""
-    d, dt, k = dct(CELL), dct(cfg.block_length), CELL // PATCH
-    rows = positions(cfg)[:cfg.luma_coefficients]
-    waves = np.einsum("ct,cy,cx->ctyx", dt[rows[:, 1]], d[rows[:, 2]], d[rows[:, 3]])
-    waves = waves.reshape(len(rows), cfg.block_length, k, PATCH, k, PATCH).transpose(0, 2, 4, 1, 3, 5)
-    return waves.reshape(len(rows), -1)
+def time_and_rows(cfg: Config, size: int) -> np.ndarray:
+    """float64 [T*size, T*size], orthonormal: transform of a cell [T*size rows, size columns] over time and rows; dct(size)
+    transforms its columns. Two small products in place of one with all basis functions."""
+    return np.kron(dct(cfg.block_length), dct(size))
 
 
 def chroma_basis(cfg: Config) -> np.ndarray:
-    """float64 [n, n], orthonormal: row c holds the samples of chroma coefficient c: [2 planes, T, 8, 8]."""
-    d, dt = dct(CELL // 2), dct(cfg.block_length)
-    rows = positions(cfg)[cfg.luma_coefficients:]
-    waves = np.einsum("ct,cy,cx->ctyx", dt[rows[:, 1]], d[rows[:, 2]], d[rows[:, 3]])
-    planes = np.zeros((len(rows), 2, *waves.shape[1:]))
-    planes[np.arange(len(rows)), rows[:, 0] - 1] = waves
-    return planes.reshape(len(rows), -1)
+    """float64 [n, n], orthonormal: row c holds the samples of coefficient c of a chroma plane: [T, 8, 8]."""
+    return np.kron(time_and_rows(cfg, CELL // 2), dct(CELL // 2))
 
 
 def chroma_weights(cfg: Config) -> np.ndarray:
-    """float64 [n]: latent = weight * transform coefficient, for chroma coefficients in the graphs' order."""
-    _, t, v, u = positions(cfg)[cfg.luma_coefficients:].T
+    """float64 [n]: latent = weight * transform coefficient, for the coefficients of a chroma plane in the graphs' order."""
+    rows = positions(cfg)
+    _, t, v, u = rows[rows[:, 0] == 1].T
     return cfg.chroma_weight + (cfg.chroma_flat_weight - cfg.chroma_weight) * np.exp(-(np.hypot(v, u) + t))
 
 

@@ -2,11 +2,12 @@
 """The exported graphs compute what the model says: transform, motion, filter, skip."""
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from elastictok_models import graph
 from elastictok_models.config import CELL, Config
 from elastictok_models.rollout import K, session, to_patches
-from elastictok_models.transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, interpolation_taps, luma_basis, order, positions
+from elastictok_models.transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, interpolation_taps, order, positions, time_and_rows
 
 CELLS_Y, CELLS_X = 3, 5
 H, W = CELLS_Y * CELL, CELLS_X * CELL
@@ -84,13 +85,14 @@ def test_key_block_ignores_the_context():
 
 def test_transform_is_orthonormal_and_ordered():
     cfg = Config()
-    for b in (luma_basis(cfg), chroma_basis(cfg)):
+    for b in (time_and_rows(cfg, CELL), chroma_basis(cfg)):
         assert np.allclose(b @ b.T, np.eye(len(b)))
     assert positions(cfg)[0].tolist() == [0, 0, 0, 0]
     assert sorted(order(cfg)) == list(range(cfg.coefficients)) and order(cfg)[0] == 0
 
 
-def test_filter_in_onnx_equals_torch_and_skips_exactly():
+@pytest.mark.parametrize("step", [9.5, 300.0])  # within and beyond the steps of training
+def test_filter_in_onnx_equals_torch_and_skips_exactly(step):
     torch = pytest.importorskip("torch")
     from elastictok_models.filter import LoopFilter
 
@@ -104,15 +106,38 @@ def test_filter_in_onnx_equals_torch_and_skips_exactly():
     tokens = (rng.integers(-60, 61, (cells, cfg.coefficients)) * (rng.random((cells, cfg.coefficients)) < 0.05)).astype(np.int16)
     counts = (np.arange(cells) % 3 > 0).astype(np.int32)
     tokens[counts == 0] = 0
-    frames, _, recon, residual = decode(graph.decoder(cfg, net, taps=True), tokens, counts, 9.5, feed)
+    frames, _, recon, residual = decode(graph.decoder(cfg, net, taps=True), tokens, counts, step, feed)
     grid = lambda x: torch.from_numpy(x.reshape(K * CELLS_Y, K * CELLS_X, -1).transpose(2, 0, 1)[None].copy())
     mask = torch.from_numpy(counts.reshape(CELLS_Y, CELLS_X).repeat(K, 0).repeat(K, 1)[None, None].astype(np.float32))
     with torch.no_grad():
-        out = grid(recon) + net(grid(recon), grid(residual), torch.tensor([9.5]), mask)
+        out = grid(recon) + net(grid(recon), grid(residual), torch.tensor([step]), mask)
     expected = out[0].numpy().transpose(1, 2, 0)
     got = to_patches(frames, CELLS_Y, CELLS_X)
     assert np.abs(got - np.clip(expected, 0, 255)).max() <= 0.5 + 1e-2
-    plain = to_patches(decode(graph.decoder(cfg, None), tokens, counts, 9.5, feed)[0], CELLS_Y, CELLS_X)
+    plain = to_patches(decode(graph.decoder(cfg, None), tokens, counts, step, feed)[0], CELLS_Y, CELLS_X)
     skipped = counts.reshape(CELLS_Y, CELLS_X).repeat(K, 0).repeat(K, 1) == 0
     assert (got[skipped] == plain[skipped]).all()
     assert (got[~skipped] != plain[~skipped]).any()
+
+
+def test_weights_come_back_from_an_exported_graph(tmp_path):
+    torch = pytest.importorskip("torch")
+    from elastictok_models.filter import LoopFilter
+    from elastictok_models.recover import recover
+
+    torch.manual_seed(1)
+    cfg, net = Config(), LoopFilter(Config())
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn_like(p) * 0.03)
+    exported = graph.decoder(cfg, net)
+    (tmp_path / "decoder.onnx").write_bytes(exported.SerializeToString())
+    again = graph.decoder(cfg, recover(tmp_path, cfg))
+    values = lambda m: {i.name: numpy_helper.to_array(i) for i in m.graph.initializer if i.name.startswith("filter.")}
+    first, second = values(exported), values(again)
+    assert first.keys() == second.keys() and len(first) == 40
+    for name, value in first.items():
+        assert np.allclose(value, second[name], atol=1e-6), name
+    (tmp_path / "decoder.onnx").write_bytes(graph.decoder(cfg, None).SerializeToString())
+    with pytest.raises(ValueError, match="filter.head.recon"):
+        recover(tmp_path, cfg)

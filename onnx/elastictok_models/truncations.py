@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""What cells look like to receivers of fewer layers: training data for the encoder graph's `distortion`.
+
+Clips are coded by the Rust encoder (`etok dump`), its latents quantised again at several steps (`truncate`), every truncation
+decoded by the decoder graph against the encoder's own reference, and each cell's luma compared with the source."""
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from .config import CELL, Config
+from .rollout import read_clip, session, to_patches
+from .transform import order
+
+
+@dataclass
+class Block:
+    """One block at one quantiser."""
+
+    key: bool
+    step: float  # of the finest level, pixel units
+    latents: np.ndarray  # i16 [cells, luma coefficients], the graph's order: what the encoder graph gave
+    errors: np.ndarray  # f32 [cells, L]: mean squared error of luma with layers 0..=l
+
+
+def step_of(quantiser: int, cfg: Config) -> float:
+    """Step in pixel units; docs/bitstream.md."""
+    return int(4 * 2 ** (quantiser / 8) + 0.5) / cfg.scale
+
+
+def cell_errors(frames, source, cells_y: int, cells_x: int) -> np.ndarray:
+    """Mean squared luma error of every cell, f32 [cells]."""
+    k = CELL // 4
+    e = (to_patches(frames, cells_y, cells_x).astype(np.float32) - to_patches(source, cells_y, cells_x)) ** 2
+    return e.reshape(cells_y, k, cells_x, k, -1).mean((1, 3, 4)).ravel()
+
+
+def read_dump(path: Path, cfg: Config) -> Iterator[tuple[bool, np.ndarray, np.ndarray]]:
+    """Blocks of a dump: key, motion i32 [3, cells_y, cells_x], latents i16 [cells, C] in the order of tokens. The format is
+    described at `DumpReader` in src/tokens/train.rs."""
+    data, at = path.read_bytes(), 16 + 8 * cfg.coefficients
+    while at < len(data):
+        cells_x, cells_y = np.frombuffer(data, "<u4", 2, at + 4)
+        cells = int(cells_x * cells_y)
+        motion = np.frombuffer(data, "<i4", 3 * cells, at + 12).reshape(3, cells_y, cells_x)
+        latents = np.frombuffer(data, "<i2", cells * cfg.coefficients, at + 12 + 12 * cells).reshape(cells, -1)
+        yield data[at] != 0, motion, latents
+        at += 12 + 12 * cells + 2 * cells * cfg.coefficients
+
+
+def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng, frames: int = 16) -> Iterator[Block]:
+    """Codes `frames` frames from a random place of `clip` at a random quality; yields its blocks at two quantisers each.
+
+    `tools` is the folder of the Rust examples, which must hold the bundle that `decoder` is of."""
+    with tempfile.TemporaryDirectory() as folder:
+        video, dump = Path(folder) / "clip.y4m", Path(folder) / "clip.dump"
+        start = rng.integers(0, 20)
+        subprocess.run(["ffmpeg", "-v", "error", "-i", clip, "-vf", f"trim=start_frame={start}:end_frame={start + frames},"
+                        "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0", "-pix_fmt", "yuv420p", video], check=True)
+        subprocess.run([tools / "etok", "dump", video, dump, "--target-psnr", f"{rng.uniform(26, 45):.1f}", "--key-int-max", "8",
+                        "--threads", "1"], check=True, stderr=subprocess.DEVNULL)
+        offset = int(rng.integers(4, 15) * rng.choice([-1, 1]))
+        again = subprocess.Popen([tools / "truncate", dump, "0", str(offset)], stdout=subprocess.PIPE)
+        source = read_clip(video)
+        cells_y, cells_x = source.shape[1] * 2 // 3 // CELL, source.shape[2] // CELL
+        cells, rank = cells_y * cells_x, np.argsort(order(cfg))
+        run = session(decoder, cells_y, cells_x).run
+        reference, position = np.zeros(source.shape[1:], np.uint8), 0
+        for n, (key, motion, latents) in enumerate(read_dump(dump, cfg)):
+            position = 0 if key else position + 1
+            shown = source[n * cfg.block_length:(n + 1) * cfg.block_length]
+            if len(shown) < cfg.block_length:
+                break
+            feed = {"position": np.asarray(position, np.int64), "motion": motion, "dec.reference": reference}
+            for tried in range(2):
+                errors = np.zeros((cells, cfg.levels), np.float32)
+                for layer in range(cfg.levels):
+                    record = again.stdout.read(4 + 4 * cells + 2 * cells * cfg.coefficients)
+                    finest, held = step_of(record[0], cfg), record[1]
+                    tokens = np.frombuffer(record, "<i2", offset=4 + 4 * cells).reshape(cells, -1)[:, rank]
+                    step = np.asarray(finest * 3 ** (cfg.levels - held), np.float32)
+                    frames_, next_ = run(None, {**feed, "tokens": np.ascontiguousarray(tokens), "step": step,
+                                                "counts": np.frombuffer(record, "<i4", cells, 4)})[:2]
+                    errors[:, layer] = cell_errors(frames_, shown, cells_y, cells_x)
+                if tried == 0:
+                    coded = next_
+                yield Block(key, finest, latents[:, rank[:cfg.luma_coefficients]], errors)
+            reference = coded
+        again.stdout.close()
+        again.wait()
