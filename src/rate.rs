@@ -63,6 +63,11 @@ pub const COARSEST: u8 = 72;
 const TOKENS_QUANTISER: f64 = 24.0;
 /// Key blocks are quantised finer than the others by this much (a factor of 0.5 in step): what follows is predicted from them.
 const KEY_OFFSET: f64 = 8.0;
+/// The first key block aims above the target by this much, in dB: the inter blocks after it, quantised coarser, then start
+/// near the target and not below it.
+const FIRST_KEY_MARGIN: f64 = 2.0;
+/// Share of the mean shortfall that one block corrects: slow, because even quality is worth more than an exact mean.
+const CORRECTION: f64 = 0.06;
 /// Bits fall by a factor of two over this many quantiser indices.
 const INDICES_PER_HALVING: f64 = 6.5;
 /// PSNR falls by one dB over this many quantiser indices.
@@ -151,7 +156,7 @@ impl RateController {
             RateControl::Quality => {
                 let off = psnr + self.filter_gain - self.live.target_psnr;
                 if !self.started {
-                    f64::from(tried) + off * INDICES_PER_DB
+                    f64::from(tried) + (off - FIRST_KEY_MARGIN) * INDICES_PER_DB
                 } else if off.abs() > 2.5 && !key {
                     // a new scene: follow at once, but not all the way
                     f64::from(tried) + 0.6 * off * INDICES_PER_DB
@@ -185,7 +190,7 @@ impl RateController {
                 if !key {
                     let off = psnr - self.live.target_psnr;
                     self.shortfall += 0.25 * (off - self.shortfall);
-                    self.quantiser += 0.12 * self.shortfall * INDICES_PER_DB;
+                    self.quantiser += CORRECTION * self.shortfall * INDICES_PER_DB;
                 }
             }
         }
