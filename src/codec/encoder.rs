@@ -19,8 +19,12 @@ use crate::timing::Timeline;
 use crate::tokens::{Estimate, NestedEncoder, Rdo, step};
 use crate::{Error, Result};
 
-/// Share of cells without a usable prediction from which a block is better a key block.
+/// Share of cells without a usable prediction from which a block may be a scene cut, and better a key block ..
 const SCENE_CUT: f32 = 0.55;
+/// .. if the share has grown by this much: fast motion keeps it high, and what can be predicted still pays. Beyond the second
+/// nothing does.
+const SCENE_CHANGE: f32 = 0.35;
+const NOTHING_LEFT: f32 = 0.9;
 /// SAD that a bit of motion is worth, in quantiser steps (pixel units).
 const MOTION_LAMBDA: f32 = 0.4;
 /// How far `search=full` and `binary` look around the proposed quantiser.
@@ -118,6 +122,8 @@ pub struct Encoder {
     scale: f32,
     search: MotionSearch,
     motion: Vec<i32>,
+    /// Share of intra cells in the last block; 1 in a key block.
+    intra_share: f32,
     rate: RateController,
     timeline: Timeline,
     times: Vec<FrameTime>,
@@ -163,6 +169,7 @@ impl Encoder {
             scale,
             search: MotionSearch::new(geometry.aligned_width, geometry.aligned_height, block_length),
             motion: vec![0; 3 * geometry.cells()],
+            intra_share: 1.0,
             rate: RateController::new(config.live, block_length as f64 / fps),
             timeline: Timeline::new(config.framerate, header.block_length)?,
             times: Vec::with_capacity(block_length),
@@ -273,7 +280,8 @@ impl Encoder {
         let lambda = MOTION_LAMBDA * step(quantiser) as f32 / self.scale;
         let found = self.search.search(&planes, reference, lambda, &mut self.motion);
         self.stats.motion_time += started.elapsed();
-        found.intra > SCENE_CUT
+        let before = std::mem::replace(&mut self.intra_share, found.intra);
+        found.intra > NOTHING_LEFT || (found.intra > SCENE_CUT && found.intra - before > SCENE_CHANGE)
     }
 
     fn block(&mut self) -> Result<Packet> {
@@ -296,6 +304,7 @@ impl Encoder {
             self.graph.reset()?;
             self.epoch = self.epoch.wrapping_add(u8::from(self.position.is_some()));
             self.frames_since_key = 0;
+            self.intra_share = 1.0;
         }
         let position = if key { 0 } else { self.position.map_or(0, |p| p + 1) };
         self.graph.motion_mut().copy_from_slice(&self.motion);
