@@ -11,7 +11,7 @@ use crate::bundle::{Bundle, fingerprint_name};
 use crate::frame::{Geometry, PlanesMut, store_frame};
 use crate::runtime::{DecoderGraph, RuntimeConfig, TokensMut};
 use crate::timing::{BlockTimes, Timeline};
-use crate::tokens::NestedDecoder;
+use crate::tokens::{NestedDecoder, Shape};
 use crate::{Error, Result};
 
 /// How to decode.
@@ -225,7 +225,7 @@ impl Decoder {
             self.nested.dequantise(h.quantiser, latents, &mut self.counts)?;
         }
         self.graph.counts_mut().copy_from_slice(&self.counts);
-        self.graph.set_step(effective_step(h.quantiser, self.scale, self.levels - layers));
+        self.graph.set_step(effective_step(h.quantiser, self.scale, self.levels - usize::from(h.left_out) - layers));
         let before = self.graph.run_time();
         self.graph.run()?;
         self.graph.commit();
@@ -253,13 +253,15 @@ impl Decoder {
         if usable == 0 && fault.is_some() {
             return Err(Error::Malformed(format!("block: {}; waiting for the next key block", fault.unwrap_or_default())));
         }
-        if block.segments().count() > self.levels {
-            return Err(Error::Malformed(format!("block: more than {} layers; waiting for the next key block", self.levels)));
+        let depth = self.levels.saturating_sub(usize::from(block.header().left_out));
+        if depth == 0 || block.segments().count() > depth {
+            return Err(Error::Malformed(format!("block: not of 1 to {depth} layers; waiting for the next key block")));
         }
+        let shape = Shape { key, depth };
         let mut read = 0;
         for segment in block.segments().take(usable.min(self.max_layers)) {
             let Ok(payload) = segment else { break };
-            if let Err(e) = self.nested.read_segment(read, key, payload) {
+            if let Err(e) = self.nested.read_segment(read, shape, payload) {
                 if read == 0 {
                     return Err(e);
                 }
@@ -267,7 +269,7 @@ impl Decoder {
                 fault = Some(format!("layer {read}: {e}"));
                 let good = read;
                 for (level, segment) in block.segments().take(good).enumerate() {
-                    self.nested.read_segment(level, key, segment.unwrap_or_default())?;
+                    self.nested.read_segment(level, shape, segment.unwrap_or_default())?;
                 }
                 break;
             }
@@ -275,7 +277,7 @@ impl Decoder {
         }
         if read == 0 {
             // All layers empty: nothing moves and nothing is new.
-            self.nested.read_segment(0, key, &[])?;
+            self.nested.read_segment(0, shape, &[])?;
             read = 1;
         }
         Ok((read, fault))

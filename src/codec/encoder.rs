@@ -27,6 +27,8 @@ const SCENE_CHANGE: f32 = 0.35;
 const NOTHING_LEFT: f32 = 0.9;
 /// SAD that a bit of motion is worth, in quantiser steps (pixel units).
 const MOTION_LAMBDA: f32 = 0.4;
+/// Step of a block's coarsest level at the most, in pixel units: what the in-loop filter was trained to.
+const COARSEST_BASE: f32 = 110.0;
 /// How far `search=full` and `binary` look around the proposed quantiser.
 const SEARCH_WINDOW: u8 = 16;
 
@@ -53,6 +55,11 @@ pub struct EncoderConfig {
     pub key_int_max: u32,
     /// How targets are met.
     pub search: SearchMethod,
+    /// Layers to code blocks in at the most; 0 = as many as the bundle has.
+    pub layers: u32,
+    /// Gives every layer a reference of its own, so that no receiver of fewer layers drifts. Costs a run of both graphs for each
+    /// layer but one, and some bits.
+    pub drift_free: bool,
     /// What may change while coding.
     pub live: LiveSettings,
 }
@@ -106,8 +113,16 @@ pub struct BlockView<'a> {
     pub quantiser: u8,
     /// Planes dy, dx, mode.
     pub motion: &'a [i32],
-    /// The encoder graph's latents, [cells, C] in the graph's order.
-    pub latents: &'a [i16],
+    /// Levels it was coded in.
+    pub depth: usize,
+    /// The encoder graph's latents, [cells, C] in the graph's order: for all levels, or one after the other for each.
+    pub latents: Vec<&'a [i16]>,
+}
+
+/// A receiver of fewer layers, and what it lacks of the picture.
+struct Receiver {
+    graph: EncoderGraph,
+    decoder: DecoderGraph,
 }
 
 /// Encodes one stream.
@@ -117,8 +132,13 @@ pub struct Encoder {
     header: SequenceHeader,
     graph: EncoderGraph,
     decoder: DecoderGraph,
+    /// What receivers of fewer layers have, the fewest first; empty where they may drift.
+    lower: Vec<Receiver>,
     nested: NestedEncoder,
     levels: usize,
+    /// Most levels of a block, and those of the block in hand.
+    most_levels: usize,
+    depth: usize,
     scale: f32,
     search: MotionSearch,
     motion: Vec<i32>,
@@ -161,11 +181,20 @@ impl Encoder {
         header.validate()?;
         let decoder = DecoderGraph::open(&config.bundle, &geometry, &config.runtime)?;
         let graph = EncoderGraph::open(&config.bundle, &geometry, &config.runtime, &decoder)?;
+        let most_levels = if config.layers == 0 { levels } else { levels.min(config.layers as usize) };
+        let receiver = |_| -> Result<Receiver> {
+            let decoder = DecoderGraph::open(&config.bundle, &geometry, &config.runtime)?;
+            Ok(Receiver { graph: EncoderGraph::open(&config.bundle, &geometry, &config.runtime, &decoder)?, decoder })
+        };
+        let lower = (1..if config.drift_free { most_levels } else { 1 }).map(receiver).collect::<Result<_>>()?;
         let block_length = manifest.block_length as usize;
         let fps = if config.framerate.0 == 0 { 30.0 } else { f64::from(config.framerate.0) / f64::from(config.framerate.1) };
         Ok(Self {
             nested: NestedEncoder::new(&layout, &tables)?,
             levels,
+            most_levels,
+            depth: most_levels,
+            lower,
             scale,
             search: MotionSearch::new(geometry.aligned_width, geometry.aligned_height, block_length),
             motion: vec![0; 3 * geometry.cells()],
@@ -251,9 +280,11 @@ impl Encoder {
 
     /// The last block as it was quantised.
     pub fn last_block(&self) -> Option<BlockView<'_>> {
-        let Tokens::I16(latents) = self.graph.tokens() else { return None };
-        let key = self.position == Some(0);
-        self.position.map(|_| BlockView { key, quantiser: self.stats.quantiser, motion: &self.motion, latents })
+        let key = self.position? == 0;
+        let lower = self.lower.iter().take(self.depth - 1).map(|r| &r.graph);
+        let latents = lower.chain([&self.graph]).map(|g| if let Tokens::I16(latents) = g.tokens() { Some(latents) } else { None });
+        let latents = latents.collect::<Option<Vec<_>>>()?;
+        Some(BlockView { key, quantiser: self.stats.quantiser, motion: &self.motion, depth: self.depth, latents })
     }
 
     fn must_be_key(&self) -> bool {
@@ -302,6 +333,10 @@ impl Encoder {
             self.search.reset();
             self.decoder.reset()?;
             self.graph.reset()?;
+            for r in &mut self.lower {
+                r.decoder.reset()?;
+                r.graph.reset()?;
+            }
             self.epoch = self.epoch.wrapping_add(u8::from(self.position.is_some()));
             self.frames_since_key = 0;
             self.intra_share = 1.0;
@@ -313,10 +348,19 @@ impl Encoder {
         self.decoder.set_position(i64::from(position));
         let before = self.run_time();
         self.graph.run(&self.decoder)?;
+        for Receiver { graph, decoder } in &mut self.lower {
+            graph.frames_mut().copy_from_slice(self.graph.frames());
+            graph.motion_mut().copy_from_slice(&self.motion);
+            decoder.motion_mut().copy_from_slice(&self.motion);
+            graph.set_position(i64::from(position));
+            decoder.set_position(i64::from(position));
+            graph.run(decoder)?;
+        }
         let (quantiser, estimate) = self.choose(key)?;
         let measured = self.reconstruct(key, quantiser)?;
         self.decoder.commit();
         self.graph.commit();
+        self.follow(key, quantiser)?;
         self.stats.runtime_time += self.run_time() - before;
         let packet = self.pack(key, position, real, quantiser)?;
         let bits = packet.data.len() as f64 * 8.0;
@@ -336,7 +380,37 @@ impl Encoder {
     }
 
     fn run_time(&self) -> Duration {
-        self.graph.run_time() + self.decoder.run_time()
+        let lower: Duration = self.lower.iter().map(|r| r.graph.run_time() + r.decoder.run_time()).sum();
+        self.graph.run_time() + self.decoder.run_time() + lower
+    }
+
+    /// Levels for a block: no more than leave the coarsest one a picture, and always the same between key blocks where
+    /// receivers must not drift.
+    fn levels_for(&self, key: bool, quantiser: u8) -> usize {
+        if !key && !self.lower.is_empty() {
+            return self.depth;
+        }
+        let fits = |levels: &usize| effective_step(quantiser, self.scale, levels - 1) <= COARSEST_BASE;
+        (1..=self.most_levels).rev().find(fits).unwrap_or(1)
+    }
+
+    /// Decodes the block as receivers of fewer layers do.
+    fn follow(&mut self, key: bool, quantiser: u8) -> Result<()> {
+        let motion = (!key).then_some(&self.motion[..]);
+        let sent = sent_levels(&self.segments);
+        // a block of fewer levels than there are receivers: the others get all of it
+        for (layers, r) in (1..).zip(&mut self.lower) {
+            let layers = sent.min(layers);
+            if let TokensMut::I16(latents) = r.decoder.tokens_mut() {
+                self.nested.dequantise(layers, motion, latents, &mut self.counts)?;
+            }
+            r.decoder.counts_mut().copy_from_slice(&self.counts);
+            r.decoder.set_step(effective_step(quantiser, self.scale, self.depth - layers));
+            r.decoder.run()?;
+            r.decoder.commit();
+            r.graph.commit();
+        }
+        Ok(())
     }
 
     fn rdo(&self) -> Rdo {
@@ -355,7 +429,21 @@ impl Encoder {
         let Tokens::I16(latents) = self.graph.tokens() else {
             return Err(Error::Model("a nested bundle's encoder gave no i16 latents; export the bundle again".into()));
         };
-        let estimate = self.nested.quantise(latents, quantiser, (!key).then_some(&self.motion[..]), &rdo)?;
+        let depth = self.levels_for(key, quantiser);
+        self.depth = depth;
+        let motion = (!key).then_some(&self.motion[..]);
+        let estimate = if self.lower.is_empty() || depth == 1 {
+            self.nested.quantise(latents, quantiser, depth, motion, &rdo)?
+        } else {
+            self.nested.begin_block(depth, quantiser)?;
+            let mut bits = 0.0;
+            for (level, r) in self.lower.iter().take(depth - 1).enumerate() {
+                let Tokens::I16(theirs) = r.graph.tokens() else { continue };
+                bits += self.nested.quantise_level(level, theirs, motion, &rdo)?.bits;
+            }
+            let finest = self.nested.quantise_level(depth - 1, latents, motion, &rdo)?;
+            Estimate { bits: bits + finest.bits, ..finest }
+        };
         self.stats.token_time += started.elapsed();
         Ok(estimate)
     }
@@ -421,16 +509,17 @@ impl Encoder {
         let motion = (!key).then_some(&self.motion[..]);
         for (level, segment) in self.segments.iter_mut().enumerate() {
             segment.clear();
-            self.nested.write_segment(level, motion, segment)?;
+            if level < self.depth {
+                self.nested.write_segment(level, motion, segment)?;
+            }
         }
-        // Trailing empty layers are not sent, and a decoder cannot tell them from layers that were cut off: do as it will.
-        let sent = self.segments.iter().rposition(|s| !s.is_empty()).map_or(1, |last| last + 1);
+        let sent = sent_levels(&self.segments);
         if let TokensMut::I16(latents) = self.decoder.tokens_mut() {
             self.nested.dequantise(sent, motion, latents, &mut self.counts)?;
         }
         self.decoder.counts_mut().copy_from_slice(&self.counts);
         self.stats.token_time += started.elapsed();
-        self.decoder.set_step(effective_step(quantiser, self.scale, self.levels - sent));
+        self.decoder.set_step(effective_step(quantiser, self.scale, self.depth - sent));
         self.decoder.run()?;
         let n = self.geometry.frame_bytes();
         let frames = self.decoder.frames().chunks_exact(n).zip(self.graph.frames().chunks_exact(n));
@@ -442,7 +531,8 @@ impl Encoder {
     fn pack(&mut self, key: bool, position: u32, real: usize, quantiser: u8) -> Result<Packet> {
         let started = Instant::now();
         let timing = self.timeline.encode(position, &self.times)?;
-        let header = BlockHeader { key, epoch: self.epoch, position, frames: real as u8, quantiser, timing };
+        let left_out = (self.levels - self.depth) as u8;
+        let header = BlockHeader { key, epoch: self.epoch, position, left_out, frames: real as u8, quantiser, timing };
         let mut writer = BlockWriter::begin(&header, self.header.block_length, &mut self.out)?;
         for (segment, bytes) in self.segments.iter().zip(&mut self.stats.layer_bytes) {
             writer.segment(segment);
@@ -452,4 +542,10 @@ impl Encoder {
         self.stats.token_time += started.elapsed();
         Ok(Packet { data: self.out.split().freeze(), key, frames: real as u32 })
     }
+}
+
+/// Levels that a block is sent with. Trailing empty layers are not sent, and a decoder cannot tell them from layers that were cut
+/// off: the encoder must do as it will.
+fn sent_levels(segments: &[Vec<u8>]) -> usize {
+    segments.iter().rposition(|s| !s.is_empty()).map_or(1, |last| last + 1)
 }

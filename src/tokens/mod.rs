@@ -11,6 +11,7 @@ mod level;
 pub mod motion;
 mod nested;
 mod quantise;
+mod refine;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,6 @@ pub mod train;
 
 pub use contexts::CONTEXTS;
 pub use layout::{MAX_LEVELS, NestedLayout};
-pub use nested::{NestedDecoder, NestedEncoder};
+pub use nested::{NestedDecoder, NestedEncoder, Shape};
 pub use quantise::{Estimate, Rdo};
 pub use step::{MAX_QUANTISER, step};
