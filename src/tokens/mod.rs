@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is inside a layer segment: motion, counts and the digits of the nested quantiser, or fixed-width tokens; and the encoder's
-//! rate-distortion decisions about them. `docs/segments.md` is the specification.
+//! rate-distortion decisions about them. `docs/bitstream.md` is the specification.
 
 mod contexts;
 mod counts;

@@ -59,6 +59,19 @@ fn block_headers() {
             "0e 05 02 20 02 20 0a ff ff ff ff ff ff ff ff ff 01 0c",
         ),
     ];
+    let shallow = BlockHeader {
+        key: false,
+        epoch: 5,
+        position: 1,
+        left_out: 1,
+        frames: 2,
+        quantiser: 32,
+        timing: timing(None, false, None),
+    };
+    let mut out = BytesMut::new();
+    shallow.write(2, &mut out).expect("valid");
+    assert_eq!(hex(&out), "10 05 01 20 c8");
+    assert_eq!(BlockHeader::parse(&out, 2), Ok((shallow, out.len())));
     for (position, frames, timing, bytes) in table {
         let header = BlockHeader { key: position == 0, epoch: 5, position, left_out: 0, frames, quantiser: 32, timing };
         let mut out = BytesMut::new();
