@@ -36,6 +36,15 @@ pub enum TokensMut<'a> {
     F32(&'a mut [f32]),
 }
 
+/// What of a decoder graph's picture is wanted; nothing else is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Picture {
+    /// `frames`: 8 bits, to be shown.
+    Frames,
+    /// `reconstruction`, where the bundle has it (else `frames`): on the \[-1, 1\] scale before it was cut to 8 bits.
+    Reconstruction,
+}
+
 fn optional(on: bool, spec: &Spec) -> Result<Option<DynTensor>> {
     on.then(|| buffer(spec)).transpose()
 }
@@ -79,12 +88,17 @@ pub struct DecoderGraph {
     graph: Graph,
     tokens: DynTensor,
     inputs: Inputs,
-    frames: DynTensor,
+    picture: DynTensor,
 }
 
 impl DecoderGraph {
     /// Loads the bundle's decoder for pictures of `geometry`.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<Self> {
+        Self::open_for(bundle, geometry, config, Picture::Frames)
+    }
+
+    /// As [`open`](Self::open), with the `picture` that is wanted.
+    pub fn open_for(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, picture: Picture) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
         let opened = open(&bundle.decoder, &dimensions(geometry), config, None)?;
         let mut wanted = vec![&c.tokens, &c.counts, &c.position];
@@ -93,7 +107,11 @@ impl DecoderGraph {
         let inputs = Side { graph: "decoder", side: "input", outlets: opened.session.inputs() };
         let outputs = Side { graph: "decoder", side: "output", outlets: opened.session.outputs() };
         let contexts = inputs.check(&wanted, &["dec."])?;
-        check_contexts("decoder", &contexts, &outputs.check(&[&c.frames], &["dec."])?)?;
+        let mut given = vec![&c.frames];
+        given.extend(m.has_reconstruction.then_some(&c.reconstruction));
+        check_contexts("decoder", &contexts, &outputs.check(&given, &["dec."])?)?;
+        let reconstruct = picture == Picture::Reconstruction && m.has_reconstruction;
+        let picture = if reconstruct { &c.reconstruction } else { &c.frames };
         let mut this = Self {
             tokens: buffer(&c.tokens)?,
             inputs: Inputs {
@@ -102,12 +120,12 @@ impl DecoderGraph {
                 motion: optional(m.takes_motion, &c.motion)?,
                 step: optional(m.takes_step, &c.step)?,
             },
-            frames: buffer(&c.frames)?,
+            picture: buffer(picture)?,
             graph: Graph::new(opened, contexts, config.device_id)?,
         };
         for current in 0..2 {
             let inputs = this.inputs.named().chain([("tokens", &this.tokens)]);
-            this.graph.bind(inputs, [("frames", &mut this.frames)].into_iter(), current, &[])?;
+            this.graph.bind(inputs, [(picture.name, &mut this.picture)].into_iter(), current, &[])?;
         }
         Ok(this)
     }
@@ -147,9 +165,14 @@ impl DecoderGraph {
         self.graph.run(self.graph.current(), inputs)
     }
 
-    /// T aligned frames of the last run.
+    /// T aligned frames of the last run; empty if the graph was opened for the reconstruction.
     pub fn frames(&self) -> &[u8] {
-        values(&self.frames)
+        values(&self.picture)
+    }
+
+    /// The last run's reconstruction, \[T, height, width, 3\], if the graph was opened for it and has it.
+    pub fn reconstruction(&self) -> Option<&[f32]> {
+        (*self.picture.data_type() == Type::Float32).then(|| values(&self.picture))
     }
 
     /// Makes the last run's context the current one.
@@ -180,6 +203,7 @@ pub struct EncoderGraph {
     inputs: Inputs,
     tokens: DynTensor,
     distortion: Option<DynTensor>,
+    reads_decoder: bool,
 }
 
 impl EncoderGraph {
@@ -211,6 +235,7 @@ impl EncoderGraph {
             },
             tokens: buffer(&c.tokens)?,
             distortion: optional(m.has_distortion, &c.distortion)?,
+            reads_decoder: !shared.is_empty(),
             graph: Graph::new(opened, own, config.device_id)?,
         };
         for current in 0..2 {
@@ -275,6 +300,11 @@ impl EncoderGraph {
     /// The last run's predicted squared error of each cell at each layer, [cells, layers].
     pub fn distortion(&self) -> Option<&[f32]> {
         self.distortion.as_ref().map(values)
+    }
+
+    /// Whether the graph reads the decoder's context: the decoder must then run for every block.
+    pub fn reads_decoder(&self) -> bool {
+        self.reads_decoder
     }
 
     /// Makes the last run's own context the current one.
