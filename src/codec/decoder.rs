@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::FrameTime;
-use super::setup::{Nested, effective_step, stream_format};
+use super::setup::stream_format;
+use super::unpack::Unpacker;
 use crate::bitstream::{Block, BlockHeader, SegmentFault, SequenceHeader};
 use crate::bundle::{Bundle, fingerprint_name};
 use crate::frame::{Geometry, PlanesMut, store_frame};
-use crate::runtime::{DecoderGraph, RuntimeConfig, TokensMut};
+use crate::runtime::{DecoderGraph, RuntimeConfig};
 use crate::timing::{BlockTimes, Timeline};
-use crate::tokens::NestedDecoder;
 use crate::{Error, Result};
 
 /// How to decode.
@@ -55,11 +55,8 @@ pub struct Decoder {
     geometry: Geometry,
     header: SequenceHeader,
     graph: DecoderGraph,
-    nested: NestedDecoder,
-    levels: usize,
-    scale: f32,
+    unpacker: Unpacker,
     max_layers: usize,
-    counts: Vec<i32>,
     timeline: Timeline,
     /// Epoch and position of the last block in the context; `None` = wait for a key block.
     context: Option<(u8, u32)>,
@@ -104,14 +101,11 @@ impl Decoder {
             return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
         }
         let geometry = bundle.geometry(header.width, header.height)?;
-        let Nested { layout, tables, levels, scale } = Nested::new(manifest, &bundle.tables, &geometry)?;
+        let unpacker = Unpacker::new(&bundle, &geometry)?;
         Ok(Self {
             graph: DecoderGraph::open(&bundle, &geometry, &runtime)?,
-            nested: NestedDecoder::new(&layout, &tables)?,
-            levels,
-            scale,
-            max_layers: max_layers.unwrap_or(levels).max(1),
-            counts: vec![0; geometry.cells()],
+            max_layers: max_layers.unwrap_or(unpacker.layers()).max(1),
+            unpacker,
             timeline: Timeline::new(header.framerate, header.block_length)?,
             context: None,
             epoch: None,
@@ -125,7 +119,7 @@ impl Decoder {
 
     /// Layers to decode at the most from the next block on; `None` = all that come.
     pub fn set_max_layers(&mut self, layers: Option<usize>) {
-        self.max_layers = layers.unwrap_or(self.levels).max(1);
+        self.max_layers = layers.unwrap_or(self.unpacker.layers()).max(1);
     }
 
     /// The stream's header.
@@ -220,12 +214,7 @@ impl Decoder {
             self.graph.reset()?;
         }
         self.graph.set_position(i64::from(h.position));
-        self.graph.motion_mut().copy_from_slice(self.nested.motion());
-        if let TokensMut::I16(latents) = self.graph.tokens_mut() {
-            self.nested.dequantise(h.quantiser, latents, &mut self.counts)?;
-        }
-        self.graph.counts_mut().copy_from_slice(&self.counts);
-        self.graph.set_step(effective_step(h.quantiser, self.scale, self.levels - layers));
+        self.unpacker.load(h.quantiser, layers, &mut self.graph)?;
         let before = self.graph.run_time();
         self.graph.run()?;
         self.graph.commit();
@@ -253,13 +242,14 @@ impl Decoder {
         if usable == 0 && fault.is_some() {
             return Err(Error::Malformed(format!("block: {}; waiting for the next key block", fault.unwrap_or_default())));
         }
-        if block.segments().count() > self.levels {
-            return Err(Error::Malformed(format!("block: more than {} layers; waiting for the next key block", self.levels)));
+        let most = self.unpacker.layers();
+        if block.segments().count() > most {
+            return Err(Error::Malformed(format!("block: more than {most} layers; waiting for the next key block")));
         }
         let mut read = 0;
         for segment in block.segments().take(usable.min(self.max_layers)) {
             let Ok(payload) = segment else { break };
-            if let Err(e) = self.nested.read_segment(read, key, payload) {
+            if let Err(e) = self.unpacker.read_segment(read, key, payload) {
                 if read == 0 {
                     return Err(e);
                 }
@@ -267,7 +257,7 @@ impl Decoder {
                 fault = Some(format!("layer {read}: {e}"));
                 let good = read;
                 for (level, segment) in block.segments().take(good).enumerate() {
-                    self.nested.read_segment(level, key, segment.unwrap_or_default())?;
+                    self.unpacker.read_segment(level, key, segment.unwrap_or_default())?;
                 }
                 break;
             }
@@ -275,7 +265,7 @@ impl Decoder {
         }
         if read == 0 {
             // All layers empty: nothing moves and nothing is new.
-            self.nested.read_segment(0, key, &[])?;
+            self.unpacker.read_segment(0, key, &[])?;
             read = 1;
         }
         Ok((read, fault))

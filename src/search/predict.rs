@@ -19,14 +19,10 @@ fn interpolate(layers: &[u32], losses: &[f32], count: u32) -> f32 {
     }
 }
 
-/// Counts whose predicted mean loss is at most the target, by equal slope; all tokens that help where it is out of reach.
-///
-/// `layers`: the boundaries b1 < .. < bL; `distortion`: the predictions there, \[cells, L\]. No count is below b1 unless `most` is:
-/// nothing is predicted there.
-pub fn regression(problem: &Problem, layers: &[u32], distortion: &[f32], points: u32) -> Result<Vec<u32>> {
-    let most = problem.most;
-    let least = problem.least.max(layers.first().copied().unwrap_or(0)).min(most);
-    let counts = grid(least, most, points);
+/// Predicted curves of the cells, sampled at up to `points` counts. None is below b1 unless `most` is: nothing is known there.
+fn curves(problem: &Problem, layers: &[u32], distortion: &[f32], points: u32) -> Result<Vec<Curve>> {
+    let least = problem.least.max(layers.first().copied().unwrap_or(0)).min(problem.most);
+    let counts = grid(least, problem.most, points);
     let curve = |losses: &[f32]| -> Result<Curve> {
         if losses.iter().any(|l| !l.is_finite()) {
             return Err(Error::Model(
@@ -34,12 +30,22 @@ pub fn regression(problem: &Problem, layers: &[u32], distortion: &[f32], points:
                     .into(),
             ));
         }
-        // A prediction above that of fewer tokens is noise: the lower of both holds.
-        let mut falling = losses.to_vec();
-        (1..falling.len()).for_each(|i| falling[i] = falling[i].min(falling[i - 1]));
-        Ok(counts.iter().map(|&n| (n, interpolate(layers, &falling, n))).collect())
+        Ok(counts.iter().map(|&n| (n, interpolate(layers, losses, n))).collect())
     };
-    let curves = distortion.chunks_exact(layers.len()).map(curve).collect::<Result<Vec<_>>>()?;
+    distortion.chunks_exact(layers.len().max(1)).map(curve).collect()
+}
+
+/// Counts that share out `budget` tokens by equal slope; otherwise as [`regression`].
+pub fn within_budget(problem: &Problem, layers: &[u32], distortion: &[f32], points: u32, budget: u64) -> Result<Vec<u32>> {
+    Ok(equal_slope(&curves(problem, layers, distortion, points)?, 0.0, budget).counts)
+}
+
+/// Counts whose predicted mean loss is at most the target, by equal slope; all tokens that help where it is out of reach.
+///
+/// `layers`: the boundaries b1 < .. < bL; `distortion`: the predictions there, \[cells, L\], which are sampled at up to `points`
+/// counts. No count is below b1 unless `most` is: nothing is predicted there.
+pub fn regression(problem: &Problem, layers: &[u32], distortion: &[f32], points: u32) -> Result<Vec<u32>> {
+    let curves = curves(problem, layers, distortion, points)?;
     let mut allocation = equal_slope(&curves, problem.target, u64::MAX);
     if let Some((cell, before, mean)) = allocation.last.filter(|_| allocation.mean <= problem.target) {
         // Between the last two samples the curve is known as well.
@@ -87,6 +93,8 @@ mod tests {
         assert!(counts[0] < counts[1], "{counts:?}");
         let mean = (interpolate(&LAYERS, &d[..3], counts[0]) + interpolate(&LAYERS, &d[3..], counts[1])) / 2.0;
         assert!((0.095..=0.1001).contains(&mean), "{mean}");
+        let counts = within_budget(&problem(2, 0.1), &LAYERS, &d, 60, 120).expect("finite");
+        assert!(counts[0] < counts[1] && (100..=120).contains(&(counts[0] + counts[1])), "{counts:?}");
     }
 
     #[test]

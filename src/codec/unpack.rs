@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From a block's segments to the decoder graph's inputs, for each bottleneck.
+
+use super::setup::{Nested, effective_step, fixed};
+use crate::Result;
+use crate::bundle::{Bottleneck, Bundle};
+use crate::frame::Geometry;
+use crate::runtime::{DecoderGraph, TokensMut};
+use crate::tokens::NestedDecoder;
+use crate::tokens::fixed::FixedCoder;
+
+/// What a block's segments are read into.
+pub(super) struct Unpacker {
+    kind: Kind,
+    counts: Vec<i32>,
+}
+
+enum Kind {
+    Nested { decoder: Box<NestedDecoder>, levels: usize, scale: f32 },
+    Fixed(FixedCoder),
+}
+
+impl Unpacker {
+    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
+        let manifest = &bundle.manifest;
+        let kind = match manifest.bottleneck {
+            Bottleneck::Nested { .. } => {
+                let Nested { layout, tables, levels, scale } = Nested::new(manifest, &bundle.tables, geometry)?;
+                Kind::Nested { decoder: Box::new(NestedDecoder::new(&layout, &tables)?), levels, scale }
+            }
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Kind::Fixed(fixed(manifest, geometry)?),
+        };
+        Ok(Self { kind, counts: vec![0; geometry.cells()] })
+    }
+
+    /// Layers that a block can have.
+    pub fn layers(&self) -> usize {
+        match &self.kind {
+            Kind::Nested { levels, .. } => *levels,
+            Kind::Fixed(coder) => coder.layers(),
+        }
+    }
+
+    /// Reads the segment of `layer`; layer 0 begins a block, the others follow in order.
+    pub fn read_segment(&mut self, layer: usize, key: bool, payload: &[u8]) -> Result<()> {
+        match &mut self.kind {
+            Kind::Nested { decoder, .. } => decoder.read_segment(layer, key, payload),
+            Kind::Fixed(coder) => coder.read_segment(layer, payload),
+        }
+    }
+
+    /// Gives `graph` the block, of which `layers` layers were read.
+    pub fn load(&mut self, quantiser: u8, layers: usize, graph: &mut DecoderGraph) -> Result<()> {
+        match &mut self.kind {
+            Kind::Nested { decoder, levels, scale } => {
+                graph.motion_mut().copy_from_slice(decoder.motion());
+                if let TokensMut::I16(latents) = graph.tokens_mut() {
+                    decoder.dequantise(quantiser, latents, &mut self.counts)?;
+                }
+                graph.set_step(effective_step(quantiser, *scale, *levels - layers));
+            }
+            Kind::Fixed(coder) => match graph.tokens_mut() {
+                TokensMut::I32(indices) => coder.store_indices(layers, indices, &mut self.counts)?,
+                TokensMut::F32(means) => coder.store_means(layers, means, &mut self.counts)?,
+                TokensMut::I16(_) => {}
+            },
+        }
+        graph.counts_mut().copy_from_slice(&self.counts);
+        Ok(())
+    }
+}
