@@ -185,4 +185,4 @@ if __name__ == "__main__":
     fsq = {"bottleneck": {"kind": "fsq", "levels": [LEVELS] * 3}, "count_conditioned": True, "has_reconstruction": True}
     bundle("fsq", **fsq, min_tokens=1, has_distortion=True, max_context_blocks=4)
     bundle("official", **fsq, min_tokens=2, search={"rule": "official"})
-    bundle("vae", bottleneck={"kind": "vae", "dimensions": 3, "scale": 256.0, "bits": 10})
+    bundle("vae", bottleneck={"kind": "vae", "dimensions": 3, "scale": 1024.0, "bits": 12})
