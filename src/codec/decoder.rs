@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::FrameTime;
-use super::setup::stream_format;
+use super::setup::check_model;
 use super::unpack::Unpacker;
 use crate::bitstream::{Block, BlockHeader, SegmentFault, SequenceHeader};
-use crate::bundle::{Bundle, fingerprint_name};
+use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
 use crate::runtime::{DecoderGraph, RuntimeConfig};
 use crate::timing::{BlockTimes, Timeline};
@@ -87,19 +87,7 @@ impl Decoder {
     pub fn new(config: DecoderConfig) -> Result<Self> {
         let DecoderConfig { bundle, runtime, header, max_layers } = config;
         header.validate()?;
-        if bundle.fingerprint != header.fingerprint {
-            return Err(Error::Model(format!(
-                "the stream was made with model {}, but '{}' is {}; set the decoder's model property to the bundle it was encoded with",
-                fingerprint_name(&header.fingerprint),
-                bundle.manifest.name,
-                fingerprint_name(&bundle.fingerprint)
-            )));
-        }
-        let manifest = &bundle.manifest;
-        if u32::from(header.block_length) != manifest.block_length || header.pixel_format != stream_format(manifest.pixel_format)
-        {
-            return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
-        }
+        check_model(&bundle, &header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         let unpacker = Unpacker::new(&bundle, &geometry)?;
         Ok(Self {

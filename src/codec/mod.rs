@@ -6,12 +6,14 @@ mod encoder;
 mod loss;
 mod quality;
 mod setup;
+mod tap;
 mod unpack;
 
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
 pub use encoder::{BlockView, Encoder, EncoderConfig, EncoderStats, Packet};
 pub use loss::mse_of_psnr;
 pub use quality::psnr;
+pub use tap::{TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
 
 pub use crate::rate::{LiveSettings, RateControl};
 pub use crate::timing::FrameTime;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What encoder and decoder make of a bundle.
 
-use crate::bitstream;
-use crate::bundle::{Bottleneck, Manifest};
+use crate::bitstream::{self, SequenceHeader};
+use crate::bundle::{Bottleneck, Bundle, Manifest, fingerprint_name};
 use crate::entropy::Tables;
 use crate::frame::{Geometry, PixelFormat};
 use crate::tokens::fixed::{FixedCoder, FixedKind};
@@ -34,6 +34,23 @@ impl Nested {
 pub(super) fn fixed(manifest: &Manifest, geometry: &Geometry) -> Result<FixedCoder> {
     let layers: Vec<usize> = manifest.layers.iter().map(|&b| b as usize).collect();
     FixedCoder::new(FixedKind::new(manifest)?, geometry.cells_x, geometry.cells_y, &layers)
+}
+
+/// Whether `bundle` made the stream with this header.
+pub(super) fn check_model(bundle: &Bundle, header: &SequenceHeader) -> Result<()> {
+    let manifest = &bundle.manifest;
+    if bundle.fingerprint != header.fingerprint {
+        return Err(Error::Model(format!(
+            "the stream was made with model {}, but '{}' is {}; set the decoder's model property to the bundle it was encoded with",
+            fingerprint_name(&header.fingerprint),
+            bundle.manifest.name,
+            fingerprint_name(&bundle.fingerprint)
+        )));
+    }
+    if u32::from(header.block_length) != manifest.block_length || header.pixel_format != stream_format(manifest.pixel_format) {
+        return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
+    }
+    Ok(())
 }
 
 /// The stream's name for a pixel format.
