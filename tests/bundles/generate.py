@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Writes the small bundles of the tests: `python generate.py` (needs numpy and onnx).
 
-A cell is 16x16 pixels and 4 frames. Its 16 tokens are the coefficients of a 4x4 cosine transform of the means of its 4x4 pixel
+A cell is 16x16 pixels and 4 frames (8 in one bundle). Its 16 tokens are the coefficients of a 4x4 cosine transform of the means of its 4x4 pixel
 patches over the block, R, G and B together, lowest frequency first, less half of what the block before had. So any prefix of the
 tokens is a picture, blocks depend on their context, and all is exact enough to be computed by hand.
 
     fsq       indices of 63x63x63 codes; open loop, conditioned on counts, predicts its distortion, four blocks of context
     official  the same, searched as the released code does, without predictions or end of context; weights in external files
     vae       means; closed loop (the encoder reads the decoder's context), not conditioned, no reconstruction
+    long      as vae, with blocks of 8 frames
 """
 
 import json
@@ -88,16 +89,19 @@ def tensor(name, kind, *shape):
 
 
 CONTEXT = ("cells_y", "cells_x", 16, 3)
-FRAMES = ("frames", T.UINT8, 4, "height", "width", 3)
 
 
-def encoder(folder, kind, distortion, external):
+def frames(length):
+    return tensor("frames", T.UINT8, length, "height", "width", 3)
+
+
+def encoder(folder, kind, length, distortion, external):
     g = Graph()
     context = "dec.last" if kind == "vae" else "enc.last"
-    inputs = [tensor(*FRAMES), tensor("position", T.INT64), tensor(context, T.FLOAT, *CONTEXT)]
+    inputs = [frames(length), tensor("position", T.INT64), tensor(context, T.FLOAT, *CONTEXT)]
     rows, columns = g.grid(context)
     pixels = g("Sub", g("Div", g("Cast", "frames", to=T.FLOAT), 127.5), 1.0)
-    shape = g("Concat", g.ints(4), rows, g.ints(4, 4), columns, g.ints(4, 4, 3), axis=0)
+    shape = g("Concat", g.ints(length), rows, g.ints(4, 4), columns, g.ints(4, 4, 3), axis=0)
     pixels = g("Reshape", pixels, shape)
     means = g("ReduceMean", pixels, g.ints(0, 3, 6), keepdims=0)
     means = g("Reshape", g("Transpose", means, perm=[0, 2, 1, 3, 4]), g.ints(-1, 16, 3))
@@ -131,7 +135,7 @@ def encoder(folder, kind, distortion, external):
     g.save(folder, "encoder", inputs, outputs, external)
 
 
-def decoder(folder, kind, external):
+def decoder(folder, kind, length, external):
     g = Graph()
     rows, columns = g.grid("dec.last")
     if kind == "vae":
@@ -148,13 +152,13 @@ def decoder(folder, kind, external):
     means = g("MatMul", transform().T[None], g("Mul", after, 4.0))
     means = g("Reshape", means, g("Concat", rows, columns, g.ints(4, 4, 3), axis=0))
     means = g("Unsqueeze", g("Transpose", means, perm=[0, 2, 1, 3, 4]), g.ints(0, 3, 6))
-    pixels = g("Expand", means, g.ints(4, 1, 1, 4, 1, 1, 4, 1))
+    pixels = g("Expand", means, g.ints(length, 1, 1, 4, 1, 1, 4, 1))
     size = [g("Mul", n, g.ints(16)) for n in (rows, columns)]
-    pixels = g("Reshape", pixels, g("Concat", g.ints(4), *size, g.ints(3), axis=0))
-    outputs = [tensor(*FRAMES), tensor("dec.last.next", T.FLOAT, *CONTEXT)]
+    pixels = g("Reshape", pixels, g("Concat", g.ints(length), *size, g.ints(3), axis=0))
+    outputs = [frames(length), tensor("dec.last.next", T.FLOAT, *CONTEXT)]
     picture = g("Clip", pixels, g.constant(-1.0), g.constant(1.0), out=None if kind == "vae" else "reconstruction")
     if kind != "vae":
-        outputs.append(tensor("reconstruction", T.FLOAT, 4, "height", "width", 3))
+        outputs.append(tensor("reconstruction", T.FLOAT, length, "height", "width", 3))
     g("Cast", g("Mul", g("Add", picture, 1.0), 127.5), out="frames", to=T.UINT8)
     inputs = [tokens, tensor("counts", T.INT32, "cells"), tensor("position", T.INT64), tensor("dec.last", T.FLOAT, *CONTEXT)]
     g.save(folder, "decoder", inputs, outputs, external)
@@ -164,8 +168,9 @@ def bundle(name, **fields):
     folder = HERE / name
     folder.mkdir(exist_ok=True)
     kind, external = fields["bottleneck"]["kind"], name == "official"
-    encoder(folder, kind, fields.get("has_distortion", False), external)
-    decoder(folder, kind, external)
+    length = fields.get("block_length", 4)
+    encoder(folder, kind, length, fields.get("has_distortion", False), external)
+    decoder(folder, kind, length, external)
     common = {
         "format_version": 1,
         "name": f"test-{name}",
@@ -185,4 +190,6 @@ if __name__ == "__main__":
     fsq = {"bottleneck": {"kind": "fsq", "levels": [LEVELS] * 3}, "count_conditioned": True, "has_reconstruction": True}
     bundle("fsq", **fsq, min_tokens=1, has_distortion=True, max_context_blocks=4)
     bundle("official", **fsq, min_tokens=2, search={"rule": "official"})
-    bundle("vae", bottleneck={"kind": "vae", "dimensions": 3, "scale": 1024.0, "bits": 12})
+    vae = {"bottleneck": {"kind": "vae", "dimensions": 3, "scale": 1024.0, "bits": 12}}
+    bundle("vae", **vae)
+    bundle("long", **vae, block_length=8)

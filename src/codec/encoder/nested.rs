@@ -57,9 +57,17 @@ pub(super) struct NestedBlocks {
     stats: Spent,
 }
 
+fn check(live: &LiveSettings) -> Result<()> {
+    if live.target_mse > 0.0 {
+        return Err(Error::Settings("target-mse is for models with fsq or vae tokens; set target-psnr instead".into()));
+    }
+    Ok(())
+}
+
 impl NestedBlocks {
     /// Loads the graphs; `seconds`: the duration of a full block.
     pub fn new(config: &EncoderConfig, geometry: Geometry, seconds: f64) -> Result<Self> {
+        check(&config.live)?;
         let manifest = &config.bundle.manifest;
         let Nested { layout, tables, levels, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
         let decoder = DecoderGraph::open(&config.bundle, &geometry, &config.runtime)?;
@@ -208,6 +216,7 @@ impl BlockCoder for NestedBlocks {
     }
 
     fn set_live(&mut self, live: LiveSettings) -> Result<()> {
+        check(&live)?;
         self.rate.set_live(live);
         Ok(())
     }
