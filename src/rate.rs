@@ -77,6 +77,9 @@ pub const COARSEST: u8 = 72;
 const TOKENS_QUANTISER: f64 = 24.0;
 /// Key blocks are quantised finer than the others by this much (a factor of 0.5 in step): what follows is predicted from them.
 const KEY_OFFSET: f64 = 8.0;
+/// Holding quality, every fourth block after a key block is quantised finer than the mean and the others coarser: what follows
+/// is predicted from it.
+const CASCADE: [f64; 4] = [3.0, -1.0, -1.0, -1.0];
 /// The first key block aims above the target by this much, in dB: the inter blocks after it, quantised coarser, then start
 /// near the target and not below it.
 const FIRST_KEY_MARGIN: f64 = 2.0;
@@ -102,6 +105,8 @@ pub struct RateController {
     /// Quantiser of inter blocks; fractional, so that slow corrections add up.
     quantiser: f64,
     started: bool,
+    /// Place of the next block in the cascade: blocks since the key block.
+    since_key: usize,
     /// Bits sent beyond what the rate allows so far; negative = saved up.
     excess: f64,
     /// Mean shortfall of quality in dB, recent blocks.
@@ -113,7 +118,7 @@ pub struct RateController {
 impl RateController {
     /// A controller for blocks of `block_seconds`; a variable framerate counts as 30 frames/s.
     pub fn new(live: LiveSettings, block_seconds: f64) -> Self {
-        Self { live, block_seconds, quantiser: 32.0, started: false, excess: 0.0, shortfall: 0.0, filter_gain: 0.3 }
+        Self { live, block_seconds, quantiser: 32.0, started: false, since_key: 0, excess: 0.0, shortfall: 0.0, filter_gain: 0.3 }
     }
 
     /// New settings, from the next block on.
@@ -136,11 +141,20 @@ impl RateController {
         quantiser.round().clamp(0.0, f64::from(COARSEST)) as u8
     }
 
+    /// By how much the next block is quantised finer than the mean of inter blocks.
+    fn refinement(&self, key: bool) -> f64 {
+        match self.live.rate_control {
+            _ if key => KEY_OFFSET,
+            RateControl::Quality => CASCADE[self.since_key % CASCADE.len()],
+            _ => 0.0,
+        }
+    }
+
     /// Quantiser to try first.
     pub fn propose(&self, key: bool) -> u8 {
         match self.live.rate_control {
             RateControl::Tokens => Self::limit(TOKENS_QUANTISER),
-            _ => Self::limit(self.quantiser - if key { KEY_OFFSET } else { 0.0 }),
+            _ => Self::limit(self.quantiser - self.refinement(key)),
         }
     }
 
@@ -191,7 +205,8 @@ impl RateController {
 
     /// Learns what a block became: `bits` in all, luma PSNR as estimated before and measured after the decoder.
     pub fn learn(&mut self, key: bool, used: u8, bits: f64, estimated_psnr: f64, psnr: f64) {
-        let inter = f64::from(used) + if key { KEY_OFFSET } else { 0.0 };
+        let inter = f64::from(used) + self.refinement(key);
+        self.since_key = if key { 1 } else { self.since_key + 1 };
         self.filter_gain += 0.2 * ((psnr - estimated_psnr).clamp(-3.0, 3.0) - self.filter_gain);
         match self.live.rate_control {
             RateControl::Tokens => {}

@@ -202,7 +202,7 @@ impl Decoder {
             self.graph.reset()?;
         }
         self.graph.set_position(i64::from(h.position));
-        self.unpacker.load(h.quantiser, layers, &mut self.graph)?;
+        self.unpacker.load(h, layers, &mut self.graph)?;
         let before = self.graph.run_time();
         self.graph.run()?;
         self.graph.commit();
@@ -221,7 +221,7 @@ impl Decoder {
 
     /// Reads the layers that are there and whole; returns how many, and what is wrong with the next one.
     fn read_segments(&mut self, block: &Block<'_>) -> Result<(usize, Option<String>)> {
-        let key = block.header().key;
+        let header = block.header();
         let (usable, fault) = block.usable();
         let mut fault = fault.map(|f| match f {
             SegmentFault::Truncated => format!("layer {usable} is cut short"),
@@ -237,7 +237,7 @@ impl Decoder {
         let mut read = 0;
         for segment in block.segments().take(usable.min(self.max_layers)) {
             let Ok(payload) = segment else { break };
-            if let Err(e) = self.unpacker.read_segment(read, key, payload) {
+            if let Err(e) = self.unpacker.read_segment(read, header, payload) {
                 if read == 0 {
                     return Err(e);
                 }
@@ -245,7 +245,7 @@ impl Decoder {
                 fault = Some(format!("layer {read}: {e}"));
                 let good = read;
                 for (level, segment) in block.segments().take(good).enumerate() {
-                    self.unpacker.read_segment(level, key, segment.unwrap_or_default())?;
+                    self.unpacker.read_segment(level, header, segment.unwrap_or_default())?;
                 }
                 break;
             }
@@ -253,7 +253,7 @@ impl Decoder {
         }
         if read == 0 {
             // All layers empty: nothing moves and nothing is new.
-            self.unpacker.read_segment(0, key, &[])?;
+            self.unpacker.read_segment(0, header, &[])?;
             read = 1;
         }
         Ok((read, fault))

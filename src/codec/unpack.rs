@@ -3,6 +3,7 @@
 
 use super::setup::{Nested, effective_step, fixed};
 use crate::Result;
+use crate::bitstream::BlockHeader;
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
 use crate::runtime::{DecoderGraph, TokensMut};
@@ -41,23 +42,23 @@ impl Unpacker {
         }
     }
 
-    /// Reads the segment of `layer`; layer 0 begins a block, the others follow in order.
-    pub fn read_segment(&mut self, layer: usize, key: bool, payload: &[u8]) -> Result<()> {
+    /// Reads the segment of `layer` of the block with this header; layer 0 begins a block, the others follow in order.
+    pub fn read_segment(&mut self, layer: usize, header: &BlockHeader, payload: &[u8]) -> Result<()> {
         match &mut self.kind {
-            Kind::Nested { decoder, .. } => decoder.read_segment(layer, key, payload),
+            Kind::Nested { decoder, .. } => decoder.read_segment(layer, header.key, payload),
             Kind::Fixed(coder) => coder.read_segment(layer, payload),
         }
     }
 
     /// Gives `graph` the block, of which `layers` layers were read.
-    pub fn load(&mut self, quantiser: u8, layers: usize, graph: &mut DecoderGraph) -> Result<()> {
+    pub fn load(&mut self, header: &BlockHeader, layers: usize, graph: &mut DecoderGraph) -> Result<()> {
         match &mut self.kind {
             Kind::Nested { decoder, levels, scale } => {
                 graph.motion_mut().copy_from_slice(decoder.motion());
                 if let TokensMut::I16(latents) = graph.tokens_mut() {
-                    decoder.dequantise(quantiser, latents, &mut self.counts)?;
+                    decoder.dequantise(header.quantiser, latents, &mut self.counts)?;
                 }
-                graph.set_step(effective_step(quantiser, *scale, *levels - layers));
+                graph.set_step(effective_step(header.quantiser, *scale, *levels - layers));
             }
             Kind::Fixed(coder) => match graph.tokens_mut() {
                 TokensMut::I32(indices) => coder.store_indices(layers, indices, &mut self.counts)?,

@@ -212,7 +212,9 @@ impl FixedCoder {
     /// Appends the segment of `layer` (0..L) of the block loaded to `out`: nothing where no cell has tokens in it, as no cell
     /// then has any in the layers after it.
     pub fn write_segment(&mut self, layer: usize, out: &mut Vec<u8>) -> Result<()> {
-        if self.bounds.get(layer).is_some_and(|&from| self.counts.iter().all(|&n| n as usize <= from)) {
+        if let Some(&[from, _]) = self.bounds.get(layer..layer + 2)
+            && self.counts.iter().all(|&n| n as usize <= from)
+        {
             return Ok(());
         }
         let mut contexts = self.fresh();

@@ -131,7 +131,7 @@ impl FixedBlocks {
             Tokens::I16(_) => return Err(Error::Model("an fsq or vae bundle's encoder gave i16 tokens".into())),
         }
         self.ran = Ran::Encoder;
-        self.spent.tokens += started.elapsed();
+        self.spent.token_time += started.elapsed();
         Ok(())
     }
 
@@ -148,7 +148,7 @@ impl FixedBlocks {
             TokensMut::I16(_) => return Err(Error::Model("an fsq or vae bundle's decoder takes i16 tokens".into())),
         }
         self.decoder.counts_mut().copy_from_slice(&self.counts);
-        self.spent.tokens += started.elapsed();
+        self.spent.token_time += started.elapsed();
         self.decoder.run()?;
         let started = Instant::now();
         let input = self.graph.frames();
@@ -157,7 +157,7 @@ impl FixedBlocks {
             None => self.measure.of_frames(input, self.decoder.frames(), &mut self.losses)?,
         }
         self.ran = Ran::Both;
-        self.spent.tokens += started.elapsed();
+        self.spent.token_time += started.elapsed();
         Ok(())
     }
 
@@ -296,13 +296,13 @@ impl BlockCoder for FixedBlocks {
             self.in_step = false;
         }
         self.graph.commit();
-        self.spent.runtime += self.run_time() - before;
+        self.spent.runtime_time += self.run_time() - before;
         let started = Instant::now();
         for (layer, segment) in self.segments.iter_mut().enumerate() {
             segment.clear();
             self.coder.write_segment(layer, segment)?;
         }
-        self.spent.tokens += started.elapsed();
+        self.spent.token_time += started.elapsed();
         let psnr = (self.ran == Ran::Both).then(|| psnr_of(&self.losses));
         Ok(Coded { quantiser: 0, psnr, evaluations })
     }

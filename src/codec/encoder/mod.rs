@@ -137,9 +137,9 @@ struct Coded {
 /// Time that a coder spent.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spent {
-    runtime: Duration,
-    motion: Duration,
-    tokens: Duration,
+    runtime_time: Duration,
+    motion_time: Duration,
+    token_time: Duration,
 }
 
 /// Encodes one stream.
@@ -313,7 +313,7 @@ impl Encoder {
         s.bytes += packet.data.len() as u64;
         s.evaluations += u64::from(coded.evaluations);
         (s.psnr, s.quantiser) = (coded.psnr, coded.quantiser);
-        (s.runtime_time, s.motion_time, s.token_time) = (spent.runtime, spent.motion, spent.tokens);
+        (s.runtime_time, s.motion_time, s.token_time) = (spent.runtime_time, spent.motion_time, spent.token_time);
         s.time += started.elapsed();
         Ok(packet)
     }

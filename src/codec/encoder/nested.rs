@@ -14,8 +14,12 @@ use crate::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensMut};
 use crate::tokens::{Estimate, NestedEncoder, Rdo, step};
 use crate::{Error, Result};
 
-/// Share of cells without a usable prediction from which a block is better a key block.
+/// Share of cells without a usable prediction from which a block may be a scene cut, and better a key block ..
 const SCENE_CUT: f32 = 0.55;
+/// .. if the share has grown by this much: fast motion keeps it high, and what can be predicted still pays. Beyond the second
+/// nothing does.
+const SCENE_CHANGE: f32 = 0.35;
+const NOTHING_LEFT: f32 = 0.9;
 /// SAD that a bit of motion is worth, in quantiser steps (pixel units).
 const MOTION_LAMBDA: f32 = 0.4;
 /// How far `search=full` and `binary` look around the proposed quantiser.
@@ -45,6 +49,8 @@ pub(super) struct NestedBlocks {
     method: SearchMethod,
     search: MotionSearch,
     motion: Vec<i32>,
+    /// Share of intra cells in the last block; 1 in a key block.
+    intra_share: f32,
     rate: RateController,
     block_length: usize,
     /// No block was coded yet.
@@ -80,6 +86,7 @@ impl NestedBlocks {
             method: config.search,
             search: MotionSearch::new(geometry.aligned_width, geometry.aligned_height, block_length),
             motion: vec![0; 3 * geometry.cells()],
+            intra_share: 1.0,
             rate: RateController::new(config.live, seconds),
             block_length,
             first: true,
@@ -102,8 +109,9 @@ impl NestedBlocks {
         let reference = &self.decoder.frames()[(self.block_length - 1) * n..][..luma];
         let lambda = MOTION_LAMBDA * step(quantiser) as f32 / self.scale;
         let found = self.search.search(&planes, reference, lambda, &mut self.motion);
-        self.stats.motion += started.elapsed();
-        found.intra > SCENE_CUT
+        self.stats.motion_time += started.elapsed();
+        let before = std::mem::replace(&mut self.intra_share, found.intra);
+        found.intra > NOTHING_LEFT || (found.intra > SCENE_CUT && found.intra - before > SCENE_CHANGE)
     }
 
     fn run_time(&self) -> Duration {
@@ -127,7 +135,7 @@ impl NestedBlocks {
             return Err(Error::Model("a nested bundle's encoder gave no i16 latents; export the bundle again".into()));
         };
         let estimate = self.nested.quantise(latents, quantiser, (!key).then_some(&self.motion[..]), &rdo)?;
-        self.stats.tokens += started.elapsed();
+        self.stats.token_time += started.elapsed();
         Ok(estimate)
     }
 
@@ -200,7 +208,7 @@ impl NestedBlocks {
             self.nested.dequantise(sent, motion, latents, &mut self.counts)?;
         }
         self.decoder.counts_mut().copy_from_slice(&self.counts);
-        self.stats.tokens += started.elapsed();
+        self.stats.token_time += started.elapsed();
         self.decoder.set_step(effective_step(quantiser, self.scale, self.levels - sent));
         self.decoder.run()?;
         let n = self.geometry.frame_bytes();
@@ -233,6 +241,7 @@ impl BlockCoder for NestedBlocks {
             self.search.reset();
             self.decoder.reset()?;
             self.graph.reset()?;
+            self.intra_share = 1.0;
         }
         self.graph.motion_mut().copy_from_slice(&self.motion);
         self.decoder.motion_mut().copy_from_slice(&self.motion);
@@ -244,7 +253,7 @@ impl BlockCoder for NestedBlocks {
         let measured = self.reconstruct(key, quantiser)?;
         self.decoder.commit();
         self.graph.commit();
-        self.stats.runtime += self.run_time() - before;
+        self.stats.runtime_time += self.run_time() - before;
         self.last = (key, quantiser, self.estimated_psnr(&estimate), measured);
         self.first = false;
         Ok(Coded { quantiser, psnr: Some(measured), evaluations: 0 })
