@@ -339,6 +339,33 @@ fn broken_graphs_are_refused_with_a_reason() {
 }
 
 #[test]
+fn the_decoder_graph_is_loaded_when_it_is_needed() {
+    let mut bundle = tiny("fsq");
+    let whole = Arc::new(bundle.clone());
+    bundle.decoder = b"not a graph".as_slice().into();
+    let broken = Arc::new(bundle);
+    let mut e = Encoder::new(SIZE.config(&broken, SearchMethod::Binary, tokens(5))).unwrap();
+    let without = SIZE.push(&mut e, 0..8);
+    let mut e = Encoder::new(SIZE.config(&whole, SearchMethod::Binary, tokens(5))).unwrap();
+    assert_eq!(SIZE.push(&mut e, 0..8), without);
+    let e = Encoder::new(SIZE.config(&broken, SearchMethod::Binary, quality(0.01)));
+    assert!(matches!(e.err(), Some(Error::Model(m)) if m.contains("does not load")));
+    // A graph that reads the decoder's context opens it, and cannot run without.
+    let vae = tiny("vae");
+    let geometry = vae.geometry(16, 16).unwrap();
+    let decoder = DecoderGraph::open(&vae, &geometry, &runtime()).unwrap();
+    let mut asked = false;
+    let mut graph = EncoderGraph::open_alone(&vae, &geometry, &runtime(), |_| {
+        asked = true;
+        Ok(&decoder)
+    })
+    .unwrap();
+    assert!(asked && graph.reads_decoder());
+    assert!(graph.run(&decoder).is_ok());
+    assert!(matches!(graph.run(None), Err(Error::Runtime(_))));
+}
+
+#[test]
 fn a_stream_of_another_bundle_says_what_to_do() {
     let (fsq, vae) = (Arc::new(tiny("fsq")), Arc::new(tiny("vae")));
     let e = Encoder::new(SIZE.config(&fsq, SearchMethod::Binary, tokens(0))).unwrap();

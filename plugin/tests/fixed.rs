@@ -270,3 +270,51 @@ fn tokens_become_arrays_and_the_same_stream_again() {
         }
     }
 }
+
+/// The official code's binary search through the elements, twice over: after four blocks it starts anew.
+#[test]
+fn an_official_checkpoint_streams_number_for_number() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = std::env::var_os("ELASTICTOK_FIXTURES")
+        .map_or(here.join("../../shared/fixtures/official"), PathBuf::from)
+        .join("binary_search");
+    let bundle = std::env::var_os("ELASTICTOK_FIXTURE_BUNDLES").map(|b| PathBuf::from(b).join("binary_search"));
+    let Some(bundle) = bundle.filter(|b| b.is_dir() && folder.is_dir()) else {
+        eprintln!("skipped: set ELASTICTOK_FIXTURES and ELASTICTOK_FIXTURE_BUNDLES (see tests/official.rs)");
+        return;
+    };
+    let mut data = npyz::npz::NpzArchive::open(folder.join("data.npz")).unwrap();
+    let frames: Vec<u8> = data.by_name("frames").unwrap().unwrap().into_vec().unwrap();
+    let kept: Vec<i32> = data.by_name("run0_kept").unwrap().unwrap().into_vec().unwrap();
+    let recon: Vec<u8> = data.by_name("run0_recon_u8").unwrap().unwrap().into_vec().unwrap();
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let threshold = config.split("\"threshold\": ").nth(1).unwrap().split(',').next().unwrap();
+    let caps = raw_caps("RGB", 32, 32, RATE);
+    let mut h = encoder(&caps, "packetized", &format!("model={} search=binary target-mse={threshold}", bundle.display()));
+    let bytes = 32 * 32 * 3;
+    for (i, frame) in frames.chunks_exact(bytes).chain(frames.chunks_exact(bytes)).enumerate() {
+        let mut buffer = gst::Buffer::from_slice(frame.to_vec());
+        stamp(&mut buffer, i as u64, RATE);
+        h.push(buffer).unwrap();
+    }
+    let packets = drain(&mut h);
+    let stream = h.sinkpad().unwrap().current_caps().unwrap();
+    let header = stream.structure(0).unwrap().get::<gst::Buffer>("codec_data").unwrap();
+    let header = elastictok::bitstream::SequenceHeader::parse(&header.map_readable().unwrap()).unwrap();
+    let loaded = elastictok::bundle::Bundle::load(&bundle).unwrap();
+    let mut reader = elastictok::codec::TokenReader::new(&loaded, &header).unwrap();
+    let counts: Vec<i32> = packets.iter().map(|p| reader.read(&p.map_readable().unwrap(), None).unwrap().counts[0]).collect();
+    assert_eq!(counts, [&kept[..], &kept[..]].concat());
+    let description = format!("elastictokdec execution-provider=cpu threads=1 model={}", bundle.display());
+    let mut d = gst_check::Harness::with_element(&gst::parse::launch(&description).unwrap(), Some("sink"), Some("src"));
+    d.set_src_caps(stream);
+    packets.into_iter().for_each(|p| assert!(d.push(p).is_ok()));
+    d.push_event(gst::event::Eos::new());
+    let made = drain(&mut d);
+    assert_eq!(made.len(), 32);
+    for (i, frame) in made.iter().enumerate() {
+        let wanted = &recon[i % 16 * bytes..][..bytes];
+        let frame = frame.map_readable().unwrap();
+        assert!(frame.iter().zip(wanted).all(|(a, b)| a.abs_diff(*b) <= 1), "frame {i}");
+    }
+}

@@ -8,11 +8,11 @@ use ort::value::{DynTensor, TensorElementType as Type};
 
 use super::RuntimeConfig;
 use super::contract::{Contract, Side, Spec, check_contexts, check_shared, dimensions};
-use super::provider::open;
+use super::provider::{Opened, open};
 use super::session::{Graph, Named, buffer, values, values_mut};
-use crate::Result;
 use crate::bundle::Bundle;
 use crate::frame::Geometry;
+use crate::{Error, Result};
 
 /// What the encoder graph produced.
 #[derive(Debug, Clone, Copy)]
@@ -209,8 +209,31 @@ pub struct EncoderGraph {
 impl EncoderGraph {
     /// Loads the bundle's encoder; it reads the context of `decoder`, which must be of the same bundle and geometry.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, decoder: &DecoderGraph) -> Result<Self> {
+        let device = decoder.graph.device();
+        let opened = open(&bundle.encoder, &dimensions(geometry), config, Some(device))?;
+        Self::with(opened, bundle, geometry, config, |_| Ok(decoder))
+    }
+
+    /// Loads the bundle's encoder, and the decoder only if its context is read: `decoder` is then called, with the settings that
+    /// put it on the same device.
+    pub fn open_alone<'d>(
+        bundle: &Bundle,
+        geometry: &Geometry,
+        config: &RuntimeConfig,
+        decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d DecoderGraph>,
+    ) -> Result<Self> {
+        let opened = open(&bundle.encoder, &dimensions(geometry), config, None)?;
+        Self::with(opened, bundle, geometry, config, decoder)
+    }
+
+    fn with<'d>(
+        opened: Opened,
+        bundle: &Bundle,
+        geometry: &Geometry,
+        config: &RuntimeConfig,
+        decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d DecoderGraph>,
+    ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        let opened = open(&bundle.encoder, &dimensions(geometry), config, Some(decoder.graph.device()))?;
         let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs() };
         let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs() };
         // An encoder that leaves quantisation to the core has no use for the step.
@@ -221,10 +244,12 @@ impl EncoderGraph {
         wanted.extend(takes_step.then_some(&c.step));
         let (shared, own): (Vec<_>, Vec<_>) =
             inputs.check(&wanted, &["enc.", "dec."])?.into_iter().partition(|i| i.name.starts_with("dec."));
-        check_shared(&shared, &decoder.graph.contexts().iter().map(|x| &x.spec).collect::<Vec<_>>())?;
         let mut given = vec![&c.tokens];
         given.extend(m.has_distortion.then_some(&c.distortion));
         check_contexts("encoder", &own, &outputs.check(&given, &["enc."])?)?;
+        let decoder = (!shared.is_empty()).then(|| decoder(&opened.device.settings(config))).transpose()?;
+        let contexts = decoder.map(|d| d.graph.contexts()).unwrap_or_default();
+        check_shared(&shared, &contexts.iter().map(|x| &x.spec).collect::<Vec<_>>())?;
         let mut this = Self {
             frames: buffer(&c.frames)?,
             inputs: Inputs {
@@ -235,20 +260,25 @@ impl EncoderGraph {
             },
             tokens: buffer(&c.tokens)?,
             distortion: optional(m.has_distortion, &c.distortion)?,
-            reads_decoder: !shared.is_empty(),
+            reads_decoder: decoder.is_some(),
             graph: Graph::new(opened, own, config.device_id)?,
         };
         for current in 0..2 {
-            for theirs in 0..2 {
+            for theirs in 0..this.decoder_slots() {
                 let inputs = this.inputs.named().chain([("frames", &this.frames)]);
                 let outputs = this.distortion.as_mut().map(|t| ("distortion", t));
                 let outputs = [("tokens", &mut this.tokens)].into_iter().chain(outputs);
-                let contexts = decoder.graph.contexts().iter().filter(|x| shared.iter().any(|s| s.name == x.spec.name));
+                let contexts = contexts.iter().filter(|x| shared.iter().any(|s| s.name == x.spec.name));
                 let read: Vec<_> = contexts.map(|x| (x.spec.name.as_str(), &x.slots[theirs])).collect();
                 this.graph.bind(inputs, outputs, current, &read)?;
             }
         }
         Ok(this)
+    }
+
+    /// Slots of the decoder's context that the graph may read.
+    fn decoder_slots(&self) -> usize {
+        if self.reads_decoder { 2 } else { 1 }
     }
 
     /// T aligned frames to encode.
@@ -281,11 +311,18 @@ impl EncoderGraph {
         self.inputs.set_position(position);
     }
 
-    /// Encodes against the current context of `decoder`, the one that the graph was opened with. The own context stays as it
-    /// was until [`EncoderGraph::commit`].
-    pub fn run(&mut self, decoder: &DecoderGraph) -> Result<()> {
+    /// Encodes against the current context of `decoder`, the one that the graph was opened with; a graph that does not
+    /// [read](Self::reads_decoder) it needs none. The own context stays as it was until [`EncoderGraph::commit`].
+    pub fn run<'d>(&mut self, decoder: impl Into<Option<&'d DecoderGraph>>) -> Result<()> {
+        let theirs = match decoder.into() {
+            Some(decoder) if self.reads_decoder => decoder.graph.current(),
+            None if self.reads_decoder => {
+                return Err(Error::Runtime("the encoder graph was run without the decoder whose context it reads".into()));
+            }
+            _ => 0,
+        };
         let inputs = self.inputs.named().chain([("frames", &self.frames)]);
-        self.graph.run(2 * self.graph.current() + decoder.graph.current(), inputs)
+        self.graph.run(self.decoder_slots() * self.graph.current() + theirs, inputs)
     }
 
     /// The last run's tokens.
@@ -315,6 +352,11 @@ impl EncoderGraph {
     /// Clears the own context: a key block follows.
     pub fn reset(&mut self) -> Result<()> {
         self.graph.reset()
+    }
+
+    /// Settings that put another graph where this one runs.
+    pub fn settings(&self, config: &RuntimeConfig) -> RuntimeConfig {
+        self.graph.device().settings(config)
     }
 
     /// Where it runs: `cpu`, `cuda` or `tensorrt`.

@@ -31,6 +31,16 @@ impl Device {
         }
     }
 
+    /// `config`, asking for this device by name.
+    pub fn settings(self, config: &RuntimeConfig) -> RuntimeConfig {
+        let provider = match self {
+            Self::Cpu => ExecutionProvider::Cpu,
+            Self::Cuda => ExecutionProvider::Cuda,
+            Self::TensorRt => ExecutionProvider::TensorRt,
+        };
+        RuntimeConfig { provider, ..config.clone() }
+    }
+
     /// Contexts live in the memory of a GPU.
     pub fn is_gpu(self) -> bool {
         self != Self::Cpu

@@ -2,18 +2,19 @@
 //! Blocks of `fsq` and `vae` bundles: how many tokens each cell keeps, found with the graphs themselves.
 //!
 //! The graphs may run any number of times on a block; what the last run read and wrote becomes context when the block is done.
-//! The decoder graph runs only where a search must see pictures, or where the encoder graph reads its context.
+//! The decoder graph is loaded and run only where a search must see pictures, or where the encoder graph reads its context.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::loss::{CellLosses, mse_of_psnr, psnr_of};
 use super::super::setup::fixed;
 use super::super::{LiveSettings, SearchMethod};
 use super::{BlockCoder, Coded, EncoderConfig, Spent};
-use crate::bundle::SearchRule;
+use crate::bundle::{Bundle, SearchRule};
 use crate::frame::Geometry;
 use crate::rate::{RateControl, RateController};
-use crate::runtime::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
+use crate::runtime::{DecoderGraph, EncoderGraph, Picture, RuntimeConfig, Tokens, TokensMut};
 use crate::search::{Found, Official, Problem, exact, predict};
 use crate::tokens::fixed::FixedCoder;
 use crate::{Error, Result};
@@ -33,13 +34,15 @@ enum Ran {
 }
 
 pub(super) struct FixedBlocks {
-    name: String,
+    bundle: Arc<Bundle>,
+    /// Settings that put the decoder graph where the encoder graph is.
+    runtime: RuntimeConfig,
+    geometry: Geometry,
     graph: EncoderGraph,
-    decoder: DecoderGraph,
+    /// Loaded when it is needed first: it takes as much memory as the encoder graph.
+    decoder: Option<DecoderGraph>,
     coder: FixedCoder,
-    rule: SearchRule,
     method: SearchMethod,
-    has_distortion: bool,
     layers: Vec<u32>,
     min_tokens: u32,
     rate: RateController,
@@ -56,17 +59,19 @@ pub(super) struct FixedBlocks {
 impl FixedBlocks {
     /// Loads the graphs; `seconds`: the duration of a full block.
     pub fn new(config: &EncoderConfig, geometry: Geometry, seconds: f64) -> Result<Self> {
-        let (bundle, runtime) = (&config.bundle, &config.runtime);
+        let bundle = config.bundle.clone();
         let manifest = &bundle.manifest;
-        let decoder = DecoderGraph::open_for(bundle, &geometry, runtime, Picture::Reconstruction)?;
-        let this = Self {
-            name: manifest.name.clone(),
-            graph: EncoderGraph::open(bundle, &geometry, runtime, &decoder)?,
+        let mut decoder = None;
+        let slot = &mut decoder;
+        let graph = EncoderGraph::open_alone(&bundle, &geometry, &config.runtime, |runtime| {
+            Ok(&*slot.insert(DecoderGraph::open_for(&bundle, &geometry, runtime, Picture::Reconstruction)?))
+        })?;
+        let mut this = Self {
+            runtime: graph.settings(&config.runtime),
+            graph,
             decoder,
             coder: fixed(manifest, &geometry)?,
-            rule: manifest.search,
             method: config.search,
-            has_distortion: manifest.has_distortion,
             layers: manifest.layers.clone(),
             min_tokens: manifest.min_tokens,
             rate: RateController::new(config.live, seconds),
@@ -77,16 +82,30 @@ impl FixedBlocks {
             in_step: false,
             segments: vec![Vec::new(); manifest.layers.len()],
             spent: Spent::default(),
+            geometry,
+            bundle,
         };
         this.check(&config.live)?;
+        this.load_decoder()?;
         Ok(this)
     }
 
+    /// Loads the decoder graph if the settings need it.
+    fn load_decoder(&mut self) -> Result<()> {
+        if self.must_decode() && self.decoder.is_none() {
+            self.decoder = Some(DecoderGraph::open_for(&self.bundle, &self.geometry, &self.runtime, Picture::Reconstruction)?);
+        }
+        Ok(())
+    }
+
     fn check(&self, live: &LiveSettings) -> Result<()> {
-        if live.rate_control == RateControl::Quality && self.method == SearchMethod::Regression && !self.has_distortion {
+        if live.rate_control == RateControl::Quality
+            && self.method == SearchMethod::Regression
+            && !self.bundle.manifest.has_distortion
+        {
             return Err(Error::Settings(format!(
                 "search=regression needs a model that predicts its distortion, and '{}' does not; set search=binary or search=full, or export the bundle with a distortion head",
-                self.name
+                self.bundle.manifest.name
             )));
         }
         Ok(())
@@ -122,7 +141,7 @@ impl FixedBlocks {
             told.copy_from_slice(&self.counts);
         }
         if conditioned || self.ran == Ran::Nothing {
-            self.graph.run(&self.decoder)?;
+            self.graph.run(self.decoder.as_ref())?;
         }
         let started = Instant::now();
         match self.graph.tokens() {
@@ -140,21 +159,24 @@ impl FixedBlocks {
         if self.ran == Ran::Both {
             return Ok(());
         }
+        let Some(decoder) = &mut self.decoder else {
+            return Err(Error::Runtime("the decoder graph is not loaded".into()));
+        };
         let started = Instant::now();
         let layers = self.layers.len();
-        match self.decoder.tokens_mut() {
+        match decoder.tokens_mut() {
             TokensMut::I32(indices) => self.coder.store_indices(layers, indices, &mut self.counts)?,
             TokensMut::F32(means) => self.coder.store_means(layers, means, &mut self.counts)?,
             TokensMut::I16(_) => return Err(Error::Model("an fsq or vae bundle's decoder takes i16 tokens".into())),
         }
-        self.decoder.counts_mut().copy_from_slice(&self.counts);
+        decoder.counts_mut().copy_from_slice(&self.counts);
         self.spent.token_time += started.elapsed();
-        self.decoder.run()?;
+        decoder.run()?;
         let started = Instant::now();
         let input = self.graph.frames();
-        match self.decoder.reconstruction() {
+        match decoder.reconstruction() {
             Some(picture) => self.measure.of_reconstruction(input, picture, &mut self.losses)?,
-            None => self.measure.of_frames(input, self.decoder.frames(), &mut self.losses)?,
+            None => self.measure.of_frames(input, decoder.frames(), &mut self.losses)?,
         }
         self.ran = Ran::Both;
         self.spent.token_time += started.elapsed();
@@ -181,14 +203,16 @@ impl FixedBlocks {
     /// Predicted losses, \[cells, L\], of a run that is told that all tokens are kept.
     fn predictions(&mut self, most: u32) -> Result<&[f32]> {
         self.encode(std::iter::repeat(most))?;
-        self.graph.distortion().ok_or_else(|| Error::Model(format!("bundle '{}' predicts no distortion", self.name)))
+        self.graph
+            .distortion()
+            .ok_or_else(|| Error::Model(format!("bundle '{}' predicts no distortion", self.bundle.manifest.name)))
     }
 
     /// Counts that meet the target.
     fn search_quality(&mut self) -> Result<Found> {
         let problem = self.problem();
         let cells = problem.cells;
-        match (self.method, self.rule) {
+        match (self.method, self.bundle.manifest.search) {
             (SearchMethod::Regression, _) => {
                 let layers = std::mem::take(&mut self.layers);
                 let counts = self.predictions(problem.most).and_then(|d| predict::regression(&problem, &layers, d, SAMPLES));
@@ -218,7 +242,7 @@ impl FixedBlocks {
         if problem.cells > 1 {
             let found = match self.method {
                 SearchMethod::Full => Some(exact::within_budget(&problem, SAMPLES, tokens, &mut |c, l| self.evaluate(c, l))?),
-                SearchMethod::Regression if self.has_distortion => {
+                SearchMethod::Regression if self.bundle.manifest.has_distortion => {
                     let layers = std::mem::take(&mut self.layers);
                     let counts = self
                         .predictions(problem.most)
@@ -258,7 +282,7 @@ impl FixedBlocks {
     }
 
     fn run_time(&self) -> Duration {
-        self.graph.run_time() + self.decoder.run_time()
+        self.graph.run_time() + self.decoder.as_ref().map_or(Duration::ZERO, DecoderGraph::run_time)
     }
 }
 
@@ -279,19 +303,26 @@ impl BlockCoder for FixedBlocks {
     }
 
     fn code(&mut self, key: bool, position: u32) -> Result<Coded> {
+        self.load_decoder()?;
         let before = self.run_time();
         self.ran = Ran::Nothing;
+        self.graph.set_position(i64::from(position));
         if key {
             self.graph.reset()?;
-            self.decoder.reset()?;
-            self.in_step = true;
         }
-        self.graph.set_position(i64::from(position));
-        self.decoder.set_position(i64::from(position));
+        if let Some(decoder) = &mut self.decoder {
+            decoder.set_position(i64::from(position));
+            if key {
+                decoder.reset()?;
+            }
+        }
+        self.in_step |= key;
         let evaluations = self.choose()?;
         if self.must_decode() {
             self.decode()?;
-            self.decoder.commit();
+            if let Some(decoder) = &mut self.decoder {
+                decoder.commit();
+            }
         } else {
             self.in_step = false;
         }
