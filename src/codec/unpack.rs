@@ -2,13 +2,13 @@
 //! From a block's segments to the decoder graph's inputs, for each bottleneck.
 
 use super::setup::{Nested, effective_step, fixed};
-use crate::Result;
 use crate::bitstream::BlockHeader;
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
 use crate::runtime::{DecoderGraph, TokensMut};
 use crate::tokens::NestedDecoder;
 use crate::tokens::fixed::FixedCoder;
+use crate::{Error, Result};
 
 /// What a block's segments are read into.
 pub(super) struct Unpacker {
@@ -63,7 +63,7 @@ impl Unpacker {
             Kind::Fixed(coder) => match graph.tokens_mut() {
                 TokensMut::I32(indices) => coder.store_indices(layers, indices, &mut self.counts)?,
                 TokensMut::F32(means) => coder.store_means(layers, means, &mut self.counts)?,
-                TokensMut::I16(_) => {}
+                TokensMut::I16(_) => return Err(Error::Model("an fsq or vae bundle's decoder takes i16 tokens".into())),
             },
         }
         graph.counts_mut().copy_from_slice(&self.counts);

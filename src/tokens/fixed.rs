@@ -35,9 +35,10 @@ impl FixedKind {
             Bottleneck::Vae { dimensions, scale, bits } => {
                 Ok(Self::Vae { dimensions: *dimensions as usize, scale: *scale, bits: *bits })
             }
-            Bottleneck::Nested { .. } => {
-                Err(Error::Unsupported(format!("bundle '{}' has nested tokens, which are not of fixed width", manifest.name)))
-            }
+            Bottleneck::Nested { .. } => Err(Error::Unsupported(format!(
+                "bundle '{}' has nested tokens; only those of fsq and vae bundles are of fixed width",
+                manifest.name
+            ))),
         }
     }
 

@@ -43,8 +43,6 @@ pub(super) struct FixedBlocks {
     decoder: Option<DecoderGraph>,
     coder: FixedCoder,
     method: SearchMethod,
-    layers: Vec<u32>,
-    min_tokens: u32,
     rate: RateController,
     measure: CellLosses,
     losses: Vec<f32>,
@@ -72,8 +70,6 @@ impl FixedBlocks {
             decoder,
             coder: fixed(manifest, &geometry)?,
             method: config.search,
-            layers: manifest.layers.clone(),
-            min_tokens: manifest.min_tokens,
             rate: RateController::new(config.live, seconds),
             measure: CellLosses::new(geometry, manifest.block_length as usize),
             losses: vec![0.0; geometry.cells()],
@@ -163,7 +159,7 @@ impl FixedBlocks {
             return Err(Error::Runtime("the decoder graph is not loaded".into()));
         };
         let started = Instant::now();
-        let layers = self.layers.len();
+        let layers = self.coder.layers();
         match decoder.tokens_mut() {
             TokensMut::I32(indices) => self.coder.store_indices(layers, indices, &mut self.counts)?,
             TokensMut::F32(means) => self.coder.store_means(layers, means, &mut self.counts)?,
@@ -193,19 +189,21 @@ impl FixedBlocks {
     /// What may be chosen.
     fn problem(&self) -> Problem {
         let live = self.rate.live();
-        let all = self.layers.last().copied().unwrap_or(0);
+        let all = self.bundle.manifest.tokens_per_cell;
         let most = if live.max_tokens == 0 { all } else { all.min(live.max_tokens) };
-        let least = self.min_tokens.max(live.min_tokens).min(most);
+        let least = self.bundle.manifest.min_tokens.max(live.min_tokens).min(most);
         let target = if live.target_mse > 0.0 { live.target_mse } else { mse_of_psnr(live.target_psnr) };
         Problem { cells: self.counts.len(), least, most, target: target as f32 }
     }
 
-    /// Predicted losses, \[cells, L\], of a run that is told that all tokens are kept.
-    fn predictions(&mut self, most: u32) -> Result<&[f32]> {
-        self.encode(std::iter::repeat(most))?;
-        self.graph
-            .distortion()
-            .ok_or_else(|| Error::Model(format!("bundle '{}' predicts no distortion", self.bundle.manifest.name)))
+    /// Counts that `choose` makes of the layer boundaries and the losses predicted there, \[cells, L\].
+    fn predict(&mut self, choose: impl FnOnce(&[u32], &[f32]) -> Result<Vec<u32>>) -> Result<Found> {
+        // What is predicted is the loss of each prefix of all tokens.
+        self.encode(std::iter::repeat(self.bundle.manifest.tokens_per_cell))?;
+        let manifest = &self.bundle.manifest;
+        let none = || Error::Model(format!("bundle '{}' predicts no distortion", manifest.name));
+        let counts = choose(&manifest.layers, self.graph.distortion().ok_or_else(none)?)?;
+        Ok(Found { counts, evaluations: 0 })
     }
 
     /// Counts that meet the target.
@@ -213,12 +211,7 @@ impl FixedBlocks {
         let problem = self.problem();
         let cells = problem.cells;
         match (self.method, self.bundle.manifest.search) {
-            (SearchMethod::Regression, _) => {
-                let layers = std::mem::take(&mut self.layers);
-                let counts = self.predictions(problem.most).and_then(|d| predict::regression(&problem, &layers, d, SAMPLES));
-                self.layers = layers;
-                Ok(Found { counts: counts?, evaluations: 0 })
-            }
+            (SearchMethod::Regression, _) => self.predict(|layers, d| predict::regression(&problem, layers, d, SAMPLES)),
             (SearchMethod::Binary, SearchRule::Exact) => exact::binary(&problem, &mut |c, l| self.evaluate(c, l)),
             (SearchMethod::Full, SearchRule::Exact) => exact::full(&problem, SAMPLES, &mut |c, l| self.evaluate(c, l)),
             (method, SearchRule::Official { default_prop, max_prop, n_interp }) => {
@@ -237,18 +230,13 @@ impl FixedBlocks {
     /// Counts that the bucket has room for; no cell has fewer than the least count, even where there is none.
     fn within_bitrate(&mut self) -> Result<u32> {
         let problem = self.problem();
-        let bits = self.rate.budget(false) - HEADER_BITS - LAYER_BITS * self.layers.len() as f64;
+        let bits = self.rate.budget(false) - HEADER_BITS - LAYER_BITS * self.coder.layers() as f64;
         let tokens = (bits / self.coder.kind().token_bits()).max(0.0) as u64;
         if problem.cells > 1 {
             let found = match self.method {
                 SearchMethod::Full => Some(exact::within_budget(&problem, SAMPLES, tokens, &mut |c, l| self.evaluate(c, l))?),
                 SearchMethod::Regression if self.bundle.manifest.has_distortion => {
-                    let layers = std::mem::take(&mut self.layers);
-                    let counts = self
-                        .predictions(problem.most)
-                        .and_then(|d| predict::within_budget(&problem, &layers, d, SAMPLES, tokens));
-                    self.layers = layers;
-                    Some(Found { counts: counts?, evaluations: 0 })
+                    Some(self.predict(|layers, d| predict::within_budget(&problem, layers, d, SAMPLES, tokens))?)
                 }
                 _ => None,
             };
