@@ -64,6 +64,29 @@ fn blocks_come_back_byte_for_byte() {
 }
 
 #[test]
+fn changed_tokens_make_a_stream_of_those() {
+    let bundle = Arc::new(tiny("fsq"));
+    let (header, packets) = stream(&bundle);
+    let (mut reader, mut writer) = (TokenReader::new(&bundle, &header).unwrap(), TokenWriter::new(&bundle, &header).unwrap());
+    let (mut a, mut b) = (SIZE.decoder(&bundle, &header, Some(1)), SIZE.decoder(&bundle, &header, None));
+    for packet in &packets {
+        let mut block = reader.read(&packet.data, None).unwrap();
+        // What a receiver of the first layer has: four tokens at the most.
+        block.counts.iter_mut().for_each(|n| *n = (*n).min(4));
+        let written = writer.write(&block).unwrap();
+        assert_eq!(written, thin(&packet.data, 1).unwrap());
+        assert_eq!(SIZE.decode(&mut a, &packet.data), SIZE.decode(&mut b, &written));
+        // Other tokens are other pictures.
+        let TokenValues::Indices(indices) = &mut block.tokens else { panic!("fsq") };
+        indices.iter_mut().for_each(|i| *i = (*i + 9000) % (63 * 63 * 63));
+        let changed = writer.write(&block).unwrap();
+        let read = reader.read(&changed, None).unwrap();
+        assert_eq!(read.counts, block.counts);
+        assert_ne!(changed, written);
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let bundle = Arc::new(tiny("fsq"));
     let (header, packets) = stream(&bundle);

@@ -139,7 +139,7 @@ impl DecoderGraph {
         }
     }
 
-    /// Tokens kept in each cell, [cells].
+    /// Tokens kept in each cell, \[cells\].
     pub fn counts_mut(&mut self) -> &mut [i32] {
         self.inputs.counts_mut()
     }
@@ -291,7 +291,7 @@ impl EncoderGraph {
         values(&self.frames)
     }
 
-    /// Counts the graph is conditioned on, [cells]; empty if it is not.
+    /// Counts the graph is conditioned on, \[cells\]; empty if it is not.
     pub fn counts_mut(&mut self) -> &mut [i32] {
         self.inputs.counts_mut()
     }

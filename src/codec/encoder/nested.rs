@@ -34,7 +34,7 @@ pub struct BlockView<'a> {
     pub quantiser: u8,
     /// Planes dy, dx, mode.
     pub motion: &'a [i32],
-    /// The encoder graph's latents, [cells, C] in the graph's order.
+    /// The encoder graph's latents, \[cells, C\] in the graph's order.
     pub latents: &'a [i16],
 }
 
