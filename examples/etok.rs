@@ -76,6 +76,12 @@ struct EncodeArgs {
     key_int_max: u32,
     #[arg(long, value_enum, default_value = "regression")]
     search: Search,
+    /// Layers to code in at the most; 0 = all that the model has
+    #[arg(long, default_value_t = 0)]
+    layers: u32,
+    /// Give every layer a reference of its own, so that thinned streams do not drift
+    #[arg(long)]
+    drift_free: bool,
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
@@ -157,6 +163,8 @@ fn encode(args: &EncodeArgs, mut sink: impl FnMut(&mut Encoder, Packet) -> Resul
         chroma_site: 0,
         key_int_max: args.key_int_max,
         search,
+        layers: args.layers,
+        drift_free: args.drift_free,
         live,
     })?;
     let mut frame = vec![0; input.frame_bytes()];
@@ -219,7 +227,7 @@ fn dump(args: &EncodeArgs) -> Result<()> {
         bail!("only nested bundles have latents to dump")
     };
     let mut file = BufWriter::new(File::create(&args.output)?);
-    file.write_all(b"ETKDUMP1")?;
+    file.write_all(b"ETKDUMP2")?;
     file.write_all(&(order.len() as u32).to_le_bytes())?;
     file.write_all(&levels.to_le_bytes())?;
     for &i in order {
@@ -233,11 +241,11 @@ fn dump(args: &EncodeArgs) -> Result<()> {
         let geometry = bundle.geometry(header.width, header.height)?;
         let Some(block) = encoder.last_block() else { return Ok(()) };
         bytes.clear();
-        bytes.extend_from_slice(&[u8::from(block.key), block.quantiser, 0, 0]);
+        bytes.extend_from_slice(&[u8::from(block.key), block.quantiser, block.depth as u8, block.latents.len() as u8]);
         bytes.extend_from_slice(&(geometry.cells_x as u32).to_le_bytes());
         bytes.extend_from_slice(&(geometry.cells_y as u32).to_le_bytes());
         bytes.extend(block.motion.iter().flat_map(|m| m.to_le_bytes()));
-        for cell in block.latents.chunks_exact(order.len()) {
+        for cell in block.latents.iter().flat_map(|latents| latents.chunks_exact(order.len())) {
             bytes.extend(order.iter().flat_map(|&i| cell[usize::from(i)].to_le_bytes()));
         }
         file.write_all(&bytes)?;

@@ -34,12 +34,13 @@ fn main() -> Result<()> {
             }
         };
         let motion = (!record.key).then_some(&record.motion[..]);
-        let (mut latents, mut counts) = (record.latents.clone(), vec![0; record.cells_x * record.cells_y]);
+        let cells = record.cells_x * record.cells_y;
+        let (mut latents, mut counts) = (vec![0; cells * reader.positions.len()], vec![0; cells]);
         for offset in &offsets {
             let quantiser = (i32::from(record.quantiser) + offset).clamp(0, i32::from(COARSEST)) as u8;
-            encoder.quantise(&record.latents, quantiser, motion, &Rdo::default())?;
+            record.quantise(encoder, quantiser, &Rdo::default())?;
             let mut held = 1;
-            for level in 0..reader.levels {
+            for level in 0..record.depth {
                 let mut segment = Vec::new();
                 encoder.write_segment(level, motion, &mut segment)?;
                 if !segment.is_empty() {

@@ -3,8 +3,8 @@
 # Trains the builtin bundle's entropy tables on what the encoder really produces.
 #
 # usage: onnx/train_tables.sh CLIPS_DIR WORK_DIR [ROUNDS]
-# Every third clip of CLIPS_DIR is coded at four qualities; latents and motion go to WORK_DIR, the tables to
-# onnx/models/builtin/tables.bin. Needs ffmpeg, cargo, and some 3 GB in WORK_DIR.
+# Every third clip of CLIPS_DIR is coded at four qualities, in one to three layers, drifting or not; latents and motion go to
+# WORK_DIR, the tables to onnx/models/builtin/tables.bin. Needs ffmpeg, cargo, and some 3 GB in WORK_DIR.
 set -eu
 clips=$1 work=$2 rounds=${3:-4}
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -13,13 +13,22 @@ cd "$root"
 cargo build --release --quiet --example etok --example collect_tables
 bin=${CARGO_TARGET_DIR:-target}/release/examples
 rm -f "$work"/*.dump
-n=0
+n=0 kind=0
 for clip in "$clips"/*; do
     n=$((n + 1))
     [ $((n % 3)) -eq 0 ] || continue
     ffmpeg -v error -y -i "$clip" -frames:v 32 -pix_fmt yuv420p -f yuv4mpegpipe "$work/clip.y4m"
     for psnr in 30 33.5 37 41; do
-        "$bin/etok" dump "$work/clip.y4m" "$work/$n-$psnr.dump" --target-psnr "$psnr" 2>/dev/null
+        kind=$((kind + 1))
+        case $((kind % 5)) in
+            0) layers="1" ;;
+            1) layers="2" ;;
+            2) layers="2 --drift-free" ;;
+            3) layers="3" ;;
+            4) layers="3 --drift-free" ;;
+        esac
+        # shellcheck disable=SC2086 # a number and an option
+        "$bin/etok" dump "$work/clip.y4m" "$work/$n-$psnr.dump" --target-psnr "$psnr" --layers $layers 2>/dev/null
     done
 done
 "$bin/collect_tables" onnx/models/builtin/tables.bin "$rounds" "$work"/*.dump

@@ -21,7 +21,11 @@ fn runtime() -> RuntimeConfig {
 }
 
 fn encoder(live: LiveSettings, search: SearchMethod, key_int_max: u32) -> Encoder {
-    Encoder::new(EncoderConfig {
+    Encoder::new(config(live, search, key_int_max)).unwrap()
+}
+
+fn config(live: LiveSettings, search: SearchMethod, key_int_max: u32) -> EncoderConfig {
+    EncoderConfig {
         bundle: Bundle::builtin().unwrap(),
         runtime: runtime(),
         width: W as u32,
@@ -32,9 +36,10 @@ fn encoder(live: LiveSettings, search: SearchMethod, key_int_max: u32) -> Encode
         chroma_site: 0,
         key_int_max,
         search,
+        layers: 0,
+        drift_free: false,
         live,
-    })
-    .unwrap()
+    }
 }
 
 fn decoder(encoder: &Encoder, max_layers: Option<usize>) -> Decoder {
@@ -113,7 +118,8 @@ fn the_decoder_has_exactly_what_the_encoder_has() {
 
 #[test]
 fn every_layer_adds_quality() {
-    let mut e = encoder(LiveSettings { target_psnr: 40.0, ..Default::default() }, SearchMethod::Regression, 0);
+    // fine steps: coarser ones leave layers out
+    let mut e = encoder(LiveSettings { target_psnr: 46.0, ..Default::default() }, SearchMethod::Regression, 0);
     let packets = encode(&mut e, 12);
     let mean = |layers: usize, cut: bool| {
         let mut d = decoder(&e, (!cut).then_some(layers));
@@ -159,7 +165,7 @@ fn missing_reordered_and_foreign_blocks_wait_for_a_key_block() {
 
 #[test]
 fn damage_is_reported_or_refused_but_never_more() {
-    let mut e = encoder(LiveSettings { target_psnr: 34.0, ..Default::default() }, SearchMethod::Regression, 1);
+    let mut e = encoder(LiveSettings { target_psnr: 44.0, ..Default::default() }, SearchMethod::Regression, 1);
     let packets = encode(&mut e, 4);
     let data = &packets[0].0.data;
     let mut d = decoder(&e, None);
@@ -212,4 +218,20 @@ fn the_bitrate_follows_the_setting() {
     let low = rate(&second[7..]);
     assert!((140.0..260.0).contains(&high) && (40.0..80.0).contains(&low), "{high} and {low} kbit/s");
     assert!(e.set_live(LiveSettings { bitrate: 0, ..Default::default() }).is_err());
+}
+
+#[test]
+fn receivers_of_fewer_layers_do_not_drift_where_asked() {
+    // what the first layer alone is worth at the end of a stream, against what it was after the key block
+    let change = |drift_free: bool| {
+        let live = LiveSettings { target_psnr: 40.0, ..Default::default() };
+        let mut e = Encoder::new(EncoderConfig { layers: 2, drift_free, ..config(live, SearchMethod::Regression, 0) }).unwrap();
+        let packets = encode(&mut e, 40);
+        let mut d = decoder(&e, Some(1));
+        let base: Vec<f64> = (0..).zip(&packets).map(|(i, (p, _))| psnr(errors(&mut d, &p.data, 2 * i).unwrap()[0])).collect();
+        assert!(base.iter().zip(&packets).all(|(base, (_, whole))| base < whole), "{base:?}");
+        base[16..].iter().sum::<f64>() / 4.0 - base[1..5].iter().sum::<f64>() / 4.0
+    };
+    let (drifting, free) = (change(false), change(true));
+    assert!(free > drifting + 1.0 && free > -1.0, "change over the stream: {drifting:.2} dB drifting, {free:.2} dB without");
 }

@@ -10,7 +10,7 @@ use common::{Rgb, runtime, tiny};
 use elastictok::Error;
 use elastictok::bitstream::{Block, thin};
 use elastictok::bundle::{Bottleneck, Bundle, Graph};
-use elastictok::codec::{DecoderConfig, Encoder, LiveSettings, RateControl, SearchMethod, mse_of_psnr, psnr};
+use elastictok::codec::{DecoderConfig, Encoder, EncoderConfig, LiveSettings, RateControl, SearchMethod, mse_of_psnr, psnr};
 use elastictok::runtime::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
 use elastictok::search::Official;
 use elastictok::tokens::fixed::FixedKind;
@@ -224,11 +224,24 @@ fn limits_hold_in_every_mode() {
 }
 
 #[test]
+fn fewer_layers_are_fewer_tokens() {
+    let bundle = Arc::new(tiny("fsq"));
+    for (layers, most) in [(1, 4), (2, 8), (3, 16), (9, 16)] {
+        let config = SIZE.config(&bundle, SearchMethod::Binary, tokens(0));
+        let mut e = Encoder::new(EncoderConfig { layers, ..config }).unwrap();
+        SIZE.push(&mut e, 0..4);
+        assert_eq!(e.counts().iter().max(), Some(&most), "{layers} layers");
+    }
+    let config = SIZE.config(&bundle, SearchMethod::Binary, tokens(0));
+    assert!(matches!(Encoder::new(EncoderConfig { drift_free: true, ..config }), Err(Error::Settings(m)) if m.contains("drift")));
+}
+
+#[test]
 fn a_still_is_a_block_of_one_frame() {
     for name in NAMES {
         let bundle = Arc::new(tiny(name));
         let config = SIZE.config(&bundle, SearchMethod::Binary, tokens(0));
-        let mut e = Encoder::new(elastictok::codec::EncoderConfig { framerate: (0, 1), ..config }).unwrap();
+        let mut e = Encoder::new(EncoderConfig { framerate: (0, 1), ..config }).unwrap();
         assert!(SIZE.push(&mut e, 3..4).is_empty());
         let packet = e.drain().unwrap().unwrap();
         assert_eq!((packet.frames, packet.key), (1, true));

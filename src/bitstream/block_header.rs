@@ -13,7 +13,9 @@ const FLAG_KEY: u8 = 1;
 const FLAG_TIMING: u8 = 1 << 1;
 const FLAG_NO_PTS: u8 = 1 << 2;
 const FLAG_FRAMES: u8 = 1 << 3;
-const RESERVED_FLAGS: u8 = 0xF0;
+/// Bits 4-5: layers left out.
+const LEFT_OUT_SHIFT: u32 = 4;
+const RESERVED_FLAGS: u8 = 0xC0;
 
 /// Timing byte: bits 0-1 unit, bit 2 differences present, bits 3-5 rule for durations.
 const TIMING_DIFFERENCES: u8 = 1 << 2;
@@ -28,6 +30,8 @@ pub struct BlockHeader {
     pub epoch: u8,
     /// Blocks since the key block; 0 in key blocks and only there.
     pub position: u32,
+    /// How many fewer layers the block was coded in than the bundle has, 0..=3.
+    pub left_out: u8,
     /// Real frames in the block, 1..=T.
     pub frames: u8,
     /// Quantiser index; its meaning is the bundle's.
@@ -90,7 +94,8 @@ impl RawHeader {
             return Err(Fault::Bad("checksum mismatch"));
         }
         let timing = Timing { base, no_pts, explicit };
-        let header = BlockHeader { key, epoch, position, frames, quantiser, timing };
+        let left_out = flags >> LEFT_OUT_SHIFT & 3;
+        let header = BlockHeader { key, epoch, position, left_out, frames, quantiser, timing };
         Ok(Self { header, has_frames, len: reader.taken })
     }
 
@@ -123,7 +128,8 @@ impl BlockHeader {
             flag(self.key, FLAG_KEY)
                 | flag(timing.explicit.is_some(), FLAG_TIMING)
                 | flag(timing.no_pts, FLAG_NO_PTS)
-                | flag(has_frames, FLAG_FRAMES),
+                | flag(has_frames, FLAG_FRAMES)
+                | self.left_out << LEFT_OUT_SHIFT,
         );
         out.put_u8(self.epoch);
         if !self.key {
@@ -147,6 +153,9 @@ impl BlockHeader {
     fn validate(&self, block_length: u8) -> Result<(), &'static str> {
         if !(1..=MAX_BLOCK_LENGTH).contains(&block_length) || !(1..=block_length).contains(&self.frames) {
             return Err("frames must be 1..=block length, and that 1..=16");
+        }
+        if self.left_out > 3 {
+            return Err("at most three layers can be left out");
         }
         if self.key != (self.position == 0) {
             return Err("position must be 0 in key blocks and only there");

@@ -36,7 +36,7 @@ fn blocks(count: u32, layers: usize, lengths: &[usize]) -> Vec<BytesMut> {
             let times = [0, 1].map(|frame| FrameTime { pts: Some(pts(frame)), duration: None });
             let timing = timeline.encode(position, &times).expect("valid");
             let epoch = (index / 3) as u8;
-            let header = BlockHeader { key: position == 0, epoch, position, frames: 2, quantiser: 9, timing };
+            let header = BlockHeader { key: position == 0, epoch, position, left_out: 0, frames: 2, quantiser: 9, timing };
             let mut out = BytesMut::new();
             let mut writer = BlockWriter::begin(&header, 2, &mut out).expect("valid");
             for layer in 0..layers {

@@ -7,7 +7,7 @@ use crate::frame::PixelFormat;
 use crate::{Error, Result};
 
 /// Levels of the nested quantiser at the most.
-const MAX_LEVELS: usize = 4;
+const MAX_LEVELS: usize = 3;
 
 /// The newest manifest this version reads.
 pub const FORMAT_VERSION: u32 = 1;

@@ -230,9 +230,9 @@ impl Decoder {
         if usable == 0 && fault.is_some() {
             return Err(Error::Malformed(format!("block: {}; waiting for the next key block", fault.unwrap_or_default())));
         }
-        let most = self.unpacker.layers();
-        if block.segments().count() > most {
-            return Err(Error::Malformed(format!("block: more than {most} layers; waiting for the next key block")));
+        let depth = self.unpacker.depth(header);
+        if depth == 0 || block.segments().count() > depth {
+            return Err(Error::Malformed(format!("block: not of 1 to {depth} layers; waiting for the next key block")));
         }
         let mut read = 0;
         for segment in block.segments().take(usable.min(self.max_layers)) {

@@ -6,8 +6,8 @@ use crate::bitstream::BlockHeader;
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
 use crate::runtime::{DecoderGraph, TokensMut};
-use crate::tokens::NestedDecoder;
 use crate::tokens::fixed::FixedCoder;
+use crate::tokens::{NestedDecoder, Shape};
 use crate::{Error, Result};
 
 /// What a block's segments are read into.
@@ -42,23 +42,30 @@ impl Unpacker {
         }
     }
 
+    /// Layers that the block with this header was coded in; 0: the header is not of this bundle.
+    pub fn depth(&self, header: &BlockHeader) -> usize {
+        self.layers().saturating_sub(usize::from(header.left_out))
+    }
+
     /// Reads the segment of `layer` of the block with this header; layer 0 begins a block, the others follow in order.
     pub fn read_segment(&mut self, layer: usize, header: &BlockHeader, payload: &[u8]) -> Result<()> {
+        let shape = Shape { key: header.key, depth: self.depth(header) };
         match &mut self.kind {
-            Kind::Nested { decoder, .. } => decoder.read_segment(layer, header.key, payload),
+            Kind::Nested { decoder, .. } => decoder.read_segment(layer, shape, payload),
             Kind::Fixed(coder) => coder.read_segment(layer, payload),
         }
     }
 
     /// Gives `graph` the block, of which `layers` layers were read.
     pub fn load(&mut self, header: &BlockHeader, layers: usize, graph: &mut DecoderGraph) -> Result<()> {
+        let depth = self.depth(header);
         match &mut self.kind {
-            Kind::Nested { decoder, levels, scale } => {
+            Kind::Nested { decoder, scale, .. } => {
                 graph.motion_mut().copy_from_slice(decoder.motion());
                 if let TokensMut::I16(latents) = graph.tokens_mut() {
                     decoder.dequantise(header.quantiser, latents, &mut self.counts)?;
                 }
-                graph.set_step(effective_step(header.quantiser, *scale, *levels - layers));
+                graph.set_step(effective_step(header.quantiser, *scale, depth - layers));
             }
             Kind::Fixed(coder) => match graph.tokens_mut() {
                 TokensMut::I32(indices) => coder.store_indices(layers, indices, &mut self.counts)?,

@@ -16,8 +16,10 @@ pub(super) const COARSE: usize = 4;
 pub(super) const SIZES: usize = 2 * ENERGIES;
 pub(super) const UNARY: usize = 12;
 pub(super) const PREFIX: usize = 16;
+/// Flags of sizes that only a level coded against a reference of its own needs.
+pub(super) const MORE: usize = 6;
 
-/// Contexts of one level, for inter or intra cells.
+/// Contexts of one level of a block of `depth` levels, for inter or intra cells.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Set(usize);
 
@@ -30,11 +32,14 @@ const ESCAPE: usize = LARGER + COARSE * UNARY;
 const TWO: usize = ESCAPE + PREFIX;
 const MIDDLE: usize = TWO + COARSE * SIZES;
 const UPPER: usize = MIDDLE + 3 * COARSE * COARSE;
-const CONSTANT: usize = UPPER + 3 * COARSE * COARSE;
+const BEYOND: usize = UPPER + 3 * COARSE * COARSE;
+const CONSTANT: usize = BEYOND + 2 * MORE;
 const SET: usize = CONSTANT + 6 * (1 + PREFIX);
 
+/// Levels of blocks of every depth: 1 + 2 + ..
+const LEVELS: usize = MAX_LEVELS * (MAX_LEVELS + 1) / 2;
 /// First context of motion.
-pub(super) const MOTION: usize = 2 * MAX_LEVELS * SET;
+pub(super) const MOTION: usize = 2 * LEVELS * SET;
 /// Contexts of motion.
 pub(super) const MOTION_CONTEXTS: usize = 96;
 
@@ -42,7 +47,7 @@ pub(super) const MOTION_CONTEXTS: usize = 96;
 pub const CONTEXTS: usize = MOTION + MOTION_CONTEXTS;
 
 /// Names and ends of the parts of a set, for statistics.
-pub(super) const PARTS: [(&str, usize); 10] = [
+pub(super) const PARTS: [(&str, usize); 11] = [
     ("empty cell", TREE),
     ("count", EXTRA),
     ("count, low bits", ZERO),
@@ -51,25 +56,32 @@ pub(super) const PARTS: [(&str, usize); 10] = [
     ("magnitude, escape", TWO),
     ("magnitude 1 or 2", MIDDLE),
     ("refinement, middle", UPPER),
-    ("refinement, side", CONSTANT),
+    ("refinement, side", BEYOND),
+    ("beyond", CONSTANT),
     ("constant term", SET),
 ];
 
-/// (level, intra, part) of a context, or `None` for motion.
-pub(super) fn describe(context: usize) -> Option<(usize, bool, &'static str)> {
+/// (depth, level, intra, part) of a context, or `None` for motion.
+pub(super) fn describe(context: usize) -> Option<(usize, usize, bool, &'static str)> {
     let (set, at) = (context / SET, context % SET);
     let part = PARTS.iter().find(|p| at < p.1).map_or("", |p| p.0);
-    (context < MOTION).then_some((set / 2, set % 2 == 1, part))
+    let depth = (1..=MAX_LEVELS).find(|d| set / 2 < d * (d + 1) / 2)?;
+    (context < MOTION).then_some((depth, set / 2 - depth * (depth - 1) / 2, set % 2 == 1, part))
+}
+
+fn index(depth: usize, level: usize) -> usize {
+    debug_assert!(level < depth && depth <= MAX_LEVELS);
+    depth * (depth - 1) / 2 + level
 }
 
 impl Set {
-    pub fn new(level: usize, intra: bool) -> Self {
-        Self((2 * level + usize::from(intra)) * SET)
+    pub fn new(depth: usize, level: usize, intra: bool) -> Self {
+        Self((2 * index(depth, level) + usize::from(intra)) * SET)
     }
 
     /// The contexts of both kinds of cells at a level.
-    pub fn both(level: usize) -> std::ops::Range<usize> {
-        2 * level * SET..2 * (level + 1) * SET
+    pub fn both(depth: usize, level: usize) -> std::ops::Range<usize> {
+        2 * index(depth, level) * SET..2 * (index(depth, level) + 1) * SET
     }
 
     #[inline]
@@ -119,6 +131,12 @@ impl Set {
     #[inline]
     pub fn upper(self, magnitude: i32, class: u8, energy: usize) -> usize {
         self.middle(magnitude, class, energy) - MIDDLE + UPPER
+    }
+
+    /// Whether a size is beyond what nesting allows, and each further step: of a refinement, or of a new coefficient.
+    #[inline]
+    pub fn beyond(self, new: bool) -> usize {
+        self.0 + BEYOND + usize::from(new) * MORE
     }
 
     /// Zero flag of a constant term's difference; the contexts of its magnitude follow.

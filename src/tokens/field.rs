@@ -3,6 +3,7 @@
 //! before say about the next.
 
 use super::contexts::{COARSE, CROWDS, OUTER};
+use super::level::promoted;
 use super::{MAX_LEVELS, NestedLayout};
 
 /// A coefficient speaks to its neighbours with its magnitude, but no louder than this.
@@ -89,7 +90,7 @@ impl Field {
     pub fn promote(&mut self, place: usize) {
         let first = place * self.coefficients;
         for value in &mut self.values[first..first + usize::from(self.extents[place])] {
-            *value = value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX);
+            *value = promoted(*value);
         }
     }
 }

@@ -4,7 +4,7 @@
 use crate::{Error, Result};
 
 /// Most levels a nested quantiser can have.
-pub const MAX_LEVELS: usize = 4;
+pub const MAX_LEVELS: usize = 3;
 const MAX_COEFFICIENTS: usize = 8192;
 const MAX_CELLS: usize = 1 << 20;
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The syntax of one level of a block, written once for encoder, decoder and statistics.
 
-use super::contexts::{PREFIX, Set, UNARY};
+use super::contexts::{MORE, PREFIX, Set, UNARY};
 use super::field::{Field, Surroundings};
-use super::step::span;
 use super::{NestedLayout, counts};
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
@@ -11,11 +10,35 @@ use crate::{Error, Result};
 /// Largest magnitude of a level-0 digit or difference: what latents of 16 bits can need.
 const MAX_MAGNITUDE: u32 = 32_767;
 
-/// What an encoder wants coded: final signed k of every coefficient, and 1 + the last that is not zero, by place.
+/// What an encoder wants coded at a level: signed magnitude of every coefficient, and 1 + the last that is not zero, by place.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Target {
     pub values: Vec<i16>,
     pub extents: Vec<u16>,
+}
+
+impl Target {
+    /// Becomes what a coarser level sees of `finest`: magnitudes divided by `span`.
+    pub fn divide(&mut self, finest: &Self, span: i32, coefficients: usize) {
+        for (place, (old, &extent)) in self.extents.iter_mut().zip(&finest.extents).enumerate() {
+            let (first, end) = (place * coefficients, usize::from(extent.max(*old)));
+            *old = 0;
+            let pairs = self.values[first..first + end].iter_mut().zip(&finest.values[first..first + end]);
+            for (i, (to, &k)) in pairs.enumerate() {
+                // most are zero, and division is slow
+                *to = if k == 0 { 0 } else { (i32::from(k) / span) as i16 };
+                if *to != 0 {
+                    *old = i as u16 + 1;
+                }
+            }
+        }
+    }
+}
+
+/// What a value is assumed to be at the next level: the middle of the three it can become.
+#[inline]
+pub(super) fn promoted(value: i16) -> i16 {
+    value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX)
 }
 
 /// What stays the same over a level.
@@ -23,12 +46,18 @@ pub(super) struct Target {
 pub(super) struct Level<'a> {
     pub layout: &'a NestedLayout,
     pub classes: &'a [u8],
+    /// Levels of the block.
+    pub depth: usize,
     pub level: usize,
     /// Motion planes dy, dx, mode; `None` in a key block, where every cell is intra.
     pub motion: Option<&'a [i32]>,
 }
 
 impl Level<'_> {
+    pub fn set(&self, cell: usize) -> Set {
+        Set::new(self.depth, self.level, self.intra(cell))
+    }
+
     pub fn intra(&self, cell: usize) -> bool {
         self.motion.is_none_or(|m| m[2 * self.layout.cells() + cell] != 0)
     }
@@ -83,17 +112,9 @@ fn code_cell<C: BitCoder>(
 ) -> Result<()> {
     let (layout, l, c) = (level.layout, level.level, level.layout.coefficients);
     let intra = level.intra(cell);
-    let set = Set::new(l, intra);
+    let set = level.set(cell);
     let wanted: &[i16] = target.map_or(&[], |t| &t.values[place * c..(place + 1) * c]);
-    let span = span(layout.levels, l);
-    // the signed magnitude this level sends for coefficient i
-    let want = |i: usize| {
-        // most are zero, and division is slow
-        match wanted.get(i) {
-            Some(&k) if !C::DECODES && k != 0 => i32::from(k) / span,
-            _ => 0,
-        }
-    };
+    let want = |i: usize| if C::DECODES { 0 } else { wanted.get(i).map_or(0, |k| i32::from(*k)) };
     let separate = |i: usize| l == 0 && intra && layout.constant[i];
     if l == 0 && intra {
         for i in (0..c).filter(|i| layout.constant[*i]) {
@@ -102,7 +123,7 @@ fn code_cell<C: BitCoder>(
     }
     let mut count = 0;
     if let Some(t) = target {
-        count = usize::from(t.extents[place]);
+        count = usize::from(t.extents[place].max(field.extents[place]));
         while count > 0 && (want(count - 1) == field.value(place, count - 1) || separate(count - 1)) {
             count -= 1;
         }
@@ -126,9 +147,12 @@ fn code_cell<C: BitCoder>(
         } else if assumed != 0 {
             let (m, energy, before) = (want(i), around.coarse_class(i), assumed.abs() / 3);
             if last || coder.bit(set.middle(before, class, energy), m != assumed) {
-                let up = coder.bit(set.upper(before, class, energy), m.abs() > assumed.abs());
-                let magnitude = if up { (assumed.abs() + 1).min(i32::from(i16::MAX)) } else { assumed.abs() - 1 };
-                field.set(place, i, magnitude * assumed.signum());
+                // towards and beyond zero is down
+                let change = (m - assumed) * assumed.signum();
+                let up = coder.bit(set.upper(before, class, energy), change > 0);
+                let size = 1 + code_beyond(coder, set, false, change.unsigned_abs().wrapping_sub(1))?;
+                let value = assumed.abs() + if up { size } else { -size };
+                field.set(place, i, limited(value) * assumed.signum());
             }
             around.hear(layout, i, assumed.abs());
         } else {
@@ -141,9 +165,12 @@ fn code_cell<C: BitCoder>(
             let magnitude = if l == 0 {
                 code_magnitude(coder, set, energy, m.unsigned_abs())?
             } else {
-                1 + i32::from(coder.bit(set.two(class, around.size_class(i)), m.abs() > 1))
+                match coder.bit(set.two(class, around.size_class(i)), m.abs() > 1) {
+                    true => 2 + code_beyond(coder, set, true, m.unsigned_abs().wrapping_sub(2))?,
+                    false => 1,
+                }
             };
-            field.set(place, i, if negative { -magnitude } else { magnitude });
+            field.set(place, i, limited(if negative { -magnitude } else { magnitude }));
             around.hear(layout, i, magnitude);
         }
         if C::DECODES && i % 64 == 63 && coder.exhausted() {
@@ -163,6 +190,20 @@ fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, energy: usize, magnitude
         found += 1;
     }
     code_escape(coder, set.escape(), PREFIX - 1, magnitude.wrapping_sub(found)).map(|rest| (rest + found) as i32)
+}
+
+fn limited(value: i32) -> i32 {
+    value.clamp(-i32::from(i16::MAX), i32::from(i16::MAX))
+}
+
+/// How far a size is beyond the least it can be: what nested levels of one reference never are.
+fn code_beyond<C: BitCoder>(coder: &mut C, set: Set, new: bool, size: u32) -> Result<i32> {
+    for found in 0..MORE as u32 {
+        if !coder.bit(set.beyond(new) + found as usize, size > found) {
+            return Ok(found as i32);
+        }
+    }
+    code_escape(coder, set.escape(), PREFIX - 1, size.wrapping_sub(MORE as u32)).map(|rest| (rest + MORE as u32) as i32)
 }
 
 /// A number >= 0: Exp-Golomb, its prefix of at most `longest` ones in as many contexts from `contexts` on.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is inside a layer segment: motion, counts and the digits of the nested quantiser, or fixed-width tokens; and the encoder's
-//! rate-distortion decisions about them. `docs/segments.md` is the specification.
+//! rate-distortion decisions about them. `docs/bitstream.md` is the specification.
 
 mod contexts;
 mod counts;
@@ -11,6 +11,7 @@ mod level;
 pub mod motion;
 mod nested;
 mod quantise;
+mod refine;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,6 @@ pub mod train;
 
 pub use contexts::CONTEXTS;
 pub use layout::{MAX_LEVELS, NestedLayout};
-pub use nested::{NestedDecoder, NestedEncoder};
+pub use nested::{NestedDecoder, NestedEncoder, Shape};
 pub use quantise::{Estimate, Rdo};
 pub use step::{MAX_QUANTISER, step};

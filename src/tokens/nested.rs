@@ -3,8 +3,9 @@
 
 use super::contexts::{CONTEXTS, MOTION, Set};
 use super::field::{Field, Surroundings};
-use super::level::{Level, Target, code};
+use super::level::{Level, Target, code, promoted};
 use super::quantise::{Decider, Workspace};
+use super::refine::Refiner;
 use super::step::{Reconstruction, span};
 use super::{Estimate, NestedLayout, Rdo, motion};
 use crate::entropy::{BitCoder, Context, CostTable, RangeDecoder, RangeEncoder, Tables};
@@ -49,8 +50,8 @@ impl Common {
     }
 
     /// Readies contexts and field for a level.
-    fn begin(&mut self, level: usize, contexts: &mut [Context]) {
-        let set = Set::both(level);
+    fn begin(&mut self, depth: usize, level: usize, contexts: &mut [Context]) {
+        let set = Set::both(depth, level);
         contexts[set.clone()].copy_from_slice(&self.fresh[set]);
         if level == 0 {
             contexts[MOTION..].copy_from_slice(&self.fresh[MOTION..]);
@@ -58,14 +59,21 @@ impl Common {
         }
     }
 
-    /// Codes the block's level `level` as `target` has it.
-    fn code_level<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, target: &Target, coder: &mut C) -> Result<()> {
+    /// Codes level `level` of a block of `depth` levels as `target` has it.
+    fn code_level<C: BitCoder>(
+        &mut self,
+        depth: usize,
+        level: usize,
+        motion: Option<&[i32]>,
+        target: &Target,
+        coder: &mut C,
+    ) -> Result<()> {
         let Self { layout, classes, field, around, motion: own, scratch, .. } = self;
         if let (0, Some(motion)) = (level, motion) {
             own.copy_from_slice(motion);
             motion::code(coder, own, layout.cells_x, layout.cells_y, scratch)?;
         }
-        code(coder, Level { layout, classes, level, motion }, field, around, Some(target))
+        code(coder, Level { layout, classes, depth, level, motion }, field, around, Some(target))
     }
 }
 
@@ -75,8 +83,10 @@ pub struct NestedEncoder {
     common: Common,
     contexts: Vec<Context>,
     costs: CostTable,
-    target: Target,
+    /// One for each level.
+    targets: Vec<Target>,
     work: Workspace,
+    depth: usize,
     quantiser: u8,
 }
 
@@ -89,103 +99,146 @@ impl NestedEncoder {
             costs: CostTable::new(tables),
             contexts: common.fresh.clone(),
             common,
-            target,
+            targets: vec![target; layout.levels],
             work: Workspace::default(),
+            depth: 1,
             quantiser: 0,
         })
     }
 
-    /// Chooses all digits of a block.
+    /// Chooses all digits of a block coded in `depth` levels (1..=L) that all refine the same latents.
     ///
     /// `latents`: \[cells, C\] in raster order of cells; `quantiser` 0..=87; `motion`: planes dy, dx, mode of the block, `None` for
     /// a key block. The result stays until the next call and can be written or dequantised.
-    pub fn quantise(&mut self, latents: &[i16], quantiser: u8, motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
+    pub fn quantise(
+        &mut self,
+        latents: &[i16],
+        quantiser: u8,
+        depth: usize,
+        motion: Option<&[i32]>,
+        rdo: &Rdo,
+    ) -> Result<Estimate> {
+        self.begin_block(depth, quantiser)?;
+        let estimate = self.decide(latents, depth - 1, motion, rdo)?;
+        let (coarser, finest) = self.targets.split_at_mut(depth - 1);
+        for (level, target) in coarser.iter_mut().enumerate() {
+            target.divide(&finest[0], span(depth, level), self.common.layout.coefficients);
+        }
+        Ok(estimate)
+    }
+
+    /// Begins a block of `depth` levels, each with latents of its own: see [`quantise_level`](Self::quantise_level).
+    pub fn begin_block(&mut self, depth: usize, quantiser: u8) -> Result<()> {
+        if !(1..=self.common.layout.levels).contains(&depth) {
+            return Err(Error::Settings(format!("{depth} layers; the bundle has 1..={}", self.common.layout.levels)));
+        }
+        (self.depth, self.quantiser) = (depth, quantiser);
+        Ok(())
+    }
+
+    /// Chooses the digits of one level, after those of the levels before: what a receiver of that many levels should get.
+    /// `latents` are its own: what is left of the picture after prediction from *its* reference. So no receiver drifts. Arguments as in
+    /// [`quantise`](Self::quantise).
+    pub fn quantise_level(&mut self, level: usize, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
+        if level == 0 {
+            return self.decide(latents, 0, motion, rdo);
+        }
         let common = &mut self.common;
         check_latents(&common.layout, latents.len())?;
         check_motion(&common.layout, motion)?;
-        self.quantiser = quantiser;
-        let levels = common.layout.levels;
-        let decider = Decider {
-            level: Level { layout: &common.layout, classes: &common.classes, level: levels - 1, motion },
-            groups: &common.groups,
-            costs: &self.costs,
-            reconstruction: Reconstruction::new(&common.tables, levels, levels - 1, quantiser),
-            quantiser,
-            rdo: *rdo,
+        let Common { layout, tables, classes, groups, field, around, .. } = common;
+        let level = Level { layout, classes, depth: self.depth, level, motion };
+        let (coarser, finer) = self.targets.split_at_mut(level.level);
+        let refiner = Refiner {
+            decider: Decider::new(level, groups, tables, &self.costs, self.quantiser, rdo),
+            base: &coarser[level.level - 1],
         };
-        Ok(decider.run(latents, &mut self.work, &mut common.field, &mut common.around, &mut self.target))
+        Ok(refiner.run(latents, &mut self.work, field, around, &mut finer[0]))
+    }
+
+    /// Decides on levels 0 to `finest` together, into the finest one's target.
+    fn decide(&mut self, latents: &[i16], finest: usize, motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
+        let common = &mut self.common;
+        check_latents(&common.layout, latents.len())?;
+        check_motion(&common.layout, motion)?;
+        let Common { layout, tables, classes, groups, field, around, .. } = common;
+        let level = Level { layout, classes, depth: self.depth, level: finest, motion };
+        let decider = Decider::new(level, groups, tables, &self.costs, self.quantiser, rdo);
+        Ok(decider.run(latents, &mut self.work, field, around, &mut self.targets[finest]))
     }
 
     /// Appends the segment of `level` of the block last quantised to `out`. Levels are written in order from 0; `motion` as in
     /// [`quantise`](Self::quantise), level 0 carries it.
     pub fn write_segment(&mut self, level: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
         check_motion(&self.common.layout, motion)?;
-        self.common.begin(level, &mut self.contexts);
+        self.common.begin(self.depth, level, &mut self.contexts);
         let mut coder = RangeEncoder::new(&mut self.contexts, out);
-        self.common.code_level(level, motion, &self.target, &mut coder)?;
+        self.common.code_level(self.depth, level, motion, &self.targets[level], &mut coder)?;
         coder.finish();
         Ok(())
     }
 
     /// Codes one level of the block last quantised into `coder` instead of a segment: for statistics.
     pub(super) fn observe<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
-        self.common.begin(level, &mut self.contexts);
-        self.common.code_level(level, motion, &self.target, coder)
+        self.common.begin(self.depth, level, &mut self.contexts);
+        self.common.code_level(self.depth, level, motion, &self.targets[level], coder)
     }
 
-    /// Latents as a decoder of `levels` levels (0..=L) has them, \[cells, C\], and counts \[cells\].
+    /// Latents as a decoder of `levels` levels (0..=depth) has them, \[cells, C\], and counts \[cells\].
     pub fn dequantise(&self, levels: usize, motion: Option<&[i32]>, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
         let layout = &self.common.layout;
         check_latents(layout, latents.len())?;
         check_motion(layout, motion)?;
         latents.fill(0);
         counts.fill(0);
-        let Some(last) = levels.min(layout.levels).checked_sub(1) else {
+        let Some(last) = levels.min(self.depth).checked_sub(1) else {
             return Ok(());
         };
-        let (c, span) = (layout.coefficients, span(layout.levels, last));
-        let rebuild = Reconstruction::new(&self.common.tables, layout.levels, last, self.quantiser);
-        let level = Level { layout, classes: &self.common.classes, level: last, motion };
+        let c = layout.coefficients;
+        let rebuild = Reconstruction::new(&self.common.tables, self.depth, last, self.quantiser);
+        let target = &self.targets[last];
         for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
             let place = self.common.field.place(cell % layout.cells_x, cell / layout.cells_x);
-            let extent = usize::from(self.target.extents[place]);
-            let values = &self.target.values[place * c..place * c + extent];
+            let extent = usize::from(target.extents[place]);
+            let values = &target.values[place * c..place * c + extent];
             for (i, &k) in values.iter().enumerate().filter(|(_, k)| **k != 0) {
-                out[usize::from(layout.slots[i])] = rebuild.value(i32::from(k) / span, self.common.groups[i]) as i16;
+                out[usize::from(layout.slots[i])] = rebuild.value(i32::from(k), self.common.groups[i]) as i16;
             }
-            *count = count_tokens(level, cell, values) as i32;
+            let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] != 0);
+            *count = self.count_tokens(last, intra, place) as i32;
         }
         Ok(())
+    }
+
+    /// 1 + the index of the last token that levels up to `last` send for the cell at `place`, 0: none.
+    fn count_tokens(&self, last: usize, intra: bool, place: usize) -> usize {
+        let (layout, c) = (&self.common.layout, self.common.layout.coefficients);
+        let values = |level: usize| {
+            let target = &self.targets[level];
+            (&target.values[place * c..(place + 1) * c], usize::from(target.extents[place]))
+        };
+        for level in (0..=last).rev() {
+            let (now, mut extent) = values(level);
+            let before = level.checked_sub(1).map(values);
+            extent = extent.max(before.map_or(0, |b| b.1));
+            for i in (0..extent).rev() {
+                let assumed = before.map_or(0, |(b, _)| promoted(b[i]));
+                if now[i] != assumed && !(level == 0 && intra && layout.constant[i]) {
+                    return level * c + i + 1;
+                }
+            }
+        }
+        let (bottom, extent) = values(0);
+        let shown = |i: &usize| layout.constant[*i] && bottom[*i] != 0;
+        if intra { (0..extent).rev().find(shown).map_or(0, |i| i + 1) } else { 0 }
     }
 
     /// Final k of a cell's coefficients.
     pub(super) fn decided(&self, cell: usize) -> &[i16] {
         let layout = &self.common.layout;
         let place = self.common.field.place(cell % layout.cells_x, cell / layout.cells_x);
-        &self.target.values[place * layout.coefficients..(place + 1) * layout.coefficients]
+        &self.targets[self.depth - 1].values[place * layout.coefficients..(place + 1) * layout.coefficients]
     }
-}
-
-/// 1 + the index of the last token that levels up to `level` send for a cell, 0: none.
-fn count_tokens(level: Level<'_>, cell: usize, values: &[i16]) -> usize {
-    let layout = level.layout;
-    let (intra, c) = (level.intra(cell), layout.coefficients);
-    for l in (0..=level.level).rev() {
-        let here = span(layout.levels, l);
-        for (i, &k) in values.iter().enumerate().rev() {
-            let k = i32::from(k).abs();
-            let default = match k / here / 3 {
-                _ if l == 0 => 0,
-                0 => 0,
-                before => 3 * before + 1,
-            };
-            if k / here != default && !(l == 0 && intra && layout.constant[i]) {
-                return l * c + i + 1;
-            }
-        }
-    }
-    let shown = |i: &usize| layout.constant[*i] && i32::from(values[*i]).abs() >= span(layout.levels, 0);
-    if intra { (0..values.len()).rev().find(shown).map_or(0, |i| i + 1) } else { 0 }
 }
 
 /// Reads the segments of a block. Buffers are allocated once.
@@ -195,14 +248,23 @@ pub struct NestedDecoder {
     contexts: Vec<Context>,
     /// Levels read of the current block.
     levels: usize,
-    key: bool,
+    shape: Shape,
+}
+
+/// What a block's header says of its segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Whether it is a key block: without motion, all cells intra.
+    pub key: bool,
+    /// Levels it was coded in, 1..=L.
+    pub depth: usize,
 }
 
 impl NestedDecoder {
     /// `tables` must have [`CONTEXTS`] contexts.
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
-        Ok(Self { contexts: common.fresh.clone(), common, levels: 0, key: true })
+        Ok(Self { contexts: common.fresh.clone(), common, levels: 0, shape: Shape { key: true, depth: 1 } })
     }
 
     /// Forgets the block, so that dequantising gives nothing: for a block without a layer.
@@ -212,18 +274,22 @@ impl NestedDecoder {
         self.levels = 0;
     }
 
-    /// Reads the segment of `level`: 0 begins a block, the others must follow in order. `key`: the block carries no motion.
+    /// Reads the segment of `level`: 0 begins a block of `shape`, the others must follow in order.
     /// After an error the levels before are lost too: the block cannot be dequantised.
-    pub fn read_segment(&mut self, level: usize, key: bool, data: &[u8]) -> Result<()> {
-        if level >= self.common.layout.levels || (level > 0 && (level != self.levels || key != self.key)) {
+    pub fn read_segment(&mut self, level: usize, shape: Shape, data: &[u8]) -> Result<()> {
+        if !(1..=self.common.layout.levels).contains(&shape.depth) {
+            return Err(Error::Malformed(format!("a block of {} levels; wait for the next block", shape.depth)));
+        }
+        if level >= shape.depth || (level > 0 && (level != self.levels || shape != self.shape)) {
             return Err(Error::Malformed(format!(
                 "segment of level {level} after {} levels; wait for the next block",
                 self.levels
             )));
         }
         self.levels = 0;
-        self.key = key;
-        self.common.begin(level, &mut self.contexts);
+        self.shape = shape;
+        let Shape { key, depth } = shape;
+        self.common.begin(depth, level, &mut self.contexts);
         let Common { layout, classes, field, around, motion, scratch, .. } = &mut self.common;
         let mut coder = RangeDecoder::new(&mut self.contexts, data);
         if level == 0 {
@@ -235,7 +301,7 @@ impl NestedDecoder {
             }
         }
         let motion = (!key).then_some(&motion[..]);
-        code(&mut coder, Level { layout, classes, level, motion }, field, around, None)?;
+        code(&mut coder, Level { layout, classes, depth, level, motion }, field, around, None)?;
         if !coder.consumed() {
             return Err(Error::Malformed(format!("level {level} has bytes after its last cell; wait for the next block")));
         }
@@ -258,7 +324,7 @@ impl NestedDecoder {
             return Ok(());
         };
         let c = layout.coefficients;
-        let rebuild = Reconstruction::new(tables, layout.levels, last, quantiser);
+        let rebuild = Reconstruction::new(tables, self.shape.depth, last, quantiser);
         for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
             let place = field.place(cell % layout.cells_x, cell / layout.cells_x);
             let extent = usize::from(field.extents[place]);

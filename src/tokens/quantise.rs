@@ -6,7 +6,7 @@ use super::counts;
 use super::field::{Field, Surroundings};
 use super::level::{Level, Target};
 use super::step::{Reconstruction, span, step};
-use crate::entropy::{COST_ONE_BIT, CostTable};
+use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 
 /// Below this many steps a coefficient is never worth a token.
 const HOPELESS: f32 = 0.6;
@@ -49,12 +49,12 @@ pub struct Estimate {
 
 /// A coefficient that might be worth a token.
 #[derive(Debug, Clone, Copy)]
-struct Candidate {
-    i: u16,
+pub(super) struct Candidate {
+    pub i: u16,
     /// Latent.
-    x: i16,
+    pub x: i16,
     /// Magnitude by plain rounding, then as decided.
-    k: i32,
+    pub k: i32,
 }
 
 /// A way to send a coefficient.
@@ -72,9 +72,9 @@ struct Choice {
 /// Working memory, kept between blocks.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
-    candidates: Vec<Candidate>,
+    pub candidates: Vec<Candidate>,
     /// End of each cell's candidates.
-    ends: Vec<u32>,
+    pub ends: Vec<u32>,
 }
 
 /// What the decisions need to know.
@@ -83,11 +83,28 @@ pub(super) struct Decider<'a> {
     pub groups: &'a [u8],
     pub costs: &'a CostTable,
     pub reconstruction: Reconstruction,
-    pub quantiser: u8,
+    /// Step of `level`, the finest that is decided on, in latent units.
+    pub step: i32,
     pub rdo: Rdo,
 }
 
-impl Decider<'_> {
+impl<'a> Decider<'a> {
+    pub fn new(level: Level<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, quantiser: u8, rdo: &Rdo) -> Self {
+        Self {
+            reconstruction: Reconstruction::new(tables, level.depth, level.level, quantiser),
+            step: step(quantiser) * span(level.depth, level.level),
+            level,
+            groups,
+            costs,
+            rdo: *rdo,
+        }
+    }
+
+    /// Levels decided on together, from 0 on.
+    fn levels(&self) -> usize {
+        self.level.level + 1
+    }
+
     /// Quantises all cells into `target`; `field` is left cleared.
     pub fn run(
         &self,
@@ -128,17 +145,28 @@ impl Decider<'_> {
         estimate
     }
 
-    fn value(&self, k: i32, i: usize) -> i32 {
+    /// Squared latent units that 1/256 bit is worth.
+    pub(super) fn lambda(&self) -> f32 {
+        self.rdo.lambda * LAMBDA * (self.step as f32).powi(2) / COST_ONE_BIT as f32
+    }
+
+    pub(super) fn value(&self, k: i32, i: usize) -> i32 {
         self.reconstruction.value(k, self.groups[i])
     }
 
     /// Finds candidates and the counts of the level before the finest, and sums up energies.
-    fn collect(&self, latents: &[i16], work: &mut Workspace, field: &mut Field, target: &mut Target, estimate: &mut Estimate) {
+    pub(super) fn collect(
+        &self,
+        latents: &[i16],
+        work: &mut Workspace,
+        field: &mut Field,
+        target: &mut Target,
+        estimate: &mut Estimate,
+    ) {
         let layout = self.level.layout;
         let c = layout.coefficients;
-        let step = step(self.quantiser);
-        let (inverse, threshold) = (1.0 / step as f32, (HOPELESS * step as f32).ceil().min(32_767.0) as i16);
-        let coarse = layout.levels > 1;
+        let (inverse, threshold) = (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16);
+        let coarse = self.levels() > 1;
         work.candidates.clear();
         work.ends.clear();
         for (cell, x) in latents.chunks_exact(c).enumerate() {
@@ -162,7 +190,7 @@ impl Decider<'_> {
             let found = &mut work.candidates[first..];
             found.sort_unstable_by_key(|one| one.i);
             if coarse && let Some(last) = found.iter().rfind(|one| one.k >= 3) {
-                field.counts[layout.levels - 2][place] = last.i + 1;
+                field.counts[self.level.level - 1][place] = last.i + 1;
             }
             work.ends.push(work.candidates.len() as u32);
         }
@@ -187,7 +215,7 @@ impl Decider<'_> {
 
     /// The nearest magnitude whose tokens from `max_tokens` on say nothing.
     fn limited(&self, k: i32, i: usize) -> i32 {
-        let (levels, c) = (self.level.layout.levels, self.level.layout.coefficients);
+        let (levels, c) = (self.levels(), self.level.layout.coefficients);
         if self.rdo.max_tokens >= levels * c {
             return k;
         }
@@ -203,19 +231,19 @@ impl Decider<'_> {
 
     /// Whether coefficient `i` may go from `from` to `to`: tokens below `min_tokens` must stay.
     fn may(&self, i: usize, from: i32, to: i32) -> bool {
-        let (levels, c) = (self.level.layout.levels, self.level.layout.coefficients);
+        let (levels, c) = (self.levels(), self.level.layout.coefficients);
         i >= self.rdo.min_tokens
             || (0..levels).all(|l| l * c + i >= self.rdo.min_tokens || from / span(levels, l) == to / span(levels, l))
     }
 
     /// Bits (1/256) of what levels before the finest say about a magnitude that they can see.
     fn coarse_cost(&self, intra: bool, class: u8, k: i32, i: usize, around: &Surroundings) -> u32 {
-        let levels = self.level.layout.levels;
+        let levels = self.levels();
         let (inner, outer) = around.classes(i);
         let energy = around.coarse_class(i);
         let (mut total, mut before) = (0, 0);
         for level in 0..levels - 1 {
-            let (m, set) = (k / span(levels, level), Set::new(level, intra));
+            let (m, set) = (k / span(levels, level), Set::new(self.level.depth, level, intra));
             if before > 0 {
                 total += self.refinement_cost(set, class, energy, before, m, true);
             } else if m > 0 {
@@ -234,7 +262,7 @@ impl Decider<'_> {
     }
 
     /// Bits of a digit that refines `before` to `m`; `flagged`: not the last of its cell.
-    fn refinement_cost(&self, set: Set, class: u8, energy: usize, before: i32, m: i32, flagged: bool) -> u32 {
+    pub(super) fn refinement_cost(&self, set: Set, class: u8, energy: usize, before: i32, m: i32, flagged: bool) -> u32 {
         let assumed = 3 * before + 1;
         let mut total = if flagged { self.costs.bit(set.middle(before, class, energy), m != assumed) } else { 0 };
         if m != assumed {
@@ -247,7 +275,7 @@ impl Decider<'_> {
     #[inline]
     #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
     fn price(&self, set: Set, intra: bool, flag: usize, i: usize, k: i32, x: f32, lambda: f32, around: &Surroundings) -> Choice {
-        let finest = self.level.layout.levels - 1;
+        let finest = self.level.level;
         let (mut fine, mut coarse, mut implied) = (self.costs.bit(flag, k != 0), 0, 0);
         if k > 0 {
             let (class, energy) = (self.level.classes[i], around.coarse_class(i));
@@ -283,11 +311,9 @@ impl Decider<'_> {
         target: &Target,
     ) -> u32 {
         let layout = self.level.layout;
-        let finest = layout.levels - 1;
-        let intra = self.level.intra(cell);
-        let set = Set::new(finest, intra);
-        let step = step(self.quantiser) as f32;
-        let lambda = self.rdo.lambda * LAMBDA * step * step / COST_ONE_BIT as f32;
+        let finest = self.level.level;
+        let (intra, set) = (self.level.intra(cell), self.level.set(cell));
+        let lambda = self.lambda();
         let context = counts::context(field, place, finest, self.level.hint(cell));
         let empty = counts::cost(self.costs, set, context, 0);
         let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else { return empty };

@@ -42,21 +42,29 @@ fn motion(seed: u64, cells: usize) -> Vec<i32> {
     out
 }
 
-/// Writes and reads a block; returns bytes by level.
-fn round_trip(levels: usize, quantiser: u8, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Vec<usize> {
+/// Writes and reads a block of `depth` levels, from one set of latents or one for each level; returns bytes by level.
+fn round_trip(depth: usize, quantiser: u8, latents: &[&[i16]], motion: Option<&[i32]>, rdo: &Rdo) -> Vec<usize> {
     let p = positions(8);
-    let layout = NestedLayout::new(&p, levels, 5, 3).expect("valid");
+    let layout = NestedLayout::new(&p, 3, 5, 3).expect("valid");
     let tables = Tables::flat(CONTEXTS);
     let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
     let mut decoder = NestedDecoder::new(&layout, &tables).expect("tables fit");
-    encoder.quantise(latents, quantiser, motion, rdo).expect("quantises");
-    let (mut a, mut b) = (vec![1; latents.len()], vec![2; latents.len()]);
+    if let [latents] = latents {
+        encoder.quantise(latents, quantiser, depth, motion, rdo).expect("quantises");
+    } else {
+        encoder.begin_block(depth, quantiser).expect("depth");
+        for (level, latents) in latents.iter().enumerate() {
+            encoder.quantise_level(level, latents, motion, rdo).expect("quantises");
+        }
+    }
+    let n = latents[0].len();
+    let (mut a, mut b) = (vec![1; n], vec![2; n]);
     let (mut na, mut nb) = (vec![1; 15], vec![2; 15]);
     let mut sizes = Vec::new();
-    for level in 0..levels {
+    for level in 0..depth {
         let mut segment = Vec::new();
         encoder.write_segment(level, motion, &mut segment).expect("writes");
-        decoder.read_segment(level, motion.is_none(), &segment).expect("reads");
+        decoder.read_segment(level, Shape { key: motion.is_none(), depth }, &segment).expect("reads");
         if let Some(m) = motion {
             assert_eq!(decoder.motion(), m);
         }
@@ -77,7 +85,7 @@ fn round_trip(levels: usize, quantiser: u8, latents: &[i16], motion: Option<&[i3
 fn motion_of_endless_size_is_refused() {
     let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
     let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
-    let refused = decoder.read_segment(0, false, &[75, 133, 51, 0, 66, 163]);
+    let refused = decoder.read_segment(0, Shape { key: false, depth: 3 }, &[75, 133, 51, 0, 66, 163]);
     assert!(matches!(refused, Err(crate::Error::Malformed(_))));
 }
 
@@ -86,25 +94,40 @@ proptest! {
 
     #[test]
     fn blocks_round_trip(
-        seed in any::<u64>(), levels in 1usize..=4, quantiser in 0u8..=87, key in any::<bool>(),
+        seed in any::<u64>(), depth in 1usize..=3, quantiser in 0u8..=87, key in any::<bool>(),
         scale in 1.0f64..12.0, lambda in prop::sample::select(vec![0.0f32, 1.0, 3.0]),
         most in prop::sample::select(vec![usize::MAX, 0, 1, 30, 200]), least in prop::sample::select(vec![0usize, 10, 300]),
     ) {
         let x = latents(seed, 15, 192, scale.exp());
         let m = motion(seed, 15);
         let rdo = Rdo { lambda, min_tokens: least, max_tokens: most };
-        round_trip(levels, quantiser, &x, (!key).then_some(&m[..]), &rdo);
+        round_trip(depth, quantiser, &[&x], (!key).then_some(&m[..]), &rdo);
+    }
+
+    #[test]
+    fn levels_with_latents_of_their_own_round_trip(
+        seed in any::<u64>(), depth in 2usize..=3, quantiser in 0u8..=87, key in any::<bool>(),
+        scale in 1.0f64..12.0, least in prop::sample::select(vec![0usize, 10, 300]),
+        most in prop::sample::select(vec![usize::MAX, 0, 1, 30, 200]),
+    ) {
+        let x: Vec<_> = (0..3).map(|i| latents(seed.wrapping_add(i), 15, 192, scale.exp())).collect();
+        let m = motion(seed, 15);
+        let rdo = Rdo { lambda: 1.0, min_tokens: least, max_tokens: most };
+        let x: Vec<&[i16]> = x.iter().take(depth).map(|x| &x[..]).collect();
+        round_trip(depth, quantiser, &x, (!key).then_some(&m[..]), &rdo);
     }
 
     #[test]
     fn any_bytes_are_read_or_refused(
         data in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..=3), key in any::<bool>(),
+        left_out in 0usize..3,
     ) {
+        let shape = Shape { key, depth: data.len().max(3 - left_out) };
         let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
         let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
         let (mut x, mut n) = (vec![0; 15 * 192], vec![0; 15]);
         for (level, segment) in data.iter().enumerate() {
-            match decoder.read_segment(level, key, segment) {
+            match decoder.read_segment(level, shape, segment) {
                 Ok(()) => prop_assert!(decoder.motion().iter().all(|v| v.abs() <= motion::MAX_MOTION)),
                 Err(e) => {
                     prop_assert!(matches!(e, crate::Error::Malformed(_)));
@@ -122,7 +145,7 @@ proptest! {
         let tables = Tables::flat(CONTEXTS);
         let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
         let mut decoder = NestedDecoder::new(&layout, &tables).expect("tables fit");
-        encoder.quantise(&latents(seed, 15, 192, 900.0), 24, None, &Rdo::default()).expect("quantises");
+        encoder.quantise(&latents(seed, 15, 192, 900.0), 24, 3, None, &Rdo::default()).expect("quantises");
         for level in 0..3 {
             let mut segment = Vec::new();
             encoder.write_segment(level, None, &mut segment).expect("writes");
@@ -130,7 +153,7 @@ proptest! {
                 let i = at.index(segment.len());
                 segment[i] ^= flip;
             }
-            if decoder.read_segment(level, true, &segment).is_err() {
+            if decoder.read_segment(level, Shape { key: true, depth: 3 }, &segment).is_err() {
                 break;
             }
         }
@@ -139,9 +162,14 @@ proptest! {
 
 #[test]
 fn extreme_latents_round_trip() {
-    for levels in 1..=4 {
+    for depth in 1..=3 {
         for (quantiser, value) in [(0, i16::MIN), (0, i16::MAX), (87, i16::MAX), (3, -1)] {
-            round_trip(levels, quantiser, &vec![value; 15 * 192], None, &Rdo::default());
+            let x = vec![value; 15 * 192];
+            round_trip(depth, quantiser, &[&x], None, &Rdo::default());
+            // each level takes back all that the one before said
+            let y = vec![value.saturating_neg(); 15 * 192];
+            let turns: Vec<&[i16]> = [&x[..], &y, &x].into_iter().take(depth).collect();
+            round_trip(depth, quantiser, &turns, None, &Rdo { lambda: 0.0, ..Rdo::default() });
         }
     }
 }
@@ -149,7 +177,7 @@ fn extreme_latents_round_trip() {
 #[test]
 fn nothing_costs_nothing() {
     let m = vec![0; 45];
-    let sizes = round_trip(3, 30, &vec![0; 15 * 192], Some(&m), &Rdo::default());
+    let sizes = round_trip(3, 30, &[&vec![0; 15 * 192]], Some(&m), &Rdo::default());
     assert!(sizes.iter().sum::<usize>() <= 20, "{sizes:?} bytes for an empty block of an untrained bundle");
 }
 
@@ -157,11 +185,15 @@ fn nothing_costs_nothing() {
 fn levels_cannot_be_skipped() {
     let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
     let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
-    assert!(decoder.read_segment(1, true, &[]).is_err());
-    assert!(decoder.read_segment(0, true, &[]).is_ok());
-    assert!(decoder.read_segment(2, true, &[]).is_err());
-    assert!(decoder.read_segment(0, true, &[]).is_ok());
-    assert!(decoder.read_segment(1, false, &[]).is_err(), "a block is key at all levels or none");
+    let key = Shape { key: true, depth: 3 };
+    assert!(decoder.read_segment(1, key, &[]).is_err());
+    assert!(decoder.read_segment(0, key, &[]).is_ok());
+    assert!(decoder.read_segment(2, key, &[]).is_err());
+    assert!(decoder.read_segment(0, key, &[]).is_ok());
+    assert!(decoder.read_segment(1, Shape { key: false, depth: 3 }, &[]).is_err(), "a block is key at all levels or none");
+    assert!(decoder.read_segment(0, Shape { key: true, depth: 2 }, &[]).is_ok());
+    assert!(decoder.read_segment(1, key, &[]).is_err(), "a block has one depth");
+    assert!(decoder.read_segment(0, Shape { key: true, depth: 4 }, &[]).is_err());
     assert!(NestedDecoder::new(&layout, &Tables::flat(3)).is_err());
 }
 
@@ -174,7 +206,7 @@ fn estimates_are_near_the_truth() {
     let x = latents(3, 300, 768, 1500.0);
     let energy: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
     for quantiser in [16, 28, 40] {
-        let estimate = encoder.quantise(&x, quantiser, None, &Rdo::default()).expect("quantises");
+        let estimate = encoder.quantise(&x, quantiser, 3, None, &Rdo::default()).expect("quantises");
         let mut out = Vec::new();
         (0..3).for_each(|level| encoder.write_segment(level, None, &mut out).expect("writes"));
         let (mut y, mut n) = (vec![0; x.len()], vec![0; 300]);
@@ -182,6 +214,15 @@ fn estimates_are_near_the_truth() {
         let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
         let told = estimate.luma + estimate.chroma;
         assert!((told / error - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion {told} for {error}");
+        let levels: f64 = {
+            encoder.begin_block(2, quantiser).expect("depth");
+            encoder.quantise_level(0, &x, None, &Rdo::default()).expect("quantises");
+            let finest = encoder.quantise_level(1, &x, None, &Rdo::default()).expect("quantises");
+            encoder.dequantise(2, None, &mut y, &mut n).expect("sizes fit");
+            let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+            (finest.luma + finest.chroma) / error
+        };
+        assert!((levels - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion off by a factor of {levels}");
         assert!(error < energy && estimate.coded_cells == n.iter().filter(|n| **n > 0).count());
     }
 }
@@ -194,7 +235,7 @@ fn segments_stay_as_they_are() {
     let (x, m) = (latents(11, 15, 192, 700.0), motion(5, 15));
     let mut sums = Vec::new();
     for motion in [None, Some(&m[..])] {
-        encoder.quantise(&x, 24, motion, &Rdo { lambda: 0.0, ..Rdo::default() }).expect("quantises");
+        encoder.quantise(&x, 24, 3, motion, &Rdo { lambda: 0.0, ..Rdo::default() }).expect("quantises");
         for level in 0..3 {
             let mut segment = Vec::new();
             encoder.write_segment(level, motion, &mut segment).expect("writes");
@@ -207,4 +248,4 @@ fn segments_stay_as_they_are() {
 
 /// Length and FNV-1a of each segment: key block, then inter block.
 const SEGMENTS: [(usize, u32); 6] =
-    [(27, 1786728252), (93, 75817936), (268, 1996068629), (50, 762713860), (93, 1370240630), (269, 4284279554)];
+    [(27, 1786728252), (94, 2960086413), (269, 2685331805), (50, 762713860), (94, 1940004832), (270, 2624332252)];

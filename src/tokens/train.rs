@@ -10,7 +10,7 @@ use super::{Estimate, NestedEncoder, NestedLayout, Rdo};
 use crate::entropy::{BitCoder, Collector, Tables, fit};
 use crate::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"ETKDUMP1";
+const MAGIC: [u8; 8] = *b"ETKDUMP2";
 
 /// One block of a dump.
 #[derive(Debug, Clone, Default)]
@@ -25,12 +25,14 @@ pub struct Record {
     pub cells_y: usize,
     /// Planes dy, dx, mode.
     pub motion: Vec<i32>,
-    /// \[cells, C\].
-    pub latents: Vec<i16>,
+    /// Levels it was coded in.
+    pub depth: usize,
+    /// \[cells, C\], for all levels together or for each.
+    pub latents: Vec<Vec<i16>>,
 }
 
-/// A dump: `ETKDUMP1`, then C and L (u32), C positions of four u16; then per block: key u8, quantiser u8, zero u16, cells_x u32,
-/// cells_y u32, motion i32\[3 * cells\], latents i16\[cells * C\]. All little-endian.
+/// A dump: `ETKDUMP2`, then C and L (u32), C positions of four u16; then per block: key u8, quantiser u8, depth u8, n u8 (1 or
+/// depth), cells_x u32, cells_y u32, motion i32\[3 * cells\], latents i16\[n * cells * C\]. All little-endian.
 #[derive(Debug)]
 pub struct DumpReader<R> {
     input: R,
@@ -42,6 +44,23 @@ pub struct DumpReader<R> {
 
 fn io(error: std::io::Error) -> Error {
     Error::Model(format!("dump of latents: {error}; write it again"))
+}
+
+impl Record {
+    /// Quantises the block with `quantiser`, each level from its latents.
+    pub fn quantise(&self, encoder: &mut NestedEncoder, quantiser: u8, rdo: &Rdo) -> Result<Estimate> {
+        let motion = (!self.key).then_some(&self.motion[..]);
+        if let [latents] = &self.latents[..] {
+            return encoder.quantise(latents, quantiser, self.depth, motion, rdo);
+        }
+        encoder.begin_block(self.depth, quantiser)?;
+        let mut sum = Estimate::default();
+        for (level, latents) in self.latents.iter().enumerate() {
+            let one = encoder.quantise_level(level, latents, motion, rdo)?;
+            sum = Estimate { bits: sum.bits + one.bits, ..one };
+        }
+        Ok(sum)
+    }
 }
 
 impl<R: Read> DumpReader<R> {
@@ -80,10 +99,20 @@ impl<R: Read> DumpReader<R> {
         let mut bytes = vec![0; 12 * cells];
         self.input.read_exact(&mut bytes).map_err(io)?;
         let motion = bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let depth = usize::from(head[2]);
         bytes.resize(2 * cells * self.positions.len(), 0);
-        self.input.read_exact(&mut bytes).map_err(io)?;
-        let latents = bytes.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect();
-        Ok(Some(Record { key: head[0] != 0, quantiser: head[1], cells_x, cells_y, motion, latents }))
+        let mut latents = Vec::new();
+        for _ in 0..head[3] {
+            self.input.read_exact(&mut bytes).map_err(io)?;
+            latents.push(bytes.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect());
+        }
+        if latents.len() != 1 && latents.len() != depth {
+            return Err(Error::Model(format!(
+                "a dump with {} sets of latents for {depth} levels; write it again",
+                latents.len()
+            )));
+        }
+        Ok(Some(Record { key: head[0] != 0, quantiser: head[1], cells_x, cells_y, motion, depth, latents }))
     }
 }
 
@@ -142,9 +171,9 @@ impl Trainer {
             _ => NestedEncoder::new(&NestedLayout::new(&self.positions, self.levels, size.0, size.1)?, &self.tables)?,
         };
         let motion = (!record.key).then_some(&record.motion[..]);
-        let estimate = encoder.quantise(&record.latents, record.quantiser, motion, &self.rdo)?;
+        let estimate = record.quantise(&mut encoder, record.quantiser, &self.rdo)?;
         let mut total = 0;
-        for level in 0..self.levels {
+        for level in 0..record.depth {
             self.bytes.clear();
             encoder.write_segment(level, motion, &mut self.bytes)?;
             total += self.bytes.len();
@@ -152,7 +181,7 @@ impl Trainer {
         }
         // a per cent matters as much in a small block as in a large one, but for the smallest
         let weight = 1.0e4 / (4000.0 + 8.0 * total as f32);
-        for level in 0..self.levels {
+        for level in 0..record.depth {
             encoder.observe(level, motion, &mut self.collector)?;
             self.collector.end_segment(weight);
         }
@@ -169,7 +198,7 @@ impl Trainer {
         let c = self.positions.len();
         let groups = self.groups();
         let step = f64::from(step(record.quantiser));
-        for (cell, latents) in record.latents.chunks_exact(c).enumerate() {
+        for (cell, latents) in record.latents.last().map_or(&[][..], |l| l).chunks_exact(c).enumerate() {
             let decided = encoder.decided(cell);
             let Some(last) = decided.iter().rposition(|k| *k != 0) else {
                 continue;
@@ -179,13 +208,14 @@ impl Trainer {
                 let (k, x) = (i32::from(decided[i]), f64::from(latents[i]) / step);
                 self.moments.hits[i][0] += weight * f64::from(k != 0);
                 self.moments.hits[i][1] += weight * density;
-                for level in 0..self.levels {
-                    let span = span(self.levels, level);
+                for level in 0..record.depth {
+                    // the others have latents of their own
+                    let span = span(record.depth, level);
                     let m = k.abs() / span;
-                    if m > 0 {
+                    if m > 0 && (record.latents.len() == 1 || level + 1 == record.depth) {
                         let width = f64::from(span);
                         let middle = f64::from(m) * width + (width - 1.0) / 2.0;
-                        let slot = &mut self.moments.offsets[bias_index(self.levels - 1 - level, m, groups[i])];
+                        let slot = &mut self.moments.offsets[bias_index(record.depth - 1 - level, m, groups[i])];
                         slot[0] += weight * (middle - x.abs()) / width;
                         slot[1] += weight;
                     }
@@ -206,7 +236,9 @@ impl Trainer {
         for (context, &init) in self.tables.init().iter().enumerate() {
             let bits = self.collector.bits(context, init);
             let name = match describe(context) {
-                Some((level, intra, part)) => format!("{part}, level {level}{}", if intra { ", intra" } else { "" }),
+                Some((depth, level, intra, part)) => {
+                    format!("{part}, level {level} of {depth}{}", if intra { ", intra" } else { "" })
+                }
                 None => "motion".to_owned(),
             };
             match shares.iter_mut().find(|s| s.0 == name) {

@@ -90,6 +90,8 @@ impl Rgb {
             chroma_site: 0,
             key_int_max: 0,
             search,
+            layers: 0,
+            drift_free: false,
             live,
         }
     }

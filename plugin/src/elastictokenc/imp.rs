@@ -236,6 +236,8 @@ impl ElasticTokEnc {
             chroma_site: chroma_site_to_header(&site),
             key_int_max: settings.key_int_max,
             search,
+            layers: settings.layers,
+            drift_free: settings.drift_free,
             live: settings.live(),
         })
         .map_err(|e| error_message(&e))?;

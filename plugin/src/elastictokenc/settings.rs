@@ -51,6 +51,8 @@ pub struct Settings {
     /// `None`: the user left it to the model.
     pub search: Option<Search>,
     pub key_int_max: u32,
+    pub layers: u32,
+    pub drift_free: bool,
     /// A live property changed since the streaming thread last looked.
     pub changed: bool,
 }
@@ -68,6 +70,8 @@ impl Default for Settings {
             max_tokens: 0,
             search: None,
             key_int_max: DEFAULT_KEY_INT_MAX,
+            layers: 0,
+            drift_free: false,
             changed: false,
         }
     }
@@ -162,6 +166,20 @@ impl Settings {
                 .default_value(DEFAULT_KEY_INT_MAX)
                 .mutable_ready()
                 .build(),
+            glib::ParamSpecUInt::builder("layers")
+                .nick("Layers")
+                .blurb("Layers to code blocks in at the most; what can be thinned out is all but the first (0 = as many as the model has)")
+                .maximum(32)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecBoolean::builder("drift-free")
+                .nick("Drift Free")
+                .blurb(
+                    "Give every layer a reference of its own, so that receivers of thinned streams do not drift; \
+                     takes a decoder's time for each layer but one, and some bits",
+                )
+                .mutable_ready()
+                .build(),
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
                 .blurb("Measurements since the stream began: blocks, tokens, bytes of each layer, candidates evaluated, times in ms, PSNR of the last block where it was decoded, search and provider in use")
@@ -186,6 +204,8 @@ impl Settings {
             "max-tokens" => self.max_tokens = value.get().expect("type checked upstream"),
             "search" => self.search = Some(value.get().expect("type checked upstream")),
             "key-int-max" => self.key_int_max = value.get().expect("type checked upstream"),
+            "layers" => self.layers = value.get().expect("type checked upstream"),
+            "drift-free" => self.drift_free = value.get().expect("type checked upstream"),
             _ => return false,
         }
         self.changed = true;
@@ -203,6 +223,8 @@ impl Settings {
             "max-tokens" => self.max_tokens.to_value(),
             "search" => self.search.unwrap_or_default().to_value(),
             "key-int-max" => self.key_int_max.to_value(),
+            "layers" => self.layers.to_value(),
+            "drift-free" => self.drift_free.to_value(),
             other => return self.model.get(other),
         })
     }

@@ -59,8 +59,21 @@ fn block_headers() {
             "0e 05 02 20 02 20 0a ff ff ff ff ff ff ff ff ff 01 0c",
         ),
     ];
+    let shallow = BlockHeader {
+        key: false,
+        epoch: 5,
+        position: 1,
+        left_out: 1,
+        frames: 2,
+        quantiser: 32,
+        timing: timing(None, false, None),
+    };
+    let mut out = BytesMut::new();
+    shallow.write(2, &mut out).expect("valid");
+    assert_eq!(hex(&out), "10 05 01 20 c8");
+    assert_eq!(BlockHeader::parse(&out, 2), Ok((shallow, out.len())));
     for (position, frames, timing, bytes) in table {
-        let header = BlockHeader { key: position == 0, epoch: 5, position, frames, quantiser: 32, timing };
+        let header = BlockHeader { key: position == 0, epoch: 5, position, left_out: 0, frames, quantiser: 32, timing };
         let mut out = BytesMut::new();
         header.write(2, &mut out).expect("valid");
         assert_eq!(hex(&out), bytes, "{header:?}");
@@ -73,7 +86,7 @@ const BLOCK: &str = "01 00 20 00 ed 09 f4 f5 31 32 33 34 35 36 37 38 39 00 07 51
 #[test]
 fn block_and_stream() {
     let timing = Timing { base: Some(0), ..Timing::default() };
-    let header = BlockHeader { key: true, epoch: 0, position: 0, frames: 2, quantiser: 32, timing };
+    let header = BlockHeader { key: true, epoch: 0, position: 0, left_out: 0, frames: 2, quantiser: 32, timing };
     let mut block = BytesMut::new();
     let mut writer = BlockWriter::begin(&header, 2, &mut block).expect("valid");
     for payload in [&b"123456789"[..], b"", b"layer 2", b""] {

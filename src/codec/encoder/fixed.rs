@@ -43,6 +43,8 @@ pub(super) struct FixedBlocks {
     decoder: Option<DecoderGraph>,
     coder: FixedCoder,
     method: SearchMethod,
+    /// Tokens of a cell in as many layers as are coded.
+    all: u32,
     rate: RateController,
     measure: CellLosses,
     losses: Vec<f32>,
@@ -59,6 +61,13 @@ impl FixedBlocks {
     pub fn new(config: &EncoderConfig, geometry: Geometry, seconds: f64) -> Result<Self> {
         let bundle = config.bundle.clone();
         let manifest = &bundle.manifest;
+        if config.drift_free {
+            return Err(Error::Settings(format!(
+                "drift-free needs a nested bundle, such as builtin, and '{}' has fsq or vae tokens; unset it",
+                manifest.name
+            )));
+        }
+        let layers = (config.layers as usize).min(manifest.layers.len()).checked_sub(1);
         let mut decoder = None;
         let slot = &mut decoder;
         let graph = EncoderGraph::open_alone(&bundle, &geometry, &config.runtime, |runtime| {
@@ -70,6 +79,7 @@ impl FixedBlocks {
             decoder,
             coder: fixed(manifest, &geometry)?,
             method: config.search,
+            all: layers.map_or(manifest.tokens_per_cell, |last| manifest.layers[last]),
             rate: RateController::new(config.live, seconds),
             measure: CellLosses::new(geometry, manifest.block_length as usize),
             losses: vec![0.0; geometry.cells()],
@@ -189,8 +199,7 @@ impl FixedBlocks {
     /// What may be chosen.
     fn problem(&self) -> Problem {
         let live = self.rate.live();
-        let all = self.bundle.manifest.tokens_per_cell;
-        let most = if live.max_tokens == 0 { all } else { all.min(live.max_tokens) };
+        let most = if live.max_tokens == 0 { self.all } else { self.all.min(live.max_tokens) };
         let least = self.bundle.manifest.min_tokens.max(live.min_tokens).min(most);
         let target = if live.target_mse > 0.0 { live.target_mse } else { mse_of_psnr(live.target_psnr) };
         Problem { cells: self.counts.len(), least, most, target: target as f32 }
@@ -323,7 +332,7 @@ impl BlockCoder for FixedBlocks {
         }
         self.spent.token_time += started.elapsed();
         let psnr = (self.ran == Ran::Both).then(|| psnr_of(&self.losses));
-        Ok(Coded { quantiser: 0, psnr, evaluations })
+        Ok(Coded { left_out: 0, quantiser: 0, psnr, evaluations })
     }
 
     fn segments(&self) -> &[Vec<u8>] {

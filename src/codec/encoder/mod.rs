@@ -45,6 +45,11 @@ pub struct EncoderConfig {
     pub key_int_max: u32,
     /// How targets are met.
     pub search: SearchMethod,
+    /// Layers to code blocks in at the most; 0 = as many as the bundle has.
+    pub layers: u32,
+    /// Gives every layer a reference of its own, so that no receiver of fewer layers drifts. Costs a run of both graphs for each
+    /// layer but one, and some bits. Nested bundles only.
+    pub drift_free: bool,
     /// What may change while coding.
     pub live: LiveSettings,
 }
@@ -129,6 +134,8 @@ trait BlockCoder: Send {
 /// What is known of a block just coded.
 #[derive(Debug, Clone, Copy, Default)]
 struct Coded {
+    /// Layers fewer than the bundle has.
+    left_out: u8,
     quantiser: u8,
     psnr: Option<f64>,
     evaluations: u32,
@@ -298,7 +305,7 @@ impl Encoder {
         }
         let position = if key { 0 } else { self.position.map_or(0, |p| p + 1) };
         let coded = self.coder.code(key, position)?;
-        let packet = self.pack(key, position, real, coded.quantiser)?;
+        let packet = self.pack(key, position, real, &coded)?;
         self.coder.learn(packet.data.len() as f64 * 8.0);
         self.position = Some(position);
         self.frames_since_key += real as u32;
@@ -319,9 +326,10 @@ impl Encoder {
     }
 
     /// Writes the block as coded.
-    fn pack(&mut self, key: bool, position: u32, real: usize, quantiser: u8) -> Result<Packet> {
+    fn pack(&mut self, key: bool, position: u32, real: usize, coded: &Coded) -> Result<Packet> {
         let timing = self.timeline.encode(position, &self.times)?;
-        let header = BlockHeader { key, epoch: self.epoch, position, frames: real as u8, quantiser, timing };
+        let Coded { left_out, quantiser, .. } = *coded;
+        let header = BlockHeader { key, epoch: self.epoch, position, left_out, frames: real as u8, quantiser, timing };
         let mut writer = BlockWriter::begin(&header, self.header.block_length, &mut self.out)?;
         for (segment, bytes) in self.coder.segments().iter().zip(&mut self.stats.layer_bytes) {
             writer.segment(segment);

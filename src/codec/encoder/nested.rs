@@ -22,6 +22,8 @@ const SCENE_CHANGE: f32 = 0.35;
 const NOTHING_LEFT: f32 = 0.9;
 /// SAD that a bit of motion is worth, in quantiser steps (pixel units).
 const MOTION_LAMBDA: f32 = 0.4;
+/// Step of a block's coarsest level at the most, in pixel units: what the in-loop filter was trained to.
+const COARSEST_BASE: f32 = 110.0;
 /// How far `search=full` and `binary` look around the proposed quantiser.
 const SEARCH_WINDOW: u8 = 16;
 
@@ -34,8 +36,16 @@ pub struct BlockView<'a> {
     pub quantiser: u8,
     /// Planes dy, dx, mode.
     pub motion: &'a [i32],
-    /// The encoder graph's latents, \[cells, C\] in the graph's order.
-    pub latents: &'a [i16],
+    /// Levels it was coded in.
+    pub depth: usize,
+    /// The encoder graph's latents, \[cells, C\] in the graph's order: for all levels, or one after the other for each.
+    pub latents: Vec<&'a [i16]>,
+}
+
+/// A receiver of fewer layers, and what it lacks of the picture.
+struct Receiver {
+    graph: EncoderGraph,
+    decoder: DecoderGraph,
 }
 
 /// Codes blocks of a nested bundle, closed loop around the decoder graph.
@@ -43,8 +53,13 @@ pub(super) struct NestedBlocks {
     geometry: Geometry,
     graph: EncoderGraph,
     decoder: DecoderGraph,
+    /// What receivers of fewer layers have, the fewest first; empty where they may drift.
+    lower: Vec<Receiver>,
     nested: NestedEncoder,
     levels: usize,
+    /// Most levels of a block, and those of the block in hand.
+    most_levels: usize,
+    depth: usize,
     scale: f32,
     method: SearchMethod,
     search: MotionSearch,
@@ -58,6 +73,8 @@ pub(super) struct NestedBlocks {
     /// The block last coded: key, quantiser, luma PSNR before the loop filter and after it.
     last: (bool, u8, f64, f64),
     counts: Vec<i32>,
+    /// Counts as receivers of fewer layers have them.
+    lower_counts: Vec<i32>,
     /// The block's segments, one for each level.
     segments: Vec<Vec<u8>>,
     stats: Spent,
@@ -78,10 +95,19 @@ impl NestedBlocks {
         let Nested { layout, tables, levels, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
         let decoder = DecoderGraph::open(&config.bundle, &geometry, &config.runtime)?;
         let graph = EncoderGraph::open(&config.bundle, &geometry, &config.runtime, &decoder)?;
+        let most_levels = if config.layers == 0 { levels } else { levels.min(config.layers as usize) };
+        let receiver = |_| -> Result<Receiver> {
+            let decoder = DecoderGraph::open(&config.bundle, &geometry, &config.runtime)?;
+            Ok(Receiver { graph: EncoderGraph::open(&config.bundle, &geometry, &config.runtime, &decoder)?, decoder })
+        };
+        let lower = (1..if config.drift_free { most_levels } else { 1 }).map(receiver).collect::<Result<_>>()?;
         let block_length = manifest.block_length as usize;
         Ok(Self {
             nested: NestedEncoder::new(&layout, &tables)?,
             levels,
+            most_levels,
+            depth: most_levels,
+            lower,
             scale,
             method: config.search,
             search: MotionSearch::new(geometry.aligned_width, geometry.aligned_height, block_length),
@@ -92,6 +118,7 @@ impl NestedBlocks {
             first: true,
             last: (true, 0, 0.0, 0.0),
             counts: vec![0; geometry.cells()],
+            lower_counts: vec![0; geometry.cells()],
             segments: vec![Vec::new(); levels],
             stats: Spent::default(),
             graph,
@@ -115,7 +142,37 @@ impl NestedBlocks {
     }
 
     fn run_time(&self) -> Duration {
-        self.graph.run_time() + self.decoder.run_time()
+        let lower: Duration = self.lower.iter().map(|r| r.graph.run_time() + r.decoder.run_time()).sum();
+        self.graph.run_time() + self.decoder.run_time() + lower
+    }
+
+    /// Levels for a block: no more than leave the coarsest one a picture, and always the same between key blocks where
+    /// receivers must not drift.
+    fn levels_for(&self, key: bool, quantiser: u8) -> usize {
+        if !key && !self.lower.is_empty() {
+            return self.depth;
+        }
+        let fits = |levels: &usize| effective_step(quantiser, self.scale, levels - 1) <= COARSEST_BASE;
+        (1..=self.most_levels).rev().find(fits).unwrap_or(1)
+    }
+
+    /// Decodes the block as receivers of fewer layers do.
+    fn follow(&mut self, key: bool, quantiser: u8) -> Result<()> {
+        let motion = (!key).then_some(&self.motion[..]);
+        let sent = sent_levels(&self.segments);
+        // a block of fewer levels than there are receivers: the others get all of it
+        for (layers, r) in (1..).zip(&mut self.lower) {
+            let layers = sent.min(layers);
+            if let TokensMut::I16(latents) = r.decoder.tokens_mut() {
+                self.nested.dequantise(layers, motion, latents, &mut self.lower_counts)?;
+            }
+            r.decoder.counts_mut().copy_from_slice(&self.lower_counts);
+            r.decoder.set_step(effective_step(quantiser, self.scale, self.depth - layers));
+            r.decoder.run()?;
+            r.decoder.commit();
+            r.graph.commit();
+        }
+        Ok(())
     }
 
     fn rdo(&self) -> Rdo {
@@ -134,7 +191,21 @@ impl NestedBlocks {
         let Tokens::I16(latents) = self.graph.tokens() else {
             return Err(Error::Model("a nested bundle's encoder gave no i16 latents; export the bundle again".into()));
         };
-        let estimate = self.nested.quantise(latents, quantiser, (!key).then_some(&self.motion[..]), &rdo)?;
+        let depth = self.levels_for(key, quantiser);
+        self.depth = depth;
+        let motion = (!key).then_some(&self.motion[..]);
+        let estimate = if self.lower.is_empty() || depth == 1 {
+            self.nested.quantise(latents, quantiser, depth, motion, &rdo)?
+        } else {
+            self.nested.begin_block(depth, quantiser)?;
+            let mut bits = 0.0;
+            for (level, r) in self.lower.iter().take(depth - 1).enumerate() {
+                let Tokens::I16(theirs) = r.graph.tokens() else { continue };
+                bits += self.nested.quantise_level(level, theirs, motion, &rdo)?.bits;
+            }
+            let finest = self.nested.quantise_level(depth - 1, latents, motion, &rdo)?;
+            Estimate { bits: bits + finest.bits, ..finest }
+        };
         self.stats.token_time += started.elapsed();
         Ok(estimate)
     }
@@ -200,16 +271,17 @@ impl NestedBlocks {
         let motion = (!key).then_some(&self.motion[..]);
         for (level, segment) in self.segments.iter_mut().enumerate() {
             segment.clear();
-            self.nested.write_segment(level, motion, segment)?;
+            if level < self.depth {
+                self.nested.write_segment(level, motion, segment)?;
+            }
         }
-        // Trailing empty layers are not sent, and a decoder cannot tell them from layers that were cut off: do as it will.
-        let sent = self.segments.iter().rposition(|s| !s.is_empty()).map_or(1, |last| last + 1);
+        let sent = sent_levels(&self.segments);
         if let TokensMut::I16(latents) = self.decoder.tokens_mut() {
             self.nested.dequantise(sent, motion, latents, &mut self.counts)?;
         }
         self.decoder.counts_mut().copy_from_slice(&self.counts);
         self.stats.token_time += started.elapsed();
-        self.decoder.set_step(effective_step(quantiser, self.scale, self.levels - sent));
+        self.decoder.set_step(effective_step(quantiser, self.scale, self.depth - sent));
         self.decoder.run()?;
         let n = self.geometry.frame_bytes();
         let frames = self.decoder.frames().chunks_exact(n).zip(self.graph.frames().chunks_exact(n));
@@ -241,6 +313,10 @@ impl BlockCoder for NestedBlocks {
             self.search.reset();
             self.decoder.reset()?;
             self.graph.reset()?;
+            for r in &mut self.lower {
+                r.decoder.reset()?;
+                r.graph.reset()?;
+            }
             self.intra_share = 1.0;
         }
         self.graph.motion_mut().copy_from_slice(&self.motion);
@@ -249,14 +325,23 @@ impl BlockCoder for NestedBlocks {
         self.decoder.set_position(i64::from(position));
         let before = self.run_time();
         self.graph.run(&self.decoder)?;
+        for Receiver { graph, decoder } in &mut self.lower {
+            graph.frames_mut().copy_from_slice(self.graph.frames());
+            graph.motion_mut().copy_from_slice(&self.motion);
+            decoder.motion_mut().copy_from_slice(&self.motion);
+            graph.set_position(i64::from(position));
+            decoder.set_position(i64::from(position));
+            graph.run(&*decoder)?;
+        }
         let (quantiser, estimate) = self.choose(key)?;
         let measured = self.reconstruct(key, quantiser)?;
         self.decoder.commit();
         self.graph.commit();
+        self.follow(key, quantiser)?;
         self.stats.runtime_time += self.run_time() - before;
         self.last = (key, quantiser, self.estimated_psnr(&estimate), measured);
         self.first = false;
-        Ok(Coded { quantiser, psnr: Some(measured), evaluations: 0 })
+        Ok(Coded { left_out: (self.levels - self.depth) as u8, quantiser, psnr: Some(measured), evaluations: 0 })
     }
 
     fn segments(&self) -> &[Vec<u8>] {
@@ -281,7 +366,16 @@ impl BlockCoder for NestedBlocks {
     }
 
     fn view(&self) -> Option<BlockView<'_>> {
-        let Tokens::I16(latents) = self.graph.tokens() else { return None };
-        Some(BlockView { key: self.last.0, quantiser: self.last.1, motion: &self.motion, latents })
+        let lower = self.lower.iter().take(self.depth - 1).map(|r| &r.graph);
+        let latents =
+            lower.chain([&self.graph]).map(|g| if let Tokens::I16(latents) = g.tokens() { Some(latents) } else { None });
+        let (key, quantiser, ..) = self.last;
+        Some(BlockView { key, quantiser, motion: &self.motion, depth: self.depth, latents: latents.collect::<Option<Vec<_>>>()? })
     }
+}
+
+/// Levels that a block is sent with. Trailing empty layers are not sent, and a decoder cannot tell them from layers that were cut
+/// off: the encoder must do as it will.
+fn sent_levels(segments: &[Vec<u8>]) -> usize {
+    segments.iter().rposition(|s| !s.is_empty()).map_or(1, |last| last + 1)
 }

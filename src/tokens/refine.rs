@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Decisions on one level when the levels before it are fixed, because each level has latents of its own.
+//!
+//! A coefficient that the level before shows is assumed to be the middle of its interval, but may be anything: what a receiver
+//! of fewer layers needed, this level may have to take back.
+
+use super::contexts::{MORE, Set};
+use super::counts;
+use super::field::{Field, Surroundings};
+use super::level::{Target, promoted};
+use super::quantise::{Candidate, Decider, Estimate, Workspace};
+use crate::entropy::COST_ONE_BIT;
+
+/// Decides on `decider.level`, given the level before.
+pub(super) struct Refiner<'a> {
+    pub decider: Decider<'a>,
+    pub base: &'a Target,
+}
+
+/// A coefficient's possible value and what it means.
+#[derive(Debug, Clone, Copy)]
+struct Choice {
+    k: i32,
+    /// Squared error in latent units.
+    error: f32,
+    /// Bits (1/256), and those that the last token of a cell need not send.
+    bits: u32,
+    implied: u32,
+}
+
+impl Refiner<'_> {
+    /// Quantises all cells into `target`; `field` is left cleared.
+    pub fn run(
+        &self,
+        latents: &[i16],
+        work: &mut Workspace,
+        field: &mut Field,
+        around: &mut Surroundings,
+        target: &mut Target,
+    ) -> Estimate {
+        let layout = self.decider.level.layout;
+        let mut estimate = Estimate::default();
+        field.clear();
+        self.decider.collect(latents, work, field, target, &mut estimate);
+        for (place, &extent) in self.base.extents.iter().enumerate() {
+            // the count of the level before is a context; what it shows is close to what it sent
+            field.counts[self.decider.level.level - 1][place] = extent;
+            field.extents[place] = extent;
+        }
+        let mut first = 0;
+        let mut cell_candidates = Vec::new();
+        for y in 0..layout.cells_y {
+            for x in 0..layout.cells_x {
+                let (cell, place) = (y * layout.cells_x + x, field.place(x, y));
+                let end = work.ends[cell] as usize;
+                self.candidates(cell, place, latents, &work.candidates[first..end], &mut cell_candidates);
+                first = end;
+                let bits = self.decide(cell, place, &mut cell_candidates, field, around, target);
+                estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
+                self.keep(place, &cell_candidates, target, &mut estimate);
+            }
+        }
+        // extents were only lent for the contexts
+        field.extents.fill(0);
+        field.clear();
+        estimate
+    }
+
+    fn assumed(&self, place: usize, i: usize) -> i32 {
+        i32::from(promoted(self.base.values[place * self.decider.level.layout.coefficients + i]))
+    }
+
+    /// All coefficients that are large or that the level before shows, in the order of tokens.
+    fn candidates(&self, cell: usize, place: usize, latents: &[i16], large: &[Candidate], out: &mut Vec<Candidate>) {
+        let layout = self.decider.level.layout;
+        let c = layout.coefficients;
+        out.clear();
+        out.extend_from_slice(large);
+        let shown = &self.base.values[place * c..place * c + usize::from(self.base.extents[place])];
+        let mut next = large.iter().map(|one| usize::from(one.i)).peekable();
+        for (i, _) in shown.iter().enumerate().filter(|(_, v)| **v != 0) {
+            while next.peek().is_some_and(|n| *n < i) {
+                next.next();
+            }
+            if next.peek() != Some(&i) {
+                let x = latents[cell * c + usize::from(layout.slots[i])].max(-i16::MAX);
+                out.push(Candidate { i: i as u16, x, k: 0 });
+            }
+        }
+        if out.len() > large.len() {
+            out.sort_unstable_by_key(|one| one.i);
+        }
+    }
+
+    /// Decides on a cell: every candidate gets its signed value; returns bits in 1/256.
+    fn decide(
+        &self,
+        cell: usize,
+        place: usize,
+        candidates: &mut [Candidate],
+        field: &mut Field,
+        around: &mut Surroundings,
+        target: &Target,
+    ) -> u32 {
+        let Decider { level, costs, .. } = &self.decider;
+        let (layout, set, lambda) = (level.layout, level.set(cell), self.decider.lambda());
+        let context = counts::context(field, place, level.level, level.hint(cell));
+        let empty = counts::cost(costs, set, context, 0);
+        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else { return empty };
+        around.begin(&target.values, &target.extents, field.pitch(), place, reach, level.intra(cell));
+        let (mut gain, mut bits) = (0.0f32, 0u32);
+        let mut best = (lambda * empty as f32, 0usize, empty);
+        let mut next = 0;
+        for one in candidates.iter_mut() {
+            let i = usize::from(one.i);
+            for skipped in next..i {
+                bits += costs.bit(set.zero(level.classes[skipped], around.zero_class(skipped)), false);
+            }
+            next = i + 1;
+            let assumed = self.assumed(place, i);
+            let default = self.error(i, one.x, assumed);
+            let choice = self.choose(set, i, one.x, assumed, lambda, around);
+            one.k = choice.k;
+            let heard = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
+            if heard > 0 {
+                around.hear(layout, i, heard);
+            }
+            let before = gain + lambda * bits as f32;
+            gain += choice.error - default;
+            bits += choice.bits;
+            if choice.k != assumed {
+                let count = counts::cost(costs, set, context, one.i + 1);
+                let total = before + choice.error - default + lambda * (choice.bits - choice.implied + count) as f32;
+                if total < best.0 || self.protected(i) {
+                    best = (total, i + 1, bits - choice.implied + count);
+                }
+            }
+        }
+        let (_, count, bits) = best;
+        for one in candidates.iter_mut().filter(|one| usize::from(one.i) >= count) {
+            one.k = self.assumed(place, usize::from(one.i));
+        }
+        field.counts[level.level][place] = count as u16;
+        bits
+    }
+
+    fn error(&self, i: usize, x: i16, k: i32) -> f32 {
+        let value = self.decider.value(k.abs(), i) * k.signum();
+        (f32::from(x) - value as f32).powi(2)
+    }
+
+    fn token(&self, i: usize) -> usize {
+        self.decider.level.level * self.decider.level.layout.coefficients + i
+    }
+
+    fn protected(&self, i: usize) -> bool {
+        self.token(i) < self.decider.rdo.min_tokens
+    }
+
+    fn choose(&self, set: Set, i: usize, x: i16, assumed: i32, lambda: f32, around: &Surroundings) -> Choice {
+        let rounded = {
+            let nearest = (f32::from(x.unsigned_abs()) / self.decider.step as f32 + 0.5) as i32;
+            nearest * i32::from(x.signum())
+        };
+        let price = |k: i32| {
+            let (bits, implied) = self.bits(set, i, k, assumed, around);
+            Choice { k, error: self.error(i, x, k), bits, implied }
+        };
+        if self.protected(i) {
+            return price(rounded);
+        }
+        if self.token(i) >= self.decider.rdo.max_tokens {
+            return price(assumed);
+        }
+        let nearer = rounded + (assumed - rounded).signum();
+        let total = |c: &Choice| c.error + lambda * c.bits as f32;
+        let all = [rounded, nearer, assumed].map(price);
+        all.into_iter().min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or(all[2])
+    }
+
+    /// Bits (1/256) of a value, and the part that the last token of a cell need not send.
+    fn bits(&self, set: Set, i: usize, k: i32, assumed: i32, around: &Surroundings) -> (u32, u32) {
+        let Decider { level, costs, .. } = &self.decider;
+        let (class, energy) = (level.classes[i], around.coarse_class(i));
+        if assumed != 0 {
+            let (sign, before) = (assumed.signum(), assumed.abs() / 3);
+            let flagged = self.decider.refinement_cost(set, class, energy, before, k * sign, true);
+            let bare = self.decider.refinement_cost(set, class, energy, before, k * sign, false);
+            let size = (k - assumed).unsigned_abs();
+            return (flagged + if size > 0 { self.beyond(set, false, size - 1) } else { 0 }, flagged - bare);
+        }
+        let flag = costs.bit(set.zero(class, around.zero_class(i)), k != 0);
+        if k == 0 {
+            return (flag, 0);
+        }
+        let two = costs.bit(set.two(class, around.size_class(i)), k.abs() > 1);
+        let size = if k.abs() > 1 { self.beyond(set, true, k.unsigned_abs() - 2) } else { 0 };
+        (flag + COST_ONE_BIT + two + size, flag)
+    }
+
+    fn beyond(&self, set: Set, new: bool, size: u32) -> u32 {
+        let first = set.beyond(new);
+        let flags = (0..size.min(MORE as u32 - 1) + 1).map(|n| self.decider.costs.bit(first + n as usize, size > n)).sum::<u32>();
+        flags + if size >= MORE as u32 { 2 * COST_ONE_BIT * (size - MORE as u32 + 1).ilog2() } else { 0 }
+    }
+
+    /// Writes a cell's values into `target`, and their errors.
+    fn keep(&self, place: usize, candidates: &[Candidate], target: &mut Target, estimate: &mut Estimate) {
+        let layout = self.decider.level.layout;
+        let mut extent = 0;
+        for one in candidates.iter().filter(|one| one.k != 0) {
+            let i = usize::from(one.i);
+            let (was, error) = (f64::from(one.x).powi(2), f64::from(self.error(i, one.x, one.k)));
+            *(if layout.chroma[i] { &mut estimate.chroma } else { &mut estimate.luma }) += error - was;
+            target.values[place * layout.coefficients + i] = one.k as i16;
+            extent = i + 1;
+        }
+        target.extents[place] = extent as u16;
+        estimate.coded_cells += usize::from(extent > 0);
+    }
+}
