@@ -12,6 +12,7 @@ pub mod frame;
 pub mod motion;
 pub mod rate;
 pub mod runtime;
+pub mod search;
 pub mod timing;
 pub mod tokens;
 

@@ -23,8 +23,11 @@ pub enum RateControl {
 pub struct LiveSettings {
     /// What is held constant.
     pub rate_control: RateControl,
-    /// Quality to hold, PSNR of luma in dB, 20..=60.
+    /// Quality to hold in dB, 20..=60: PSNR of luma, or for RGB bundles of all samples.
     pub target_psnr: f64,
+    /// Quality to hold as a mean squared error of samples on the \[-1, 1\] scale, above 0 to 4, for `fsq` and `vae` bundles;
+    /// 0 = `target_psnr` counts.
+    pub target_mse: f64,
     /// Bitrate to hold in kbit/s, 1..=2_000_000.
     pub bitrate: u32,
     /// Count of tokens of every cell; 0 = all.
@@ -37,7 +40,15 @@ pub struct LiveSettings {
 
 impl Default for LiveSettings {
     fn default() -> Self {
-        Self { rate_control: RateControl::Quality, target_psnr: 36.0, bitrate: 2048, tokens: 0, min_tokens: 0, max_tokens: 0 }
+        Self {
+            rate_control: RateControl::Quality,
+            target_psnr: 36.0,
+            target_mse: 0.0,
+            bitrate: 2048,
+            tokens: 0,
+            min_tokens: 0,
+            max_tokens: 0,
+        }
     }
 }
 
@@ -46,6 +57,9 @@ impl LiveSettings {
     pub fn validate(&self) -> Result<()> {
         if !(20.0..=60.0).contains(&self.target_psnr) {
             return Err(Error::Settings(format!("target-psnr {} is outside 20 to 60 dB", self.target_psnr)));
+        }
+        if !(0.0..=4.0).contains(&self.target_mse) {
+            return Err(Error::Settings(format!("target-mse {} is outside 0 to 4", self.target_mse)));
         }
         if !(1..=2_000_000).contains(&self.bitrate) {
             return Err(Error::Settings(format!("bitrate {} is outside 1 to 2000000 kbit/s", self.bitrate)));
@@ -144,8 +158,8 @@ impl RateController {
         }
     }
 
-    /// Bits the next block should have.
-    fn budget(&self, key: bool) -> f64 {
+    /// Bits the next block should have where the bitrate is held; `key`: may take what a key block may.
+    pub fn budget(&self, key: bool) -> f64 {
         let rate = f64::from(self.live.bitrate) * 1000.0;
         let share = rate * self.block_seconds;
         // What is owed is paid back over half a window, what was saved is spent over a whole one.
@@ -183,6 +197,12 @@ impl RateController {
         (other != tried).then_some(other)
     }
 
+    /// Takes the bits of a block out of the bucket; for codecs without a quantiser, instead of [`learn`](Self::learn).
+    pub fn spend(&mut self, bits: f64) {
+        let rate = f64::from(self.live.bitrate) * 1000.0;
+        self.excess = (self.excess + bits - rate * self.block_seconds).max(-rate * WINDOW);
+    }
+
     /// Learns what a block became: `bits` in all, luma PSNR as estimated before and measured after the decoder.
     pub fn learn(&mut self, key: bool, used: u8, bits: f64, estimated_psnr: f64, psnr: f64) {
         let inter = f64::from(used) + self.refinement(key);
@@ -192,7 +212,7 @@ impl RateController {
             RateControl::Tokens => {}
             RateControl::Bitrate => {
                 let rate = f64::from(self.live.bitrate) * 1000.0;
-                self.excess = (self.excess + bits - rate * self.block_seconds).max(-rate * WINDOW);
+                self.spend(bits);
                 self.quantiser = if self.started && key { 0.5 * (self.quantiser + inter) } else { inter };
                 // lean against the bucket, so that its level settles
                 self.quantiser += (self.excess / (rate * WINDOW)).clamp(-1.0, 1.0);
@@ -273,6 +293,7 @@ mod tests {
     fn wrong_settings_name_themselves() {
         let wrong = |l: LiveSettings| l.validate().expect_err("wrong").to_string();
         assert!(wrong(LiveSettings { target_psnr: 10.0, ..Default::default() }).contains("target-psnr"));
+        assert!(wrong(LiveSettings { target_mse: -0.1, ..Default::default() }).contains("target-mse"));
         assert!(wrong(LiveSettings { bitrate: 0, ..Default::default() }).contains("bitrate"));
         assert!(wrong(LiveSettings { min_tokens: 5, max_tokens: 4, ..Default::default() }).contains("min-tokens"));
     }

@@ -76,11 +76,11 @@ fn encode(encoder: &mut Encoder, n: usize) -> Vec<(Packet, f64)> {
     let mut out = Vec::new();
     for i in 0..n {
         if let Some(p) = push(encoder, i) {
-            out.push((p, encoder.stats().psnr));
+            out.push((p, encoder.stats().psnr.unwrap()));
         }
     }
     if let Some(p) = encoder.drain().unwrap() {
-        out.push((p, encoder.stats().psnr));
+        out.push((p, encoder.stats().psnr.unwrap()));
     }
     out
 }

@@ -4,6 +4,18 @@
 set -eu
 cd "$(dirname "$0")/.."
 ./install-deps.sh --test
+# Official checkpoints become bundles here, for the Rust tests to run.
+fixtures=${ELASTICTOK_FIXTURES:-../shared/fixtures/official}
+if [ -d "$fixtures" ]; then
+    ELASTICTOK_FIXTURES=$(cd "$fixtures" && pwd)
+    ELASTICTOK_FIXTURE_BUNDLES=$(mktemp -d)
+    export ELASTICTOK_FIXTURES ELASTICTOK_FIXTURE_BUNDLES
+    trap 'rm -rf "$ELASTICTOK_FIXTURE_BUNDLES"' EXIT
+    for case in fsq_multi vae_multi binary_search; do
+        (cd onnx && ../.cache/venv/bin/python -m elastictok_models import-official "$ELASTICTOK_FIXTURES/$case/params" \
+            --config-json "$ELASTICTOK_FIXTURES/$case/config.json" --out "$ELASTICTOK_FIXTURE_BUNDLES/$case")
+    done
+fi
 cargo test --workspace
 echo "onnx/: graphs against their definition"
 (cd onnx && ../.cache/venv/bin/python -m pytest -q -rs tests)

@@ -28,7 +28,7 @@ fn at(n: u64) -> gst::ClockTime {
 #[test]
 fn every_property_is_described_and_live_ones_are_as_promised() {
     init();
-    let live = ["target-psnr", "bitrate", "tokens", "min-tokens", "max-tokens"];
+    let live = ["target-psnr", "target-mse", "bitrate", "tokens", "min-tokens", "max-tokens"];
     let named = ["model", "execution-provider", "device-id", "threads", "rate-control", "search", "key-int-max", "stats"];
     let playing = gst::PARAM_FLAG_MUTABLE_PLAYING;
     let enc = gst::ElementFactory::make("elastictokenc").build().unwrap();

@@ -46,6 +46,35 @@ pub enum Bottleneck {
     },
 }
 
+/// How counts are searched, for `fsq` and `vae` bottlenecks; see [`search`](crate::search).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all = "lowercase", deny_unknown_fields)]
+pub enum SearchRule {
+    /// Fewest tokens that meet the target.
+    #[default]
+    Exact,
+    /// As ElasticTok's released code searches, number for number.
+    Official {
+        /// Share of K that is taken where nothing meets the target, above 0, 1 at the most.
+        #[serde(default = "whole")]
+        default_prop: f64,
+        /// Share of K that is searched, above 0, 1 at the most.
+        #[serde(default = "whole")]
+        max_prop: f64,
+        /// Candidates of `search=full`, 1..=10000.
+        #[serde(default = "hundred")]
+        n_interp: u32,
+    },
+}
+
+fn whole() -> f64 {
+    1.0
+}
+
+fn hundred() -> u32 {
+    100
+}
+
 /// The metadata of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,9 +121,15 @@ pub struct Manifest {
     /// The encoder graph gives `distortion`.
     #[serde(default)]
     pub has_distortion: bool,
-    /// Blocks until the context is full.
+    /// The decoder graph gives `reconstruction`.
+    #[serde(default)]
+    pub has_reconstruction: bool,
+    /// Blocks until the context is full, 1 or more.
     #[serde(default)]
     pub max_context_blocks: Option<u32>,
+    /// How counts are searched.
+    #[serde(default)]
+    pub search: SearchRule,
 }
 
 impl Manifest {
@@ -143,6 +178,13 @@ impl Manifest {
                 self.tokens_per_cell, self.min_tokens
             ));
         }
+        if self.max_context_blocks == Some(0) {
+            return Err("max_context_blocks is 0; it is 1 or more, or null".into());
+        }
+        if self.has_reconstruction && self.pixel_format != PixelFormat::Rgb {
+            return Err("has_reconstruction needs pixel_format RGB".into());
+        }
+        self.check_search()?;
         match &self.bottleneck {
             Bottleneck::Fsq { levels } => {
                 let product = levels.iter().try_fold(1u32, |p, &l| p.checked_mul(l));
@@ -176,6 +218,20 @@ impl Manifest {
                     return Err("positions repeat or name a component or frame that does not exist".into());
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn check_search(&self) -> Result<(), String> {
+        let SearchRule::Official { default_prop, max_prop, n_interp } = self.search else { return Ok(()) };
+        let share = |p: f64| p > 0.0 && p <= 1.0;
+        if !share(default_prop) || !share(max_prop) || !(1..=10_000).contains(&n_interp) {
+            return Err(format!(
+                "search: default_prop {default_prop} or max_prop {max_prop} is not in (0, 1], or n_interp {n_interp} not in 1..=10000"
+            ));
+        }
+        if self.min_tokens == 0 || matches!(self.bottleneck, Bottleneck::Nested { .. }) {
+            return Err("search: the official rule needs an fsq or vae bottleneck and min_tokens of 1 or more".into());
         }
         Ok(())
     }
@@ -235,12 +291,27 @@ mod tests {
     }
 
     #[test]
+    fn the_search_rule_has_defaults() {
+        let mut json = fsq();
+        let rule = |json: &serde_json::Value| Manifest::parse(json.to_string().as_bytes()).expect("valid").search;
+        assert_eq!(rule(&json), SearchRule::Exact);
+        json["min_tokens"] = 4.into();
+        json["search"] = serde_json::json!({"rule": "official", "max_prop": 0.5});
+        assert_eq!(rule(&json), SearchRule::Official { default_prop: 1.0, max_prop: 0.5, n_interp: 100 });
+    }
+
+    #[test]
     fn each_fault_has_its_message() {
         assert!(message(|j| j["format_version"] = 2.into()).contains("update the plugin"));
         assert!(message(|j| j["colour"] = 2.into()).contains("unknown field"));
         assert!(message(|j| j["block_length"] = 0.into()).contains("block_length 0"));
         assert!(message(|j| j["alignment"] = serde_json::json!([100, 256])).contains("alignment 100"));
         assert!(message(|j| j["layers"] = serde_json::json!([16, 60])).contains("tokens_per_cell"));
+        assert!(message(|j| j["has_reconstruction"] = 3.into()).contains("boolean"));
+        assert!(message(|j| j["max_context_blocks"] = 0.into()).contains("max_context_blocks"));
+        assert!(message(|j| j["search"] = serde_json::json!({"rule": "guess"})).contains("guess"));
+        assert!(message(|j| j["search"] = serde_json::json!({"rule": "official", "max_prop": 0.0})).contains("max_prop"));
+        assert!(message(|j| j["search"] = serde_json::json!({"rule": "official"})).contains("min_tokens"));
         assert!(message(|j| j["layers"] = serde_json::json!([])).contains("layers"));
         assert!(message(|j| j["bottleneck"]["levels"] = serde_json::json!([1])).contains("fsq levels"));
         assert!(

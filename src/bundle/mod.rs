@@ -4,13 +4,14 @@
 mod manifest;
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 use sha2::{Digest, Sha256};
 
-pub use manifest::{Bottleneck, FORMAT_VERSION, Manifest, Position};
+pub use manifest::{Bottleneck, FORMAT_VERSION, Manifest, Position, SearchRule};
 
 use crate::frame::Geometry;
 use crate::{Error, Result};
@@ -18,15 +19,45 @@ use crate::{Error, Result};
 /// First bytes of a SHA-256, naming the model that decodes a stream.
 pub type Fingerprint = [u8; 8];
 
-/// A model: its manifest, two graphs and entropy tables.
+/// An ONNX graph.
+#[derive(Clone)]
+pub enum Graph {
+    /// The whole graph in memory.
+    Memory(Cow<'static, [u8]>),
+    /// A file whose weights lie in another one beside it, too large to be read whole.
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Memory(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl From<&'static [u8]> for Graph {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self::Memory(Cow::Borrowed(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Graph {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Memory(Cow::Owned(bytes))
+    }
+}
+
+/// A model: its manifest, two graphs and entropy tables. Cheap to clone where weights lie in files of their own.
 #[derive(Clone)]
 pub struct Bundle {
     /// What the core must know of the model.
     pub manifest: Manifest,
-    /// The encoder graph, ONNX.
-    pub encoder: Cow<'static, [u8]>,
-    /// The decoder graph, ONNX.
-    pub decoder: Cow<'static, [u8]>,
+    /// The encoder graph.
+    pub encoder: Graph,
+    /// The decoder graph.
+    pub decoder: Graph,
     /// `tables.bin`; empty for bottlenecks without one.
     pub tables: Cow<'static, [u8]>,
     /// Names this model in streams.
@@ -37,35 +68,66 @@ impl std::fmt::Debug for Bundle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bundle")
             .field("name", &self.manifest.name)
-            .field("encoder_bytes", &self.encoder.len())
-            .field("decoder_bytes", &self.decoder.len())
+            .field("encoder", &self.encoder)
+            .field("decoder", &self.decoder)
             .field("fingerprint", &self.fingerprint)
             .finish()
     }
 }
 
-/// What a stream's decoder must have in common with its encoder: the decoder graph, the entropy tables, and of the manifest
-/// the fields that say how tokens lie in the stream. Free text does not count, nor does the encoder graph.
-fn fingerprint(manifest: &Manifest, decoder: &[u8], tables: &[u8]) -> Fingerprint {
+/// Opens a file of a bundle.
+fn open(file: &Path) -> Result<File> {
+    File::open(file).map_err(|e| unreadable(file, &e))
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> Error {
+    Error::Model(format!(
+        "cannot read {}: {error}; a bundle is a directory with bundle.json, encoder.onnx and decoder.onnx",
+        file.display()
+    ))
+}
+
+/// Where a graph's external weights lie.
+fn weights(graph: &Path) -> PathBuf {
+    let mut name = graph.as_os_str().to_owned();
+    name.push(".data");
+    name.into()
+}
+
+fn hash_bytes(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
+}
+
+/// As [`hash_bytes`] of a file's content, a piece at a time.
+fn hash_file(hash: &mut Sha256, path: &Path) -> Result<()> {
+    let mut file = open(path)?;
+    let length = file.metadata().map_err(|e| unreadable(path, &e))?.len();
+    hash.update(length.to_le_bytes());
+    std::io::copy(&mut file, hash).map(|_| ()).map_err(|e| unreadable(path, &e))
+}
+
+/// What a stream's decoder must have in common with its encoder: the decoder graph with its weights, the entropy tables, and
+/// of the manifest the fields that say how tokens lie in the stream. Free text does not count, nor does the encoder graph.
+fn fingerprint(manifest: &Manifest, decoder: &Graph, tables: &[u8]) -> Result<Fingerprint> {
     let mut hash = Sha256::new();
-    for part in [manifest.decoding_fields().as_bytes(), decoder, tables] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
+    hash_bytes(&mut hash, manifest.decoding_fields().as_bytes());
+    match decoder {
+        Graph::Memory(bytes) => hash_bytes(&mut hash, bytes),
+        Graph::File(path) => {
+            hash_file(&mut hash, path)?;
+            hash_file(&mut hash, &weights(path))?;
+        }
     }
+    hash_bytes(&mut hash, tables);
     let mut out = Fingerprint::default();
     out.copy_from_slice(&hash.finalize()[..8]);
-    out
+    Ok(out)
 }
 
 impl Bundle {
-    fn from_parts(
-        manifest: &[u8],
-        encoder: Cow<'static, [u8]>,
-        decoder: Cow<'static, [u8]>,
-        tables: Cow<'static, [u8]>,
-    ) -> Result<Self> {
-        let manifest = Manifest::parse(manifest)?;
-        let fingerprint = fingerprint(&manifest, &decoder, &tables);
+    fn from_parts(manifest: Manifest, encoder: Graph, decoder: Graph, tables: Cow<'static, [u8]>) -> Result<Self> {
+        let fingerprint = fingerprint(&manifest, &decoder, &tables)?;
         Ok(Self { manifest, encoder, decoder, tables, fingerprint })
     }
 
@@ -75,9 +137,9 @@ impl Bundle {
         BUILTIN
             .get_or_try_init(|| {
                 Self::from_parts(
-                    include_bytes!("../../onnx/models/builtin/bundle.json"),
-                    Cow::Borrowed(include_bytes!("../../onnx/models/builtin/encoder.onnx")),
-                    Cow::Borrowed(include_bytes!("../../onnx/models/builtin/decoder.onnx")),
+                    Manifest::parse(include_bytes!("../../onnx/models/builtin/bundle.json"))?,
+                    include_bytes!("../../onnx/models/builtin/encoder.onnx").as_slice().into(),
+                    include_bytes!("../../onnx/models/builtin/decoder.onnx").as_slice().into(),
                     Cow::Borrowed(include_bytes!("../../onnx/models/builtin/tables.bin")),
                 )
                 .map(Arc::new)
@@ -85,24 +147,24 @@ impl Bundle {
             .cloned()
     }
 
-    /// Loads a bundle from its directory, or from the path of its `bundle.json`.
+    /// Loads a bundle from its directory, or from the path of its `bundle.json`. Graphs with weights beside them
+    /// (`encoder.onnx.data`, `decoder.onnx.data`) stay in their files, which are read once for the fingerprint.
     pub fn load(path: &Path) -> Result<Self> {
         let folder = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
         let read = |name: &str| {
             let file = folder.join(name);
-            std::fs::read(&file).map_err(|e| {
-                Error::Model(format!(
-                    "cannot read {}: {e}; a bundle is a directory with bundle.json, encoder.onnx and decoder.onnx",
-                    file.display()
-                ))
-            })
+            std::fs::read(&file).map_err(|e| unreadable(&file, &e))
         };
-        let manifest = read("bundle.json")?;
-        let tables = match Manifest::parse(&manifest)?.bottleneck {
+        let graph = |name: &str| {
+            let file = folder.join(name);
+            if weights(&file).is_file() { open(&file).map(|_| Graph::File(file)) } else { read(name).map(Graph::from) }
+        };
+        let manifest = Manifest::parse(&read("bundle.json")?)?;
+        let tables = match manifest.bottleneck {
             Bottleneck::Nested { .. } => read("tables.bin")?,
             _ => Vec::new(),
         };
-        Self::from_parts(&manifest, read("encoder.onnx")?.into(), read("decoder.onnx")?.into(), tables.into())
+        Self::from_parts(manifest, graph("encoder.onnx")?, graph("decoder.onnx")?, tables.into())
     }
 
     /// `builtin`, or the path of a bundle.
@@ -137,7 +199,8 @@ mod tests {
     #[test]
     fn the_builtin_bundle_is_valid() {
         let bundle = Bundle::builtin().expect("valid");
-        assert!(bundle.encoder.len() + bundle.decoder.len() < 12 << 20);
+        let bytes = |g: &Graph| if let Graph::Memory(bytes) = g { bytes.len() } else { usize::MAX };
+        assert!(bytes(&bundle.encoder).saturating_add(bytes(&bundle.decoder)) < 12 << 20);
         assert_eq!(Bundle::by_fingerprint(&bundle.fingerprint).expect("valid").map(|b| b.fingerprint), Some(bundle.fingerprint));
         assert!(Bundle::by_fingerprint(&[0; 8]).expect("valid").is_none());
     }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::FrameTime;
-use super::setup::{Nested, effective_step, stream_format};
+use super::setup::check_model;
+use super::unpack::Unpacker;
 use crate::bitstream::{Block, BlockHeader, SegmentFault, SequenceHeader};
-use crate::bundle::{Bundle, fingerprint_name};
+use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
-use crate::runtime::{DecoderGraph, RuntimeConfig, TokensMut};
+use crate::runtime::{DecoderGraph, RuntimeConfig};
 use crate::timing::{BlockTimes, Timeline};
-use crate::tokens::{NestedDecoder, Shape};
 use crate::{Error, Result};
 
 /// How to decode.
@@ -55,11 +55,8 @@ pub struct Decoder {
     geometry: Geometry,
     header: SequenceHeader,
     graph: DecoderGraph,
-    nested: NestedDecoder,
-    levels: usize,
-    scale: f32,
+    unpacker: Unpacker,
     max_layers: usize,
-    counts: Vec<i32>,
     timeline: Timeline,
     /// Epoch and position of the last block in the context; `None` = wait for a key block.
     context: Option<(u8, u32)>,
@@ -90,28 +87,13 @@ impl Decoder {
     pub fn new(config: DecoderConfig) -> Result<Self> {
         let DecoderConfig { bundle, runtime, header, max_layers } = config;
         header.validate()?;
-        if bundle.fingerprint != header.fingerprint {
-            return Err(Error::Model(format!(
-                "the stream was made with model {}, but '{}' is {}; set the decoder's model property to the bundle it was encoded with",
-                fingerprint_name(&header.fingerprint),
-                bundle.manifest.name,
-                fingerprint_name(&bundle.fingerprint)
-            )));
-        }
-        let manifest = &bundle.manifest;
-        if u32::from(header.block_length) != manifest.block_length || header.pixel_format != stream_format(manifest.pixel_format)
-        {
-            return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
-        }
+        check_model(&bundle, &header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
-        let Nested { layout, tables, levels, scale } = Nested::new(manifest, &bundle.tables, &geometry)?;
+        let unpacker = Unpacker::new(&bundle, &geometry)?;
         Ok(Self {
             graph: DecoderGraph::open(&bundle, &geometry, &runtime)?,
-            nested: NestedDecoder::new(&layout, &tables)?,
-            levels,
-            scale,
-            max_layers: max_layers.unwrap_or(levels).max(1),
-            counts: vec![0; geometry.cells()],
+            max_layers: max_layers.unwrap_or(unpacker.layers()).max(1),
+            unpacker,
             timeline: Timeline::new(header.framerate, header.block_length)?,
             context: None,
             epoch: None,
@@ -125,7 +107,7 @@ impl Decoder {
 
     /// Layers to decode at the most from the next block on; `None` = all that come.
     pub fn set_max_layers(&mut self, layers: Option<usize>) {
-        self.max_layers = layers.unwrap_or(self.levels).max(1);
+        self.max_layers = layers.unwrap_or(self.unpacker.layers()).max(1);
     }
 
     /// The stream's header.
@@ -220,12 +202,7 @@ impl Decoder {
             self.graph.reset()?;
         }
         self.graph.set_position(i64::from(h.position));
-        self.graph.motion_mut().copy_from_slice(self.nested.motion());
-        if let TokensMut::I16(latents) = self.graph.tokens_mut() {
-            self.nested.dequantise(h.quantiser, latents, &mut self.counts)?;
-        }
-        self.graph.counts_mut().copy_from_slice(&self.counts);
-        self.graph.set_step(effective_step(h.quantiser, self.scale, self.levels - usize::from(h.left_out) - layers));
+        self.unpacker.load(h, layers, &mut self.graph)?;
         let before = self.graph.run_time();
         self.graph.run()?;
         self.graph.commit();
@@ -244,7 +221,7 @@ impl Decoder {
 
     /// Reads the layers that are there and whole; returns how many, and what is wrong with the next one.
     fn read_segments(&mut self, block: &Block<'_>) -> Result<(usize, Option<String>)> {
-        let key = block.header().key;
+        let header = block.header();
         let (usable, fault) = block.usable();
         let mut fault = fault.map(|f| match f {
             SegmentFault::Truncated => format!("layer {usable} is cut short"),
@@ -253,15 +230,14 @@ impl Decoder {
         if usable == 0 && fault.is_some() {
             return Err(Error::Malformed(format!("block: {}; waiting for the next key block", fault.unwrap_or_default())));
         }
-        let depth = self.levels.saturating_sub(usize::from(block.header().left_out));
+        let depth = self.unpacker.depth(header);
         if depth == 0 || block.segments().count() > depth {
             return Err(Error::Malformed(format!("block: not of 1 to {depth} layers; waiting for the next key block")));
         }
-        let shape = Shape { key, depth };
         let mut read = 0;
         for segment in block.segments().take(usable.min(self.max_layers)) {
             let Ok(payload) = segment else { break };
-            if let Err(e) = self.nested.read_segment(read, shape, payload) {
+            if let Err(e) = self.unpacker.read_segment(read, header, payload) {
                 if read == 0 {
                     return Err(e);
                 }
@@ -269,7 +245,7 @@ impl Decoder {
                 fault = Some(format!("layer {read}: {e}"));
                 let good = read;
                 for (level, segment) in block.segments().take(good).enumerate() {
-                    self.nested.read_segment(level, shape, segment.unwrap_or_default())?;
+                    self.unpacker.read_segment(level, header, segment.unwrap_or_default())?;
                 }
                 break;
             }
@@ -277,7 +253,7 @@ impl Decoder {
         }
         if read == 0 {
             // All layers empty: nothing moves and nothing is new.
-            self.nested.read_segment(0, shape, &[])?;
+            self.unpacker.read_segment(0, header, &[])?;
             read = 1;
         }
         Ok((read, fault))

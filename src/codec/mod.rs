@@ -3,15 +3,22 @@
 
 mod decoder;
 mod encoder;
+mod loss;
 mod quality;
 mod setup;
+mod tap;
+mod unpack;
 
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
-pub use encoder::{Encoder, EncoderConfig, EncoderStats, Packet};
+pub use encoder::{BlockView, Encoder, EncoderConfig, EncoderStats, Packet};
+pub use loss::mse_of_psnr;
 pub use quality::psnr;
+pub use tap::{TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
 
 pub use crate::rate::{LiveSettings, RateControl};
 pub use crate::timing::FrameTime;
+
+use crate::bundle::{Bottleneck, Manifest};
 
 /// How the encoder finds what meets its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,7 +27,18 @@ pub enum SearchMethod {
     Full,
     /// Bisect, decoding on the way.
     Binary,
-    /// Predict from the latents; no decoding but that of the block itself.
+    /// Predict from the latents; no decoding but that of the block itself. `fsq` and `vae` bundles need `has_distortion` for it.
     #[default]
     Regression,
+}
+
+impl SearchMethod {
+    /// The fastest method that a bundle offers.
+    pub fn best_for(manifest: &Manifest) -> Self {
+        match manifest.bottleneck {
+            Bottleneck::Nested { .. } => Self::Regression,
+            _ if manifest.has_distortion => Self::Regression,
+            _ => Self::Binary,
+        }
+    }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What encoder and decoder make of a bundle.
 
-use crate::bitstream;
-use crate::bundle::{Bottleneck, Manifest};
+use crate::bitstream::{self, SequenceHeader};
+use crate::bundle::{Bottleneck, Bundle, Manifest, fingerprint_name};
 use crate::entropy::Tables;
 use crate::frame::{Geometry, PixelFormat};
+use crate::tokens::fixed::{FixedCoder, FixedKind};
 use crate::tokens::{NestedLayout, step};
 use crate::{Error, Result};
 
@@ -20,16 +21,36 @@ pub(super) struct Nested {
 impl Nested {
     pub fn new(manifest: &Manifest, tables: &[u8], geometry: &Geometry) -> Result<Self> {
         let Bottleneck::Nested { levels, scale, positions, order } = &manifest.bottleneck else {
-            return Err(Error::Unsupported(format!(
-                "bundle '{}' has an fsq or vae bottleneck; this version codes nested ones only, use model=builtin",
-                manifest.name
-            )));
+            return Err(Error::Model(format!("bundle '{}' has no nested bottleneck", manifest.name)));
         };
         let levels = *levels as usize;
         let by_importance: Vec<_> = order.iter().map(|&i| positions[usize::from(i)]).collect();
         let layout = NestedLayout::new(&by_importance, levels, geometry.cells_x, geometry.cells_y)?.with_order(order)?;
         Ok(Self { layout, tables: Tables::parse(tables)?, levels, scale: *scale as f32 })
     }
+}
+
+/// The coder of an `fsq` or `vae` bundle's tokens.
+pub(super) fn fixed(manifest: &Manifest, geometry: &Geometry) -> Result<FixedCoder> {
+    let layers: Vec<usize> = manifest.layers.iter().map(|&b| b as usize).collect();
+    FixedCoder::new(FixedKind::new(manifest)?, geometry.cells_x, geometry.cells_y, &layers)
+}
+
+/// Whether `bundle` made the stream with this header.
+pub(super) fn check_model(bundle: &Bundle, header: &SequenceHeader) -> Result<()> {
+    let manifest = &bundle.manifest;
+    if bundle.fingerprint != header.fingerprint {
+        return Err(Error::Model(format!(
+            "the stream was made with model {}, but '{}' is {}; set the decoder's model property to the bundle it was encoded with",
+            fingerprint_name(&header.fingerprint),
+            bundle.manifest.name,
+            fingerprint_name(&bundle.fingerprint)
+        )));
+    }
+    if u32::from(header.block_length) != manifest.block_length || header.pixel_format != stream_format(manifest.pixel_format) {
+        return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
+    }
+    Ok(())
 }
 
 /// The stream's name for a pixel format.

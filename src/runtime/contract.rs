@@ -36,6 +36,7 @@ pub(super) struct Contract {
     pub motion: Spec,
     pub step: Spec,
     pub distortion: Spec,
+    pub reconstruction: Spec,
 }
 
 impl Contract {
@@ -58,6 +59,7 @@ impl Contract {
             position: spec("position", Type::Int64, &[]),
             motion: spec("motion", Type::Int32, &[3, g.cells_y, g.cells_x]),
             step: spec("step", Type::Float32, &[]),
+            reconstruction: spec("reconstruction", Type::Float32, &[t, g.aligned_height, g.aligned_width, 3]),
             distortion: spec("distortion", Type::Float32, &[cells, m.layers.len()]),
         }
     }

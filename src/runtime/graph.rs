@@ -8,11 +8,11 @@ use ort::value::{DynTensor, TensorElementType as Type};
 
 use super::RuntimeConfig;
 use super::contract::{Contract, Side, Spec, check_contexts, check_shared, dimensions};
-use super::provider::open;
+use super::provider::{Opened, open};
 use super::session::{Graph, Named, buffer, values, values_mut};
-use crate::Result;
 use crate::bundle::Bundle;
 use crate::frame::Geometry;
+use crate::{Error, Result};
 
 /// What the encoder graph produced.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,15 @@ pub enum TokensMut<'a> {
     I32(&'a mut [i32]),
     /// Latent vectors.
     F32(&'a mut [f32]),
+}
+
+/// What of a decoder graph's picture is wanted; nothing else is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Picture {
+    /// `frames`: 8 bits, to be shown.
+    Frames,
+    /// `reconstruction`, where the bundle has it (else `frames`): on the \[-1, 1\] scale before it was cut to 8 bits.
+    Reconstruction,
 }
 
 fn optional(on: bool, spec: &Spec) -> Result<Option<DynTensor>> {
@@ -79,12 +88,17 @@ pub struct DecoderGraph {
     graph: Graph,
     tokens: DynTensor,
     inputs: Inputs,
-    frames: DynTensor,
+    picture: DynTensor,
 }
 
 impl DecoderGraph {
     /// Loads the bundle's decoder for pictures of `geometry`.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<Self> {
+        Self::open_for(bundle, geometry, config, Picture::Frames)
+    }
+
+    /// As [`open`](Self::open), with the `picture` that is wanted.
+    pub fn open_for(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, picture: Picture) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
         let opened = open(&bundle.decoder, &dimensions(geometry), config, None)?;
         let mut wanted = vec![&c.tokens, &c.counts, &c.position];
@@ -93,7 +107,11 @@ impl DecoderGraph {
         let inputs = Side { graph: "decoder", side: "input", outlets: opened.session.inputs() };
         let outputs = Side { graph: "decoder", side: "output", outlets: opened.session.outputs() };
         let contexts = inputs.check(&wanted, &["dec."])?;
-        check_contexts("decoder", &contexts, &outputs.check(&[&c.frames], &["dec."])?)?;
+        let mut given = vec![&c.frames];
+        given.extend(m.has_reconstruction.then_some(&c.reconstruction));
+        check_contexts("decoder", &contexts, &outputs.check(&given, &["dec."])?)?;
+        let reconstruct = picture == Picture::Reconstruction && m.has_reconstruction;
+        let picture = if reconstruct { &c.reconstruction } else { &c.frames };
         let mut this = Self {
             tokens: buffer(&c.tokens)?,
             inputs: Inputs {
@@ -102,12 +120,12 @@ impl DecoderGraph {
                 motion: optional(m.takes_motion, &c.motion)?,
                 step: optional(m.takes_step, &c.step)?,
             },
-            frames: buffer(&c.frames)?,
+            picture: buffer(picture)?,
             graph: Graph::new(opened, contexts, config.device_id)?,
         };
         for current in 0..2 {
             let inputs = this.inputs.named().chain([("tokens", &this.tokens)]);
-            this.graph.bind(inputs, [("frames", &mut this.frames)].into_iter(), current, &[])?;
+            this.graph.bind(inputs, [(picture.name, &mut this.picture)].into_iter(), current, &[])?;
         }
         Ok(this)
     }
@@ -121,7 +139,7 @@ impl DecoderGraph {
         }
     }
 
-    /// Tokens kept in each cell, [cells].
+    /// Tokens kept in each cell, \[cells\].
     pub fn counts_mut(&mut self) -> &mut [i32] {
         self.inputs.counts_mut()
     }
@@ -147,9 +165,14 @@ impl DecoderGraph {
         self.graph.run(self.graph.current(), inputs)
     }
 
-    /// T aligned frames of the last run.
+    /// T aligned frames of the last run; empty if the graph was opened for the reconstruction.
     pub fn frames(&self) -> &[u8] {
-        values(&self.frames)
+        values(&self.picture)
+    }
+
+    /// The last run's reconstruction, \[T, height, width, 3\], if the graph was opened for it and has it.
+    pub fn reconstruction(&self) -> Option<&[f32]> {
+        (*self.picture.data_type() == Type::Float32).then(|| values(&self.picture))
     }
 
     /// Makes the last run's context the current one.
@@ -180,13 +203,37 @@ pub struct EncoderGraph {
     inputs: Inputs,
     tokens: DynTensor,
     distortion: Option<DynTensor>,
+    reads_decoder: bool,
 }
 
 impl EncoderGraph {
     /// Loads the bundle's encoder; it reads the context of `decoder`, which must be of the same bundle and geometry.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, decoder: &DecoderGraph) -> Result<Self> {
+        let device = decoder.graph.device();
+        let opened = open(&bundle.encoder, &dimensions(geometry), config, Some(device))?;
+        Self::with(opened, bundle, geometry, config, |_| Ok(decoder))
+    }
+
+    /// Loads the bundle's encoder, and the decoder only if its context is read: `decoder` is then called, with the settings that
+    /// put it on the same device.
+    pub fn open_alone<'d>(
+        bundle: &Bundle,
+        geometry: &Geometry,
+        config: &RuntimeConfig,
+        decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d DecoderGraph>,
+    ) -> Result<Self> {
+        let opened = open(&bundle.encoder, &dimensions(geometry), config, None)?;
+        Self::with(opened, bundle, geometry, config, decoder)
+    }
+
+    fn with<'d>(
+        opened: Opened,
+        bundle: &Bundle,
+        geometry: &Geometry,
+        config: &RuntimeConfig,
+        decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d DecoderGraph>,
+    ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        let opened = open(&bundle.encoder, &dimensions(geometry), config, Some(decoder.graph.device()))?;
         let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs() };
         let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs() };
         // An encoder that leaves quantisation to the core has no use for the step.
@@ -197,10 +244,12 @@ impl EncoderGraph {
         wanted.extend(takes_step.then_some(&c.step));
         let (shared, own): (Vec<_>, Vec<_>) =
             inputs.check(&wanted, &["enc.", "dec."])?.into_iter().partition(|i| i.name.starts_with("dec."));
-        check_shared(&shared, &decoder.graph.contexts().iter().map(|x| &x.spec).collect::<Vec<_>>())?;
         let mut given = vec![&c.tokens];
         given.extend(m.has_distortion.then_some(&c.distortion));
         check_contexts("encoder", &own, &outputs.check(&given, &["enc."])?)?;
+        let decoder = (!shared.is_empty()).then(|| decoder(&opened.device.settings(config))).transpose()?;
+        let contexts = decoder.map(|d| d.graph.contexts()).unwrap_or_default();
+        check_shared(&shared, &contexts.iter().map(|x| &x.spec).collect::<Vec<_>>())?;
         let mut this = Self {
             frames: buffer(&c.frames)?,
             inputs: Inputs {
@@ -211,19 +260,25 @@ impl EncoderGraph {
             },
             tokens: buffer(&c.tokens)?,
             distortion: optional(m.has_distortion, &c.distortion)?,
+            reads_decoder: decoder.is_some(),
             graph: Graph::new(opened, own, config.device_id)?,
         };
         for current in 0..2 {
-            for theirs in 0..2 {
+            for theirs in 0..this.decoder_slots() {
                 let inputs = this.inputs.named().chain([("frames", &this.frames)]);
                 let outputs = this.distortion.as_mut().map(|t| ("distortion", t));
                 let outputs = [("tokens", &mut this.tokens)].into_iter().chain(outputs);
-                let contexts = decoder.graph.contexts().iter().filter(|x| shared.iter().any(|s| s.name == x.spec.name));
+                let contexts = contexts.iter().filter(|x| shared.iter().any(|s| s.name == x.spec.name));
                 let read: Vec<_> = contexts.map(|x| (x.spec.name.as_str(), &x.slots[theirs])).collect();
                 this.graph.bind(inputs, outputs, current, &read)?;
             }
         }
         Ok(this)
+    }
+
+    /// Slots of the decoder's context that the graph may read.
+    fn decoder_slots(&self) -> usize {
+        if self.reads_decoder { 2 } else { 1 }
     }
 
     /// T aligned frames to encode.
@@ -236,7 +291,7 @@ impl EncoderGraph {
         values(&self.frames)
     }
 
-    /// Counts the graph is conditioned on, [cells]; empty if it is not.
+    /// Counts the graph is conditioned on, \[cells\]; empty if it is not.
     pub fn counts_mut(&mut self) -> &mut [i32] {
         self.inputs.counts_mut()
     }
@@ -256,11 +311,18 @@ impl EncoderGraph {
         self.inputs.set_position(position);
     }
 
-    /// Encodes against the current context of `decoder`, the one that the graph was opened with. The own context stays as it
-    /// was until [`EncoderGraph::commit`].
-    pub fn run(&mut self, decoder: &DecoderGraph) -> Result<()> {
+    /// Encodes against the current context of `decoder`, the one that the graph was opened with; a graph that does not
+    /// [read](Self::reads_decoder) it needs none. The own context stays as it was until [`EncoderGraph::commit`].
+    pub fn run<'d>(&mut self, decoder: impl Into<Option<&'d DecoderGraph>>) -> Result<()> {
+        let theirs = match decoder.into() {
+            Some(decoder) if self.reads_decoder => decoder.graph.current(),
+            None if self.reads_decoder => {
+                return Err(Error::Runtime("the encoder graph was run without the decoder whose context it reads".into()));
+            }
+            _ => 0,
+        };
         let inputs = self.inputs.named().chain([("frames", &self.frames)]);
-        self.graph.run(2 * self.graph.current() + decoder.graph.current(), inputs)
+        self.graph.run(self.decoder_slots() * self.graph.current() + theirs, inputs)
     }
 
     /// The last run's tokens.
@@ -277,6 +339,11 @@ impl EncoderGraph {
         self.distortion.as_ref().map(values)
     }
 
+    /// Whether the graph reads the decoder's context: the decoder must then run for every block.
+    pub fn reads_decoder(&self) -> bool {
+        self.reads_decoder
+    }
+
     /// Makes the last run's own context the current one.
     pub fn commit(&mut self) {
         self.graph.commit();
@@ -285,6 +352,11 @@ impl EncoderGraph {
     /// Clears the own context: a key block follows.
     pub fn reset(&mut self) -> Result<()> {
         self.graph.reset()
+    }
+
+    /// Settings that put another graph where this one runs.
+    pub fn settings(&self, config: &RuntimeConfig) -> RuntimeConfig {
+        self.graph.device().settings(config)
     }
 
     /// Where it runs: `cpu`, `cuda` or `tensorrt`.

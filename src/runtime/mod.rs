@@ -10,7 +10,7 @@ mod session;
 
 use std::path::PathBuf;
 
-pub use graph::{DecoderGraph, EncoderGraph, Tokens, TokensMut};
+pub use graph::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
 pub use library::set_search_directory;
 
 /// Where graphs run.

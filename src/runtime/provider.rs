@@ -11,6 +11,7 @@ use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel};
 
 use super::library::{environment, path};
 use super::{ExecutionProvider, RuntimeConfig};
+use crate::bundle::Graph;
 use crate::{Error, Result};
 
 /// Where a session really runs.
@@ -28,6 +29,16 @@ impl Device {
             Self::Cuda => "cuda",
             Self::TensorRt => "tensorrt",
         }
+    }
+
+    /// `config`, asking for this device by name.
+    pub fn settings(self, config: &RuntimeConfig) -> RuntimeConfig {
+        let provider = match self {
+            Self::Cpu => ExecutionProvider::Cpu,
+            Self::Cuda => ExecutionProvider::Cuda,
+            Self::TensorRt => ExecutionProvider::TensorRt,
+        };
+        RuntimeConfig { provider, ..config.clone() }
     }
 
     /// Contexts live in the memory of a GPU.
@@ -120,7 +131,7 @@ fn unavailable(device: Device, config: &RuntimeConfig, why: &str) -> Error {
     ))
 }
 
-fn open_on(device: Device, graph: &[u8], dimensions: &[(&str, usize)], config: &RuntimeConfig) -> Result<Opened> {
+fn open_on(device: Device, graph: &Graph, dimensions: &[(&str, usize)], config: &RuntimeConfig) -> Result<Opened> {
     let environment = environment()?;
     if let Some(why) = missing(device)? {
         return Err(unavailable(device, config, &why));
@@ -150,7 +161,12 @@ fn open_on(device: Device, graph: &[u8], dimensions: &[(&str, usize)], config: &
             .with_execution_providers(providers)
             .map_err(|e| unavailable(device, config, &format!("ONNX Runtime says: {e}")))?;
     }
-    let session = builder.commit_from_memory(graph).map_err(|e| match device {
+    let session = match graph {
+        Graph::Memory(bytes) => builder.commit_from_memory(bytes),
+        // Only the runtime knows where the weights beside it are used, and may map instead of read them.
+        Graph::File(path) => builder.commit_from_file(path),
+    };
+    let session = session.map_err(|e| match device {
         Device::Cpu => Error::Model(format!("the graph does not load: {e}; export the bundle again")),
         _ => unavailable(device, config, &format!("the graph does not load there: {e}")),
     })?;
@@ -159,7 +175,7 @@ fn open_on(device: Device, graph: &[u8], dimensions: &[(&str, usize)], config: &
 
 /// Opens a graph; a provider asked for by name is never replaced by another. `like` is where the other graph of the bundle
 /// runs: `auto` then takes the same device, because the two share contexts.
-pub(super) fn open(graph: &[u8], dimensions: &[(&str, usize)], config: &RuntimeConfig, like: Option<Device>) -> Result<Opened> {
+pub(super) fn open(graph: &Graph, dimensions: &[(&str, usize)], config: &RuntimeConfig, like: Option<Device>) -> Result<Opened> {
     let device = match (config.provider, like) {
         (ExecutionProvider::Cpu, _) => Device::Cpu,
         (ExecutionProvider::Cuda, _) => Device::Cuda,

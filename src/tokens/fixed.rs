@@ -4,6 +4,7 @@
 //!
 //! Layer j carries the tokens with index in [b(j-1), b(j)) of every cell that goes on, and its own part of the counts.
 
+use crate::bundle::{Bottleneck, Manifest};
 use crate::entropy::{BitCoder, Context, RangeDecoder, RangeEncoder};
 use crate::{Error, Result};
 
@@ -24,6 +25,38 @@ pub enum FixedKind {
         /// Bits of a number.
         bits: u32,
     },
+}
+
+impl FixedKind {
+    /// The kind of a bundle's tokens.
+    pub fn new(manifest: &Manifest) -> Result<Self> {
+        match &manifest.bottleneck {
+            Bottleneck::Fsq { levels } => Ok(Self::Fsq { codes: levels.iter().map(|&l| u64::from(l)).product() }),
+            Bottleneck::Vae { dimensions, scale, bits } => {
+                Ok(Self::Vae { dimensions: *dimensions as usize, scale: *scale, bits: *bits })
+            }
+            Bottleneck::Nested { .. } => Err(Error::Unsupported(format!(
+                "bundle '{}' has nested tokens; only those of fsq and vae bundles are of fixed width",
+                manifest.name
+            ))),
+        }
+    }
+
+    /// Bits that a token takes in a stream: log2 of the number of codes (15.97 for 64000), or dimensions times bits.
+    pub fn token_bits(&self) -> f64 {
+        match *self {
+            Self::Fsq { codes } => (codes as f64).log2(),
+            Self::Vae { dimensions, bits, .. } => dimensions as f64 * f64::from(bits),
+        }
+    }
+
+    /// Numbers in a token.
+    pub fn numbers(&self) -> usize {
+        match *self {
+            Self::Fsq { .. } => 1,
+            Self::Vae { dimensions, .. } => dimensions,
+        }
+    }
 }
 
 /// Contexts of counts: (part: none, all; left and top cell: none, some, all).
@@ -75,11 +108,9 @@ impl FixedCoder {
         })
     }
 
-    fn numbers(&self) -> usize {
-        match self.kind {
-            FixedKind::Fsq { .. } => 1,
-            FixedKind::Vae { dimensions, .. } => dimensions,
-        }
+    /// What a token is.
+    pub fn kind(&self) -> FixedKind {
+        self.kind
     }
 
     /// Layers of the bundle.
@@ -108,6 +139,12 @@ impl FixedCoder {
             return Err(self.wrong_kind());
         };
         self.check(tokens.len(), counts)?;
+        if tokens.iter().any(|x| !x.is_finite()) {
+            return Err(Error::Model(
+                "the encoder graph gave a token that is not a finite number; check the checkpoint and export the bundle again"
+                    .into(),
+            ));
+        }
         let half = (1i32 << (bits - 1)) as f32;
         for (code, &x) in self.codes.iter_mut().zip(tokens) {
             let q = (x * scale).round().clamp(-half, half - 1.0) as i32;
@@ -139,7 +176,7 @@ impl FixedCoder {
         if tokens.len() != self.codes.len() || counts.len() != self.cells {
             return Err(self.wrong_size(tokens.len()));
         }
-        let (most, numbers) = (self.bounds[self.layers()], self.numbers());
+        let (most, numbers) = (self.bounds[self.layers()], self.kind.numbers());
         let end = self.bounds[layers.min(self.layers())] as i32;
         let cells = tokens.chunks_exact_mut(most * numbers).zip(self.codes.chunks_exact(most * numbers));
         for ((out, codes), (count, own)) in cells.zip(counts.iter_mut().zip(&self.counts)) {
@@ -173,8 +210,14 @@ impl FixedCoder {
         Ok(())
     }
 
-    /// Appends the segment of `layer` (0..L) of the block loaded to `out`.
+    /// Appends the segment of `layer` (0..L) of the block loaded to `out`: nothing where no cell has tokens in it, as no cell
+    /// then has any in the layers after it.
     pub fn write_segment(&mut self, layer: usize, out: &mut Vec<u8>) -> Result<()> {
+        if let Some(&[from, _]) = self.bounds.get(layer..layer + 2)
+            && self.counts.iter().all(|&n| n as usize <= from)
+        {
+            return Ok(());
+        }
         let mut contexts = self.fresh();
         let mut coder = RangeEncoder::new(&mut contexts, out);
         self.code(layer, &mut coder)?;
@@ -211,7 +254,7 @@ impl FixedCoder {
         let Some(&[from, to]) = self.bounds.get(layer..layer + 2) else {
             return Err(Error::Malformed(format!("layer {layer} of {}; wait for the next block", self.layers())));
         };
-        let (most, numbers, width) = (self.bounds[self.layers()], self.numbers(), to - from);
+        let (most, numbers, width) = (self.bounds[self.layers()], self.kind.numbers(), to - from);
         for cell in 0..self.cells {
             if (self.counts[cell] as usize) < from {
                 continue;

@@ -89,14 +89,7 @@ pub(super) struct Decider<'a> {
 }
 
 impl<'a> Decider<'a> {
-    pub fn new(
-        level: Level<'a>,
-        groups: &'a [u8],
-        tables: &Tables,
-        costs: &'a CostTable,
-        quantiser: u8,
-        rdo: &Rdo,
-    ) -> Self {
+    pub fn new(level: Level<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, quantiser: u8, rdo: &Rdo) -> Self {
         Self {
             reconstruction: Reconstruction::new(tables, level.depth, level.level, quantiser),
             step: step(quantiser) * span(level.depth, level.level),
@@ -162,7 +155,14 @@ impl<'a> Decider<'a> {
     }
 
     /// Finds candidates and the counts of the level before the finest, and sums up energies.
-    pub(super) fn collect(&self, latents: &[i16], work: &mut Workspace, field: &mut Field, target: &mut Target, estimate: &mut Estimate) {
+    pub(super) fn collect(
+        &self,
+        latents: &[i16],
+        work: &mut Workspace,
+        field: &mut Field,
+        target: &mut Target,
+        estimate: &mut Estimate,
+    ) {
         let layout = self.level.layout;
         let c = layout.coefficients;
         let (inverse, threshold) = (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16);

@@ -107,7 +107,10 @@ impl<R: Read> DumpReader<R> {
             latents.push(bytes.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect());
         }
         if latents.len() != 1 && latents.len() != depth {
-            return Err(Error::Model(format!("a dump with {} sets of latents for {depth} levels; write it again", latents.len())));
+            return Err(Error::Model(format!(
+                "a dump with {} sets of latents for {depth} levels; write it again",
+                latents.len()
+            )));
         }
         Ok(Some(Record { key: head[0] != 0, quantiser: head[1], cells_x, cells_y, motion, depth, latents }))
     }

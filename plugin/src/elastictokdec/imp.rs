@@ -35,9 +35,6 @@ use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, ModelSettings, contradiction, err
 static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| gst::DebugCategory::new("elastictokdec", gst::DebugColorFlags::empty(), Some("ElasticTok decoder")));
 
-/// Most frames of a block: as many as the shortest block has bytes, see `offer_frame`.
-const MOST_FRAMES: u8 = 4;
-
 /// A key unit that was asked for and does not come is asked for again after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -102,10 +99,6 @@ impl ElasticTokDec {
         }
         if same {
             return Ok(());
-        }
-        if header.block_length > MOST_FRAMES {
-            let what = format!("blocks of {} frames; this element takes up to {MOST_FRAMES}", header.block_length);
-            return Err(error_message(&Error::Unsupported(what)));
         }
         let settings = lock(&self.settings).clone();
         let fail = |e: Error| error_message(&e);
@@ -231,8 +224,15 @@ impl ElasticTokDec {
         drop(data);
         drop(buffer);
         match decoded {
-            Ok(_) => {
-                lock(&self.state).bytes_left = bytes;
+            Ok(frames) => {
+                {
+                    let mut state = lock(&self.state);
+                    state.bytes_left = bytes;
+                    state.to_show.end = frames.min(bytes);
+                }
+                if frames > bytes {
+                    self.warn(&format!("of a block of {bytes} bytes only as many of its {frames} pictures can be shown"));
+                }
                 self.offer_frame()
             }
             Err(e) => {
@@ -245,7 +245,7 @@ impl ElasticTokDec {
     /// Gives the base class a frame for the next picture.
     ///
     /// It makes one frame for each run of parse(), which it runs only while bytes are left, so a block's bytes are dealt out:
-    /// one to each picture, the rest to the last. No block is shorter than four bytes.
+    /// one to each picture, the rest to the last. So a block cannot show more pictures than it has bytes; it has four or more.
     fn offer_frame(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
         let bytes = {
             let mut state = lock(&self.state);

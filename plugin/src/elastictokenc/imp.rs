@@ -12,6 +12,9 @@
  * |[
  * gst-launch-1.0 videotestsrc num-buffers=300 ! elastictokenc target-psnr=36 ! filesink location=test.etok
  * ]| This writes ten seconds of test video at 36 dB.
+ * |[
+ * gst-launch-1.0 filesrc location=photo.png ! pngdec ! videoconvert ! elastictokenc model=/path/of/bundle ! filesink location=photo.etok
+ * ]| This writes a still as one block, with a model that codes RGB. It decodes to one picture.
  */
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,8 +22,9 @@ use std::sync::{Arc, Mutex};
 use elastictok::Error;
 use elastictok::bitstream::StreamWriter;
 use elastictok::bundle::Bundle;
-use elastictok::codec::{Encoder, EncoderConfig, FrameTime};
+use elastictok::codec::{Encoder, EncoderConfig, FrameTime, SearchMethod};
 use elastictok::frame::{PixelFormat, PlanesRef, SourceFormat};
+use elastictok::tokens::fixed::FixedKind;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -29,6 +33,7 @@ use gst_video::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
 use super::settings::{Control, Settings};
+use super::stats;
 use crate::common::{
     MEDIA_TYPE, UNKNOWN_COLORIMETRY, chroma_site_to_header, colorimetry_to_header, error_message, lock, refuse, stream_caps,
     unsigned,
@@ -42,6 +47,9 @@ struct State {
     info: gst_video::VideoInfo,
     /// Set where downstream wants a byte stream.
     writer: Option<StreamWriter>,
+    search: SearchMethod,
+    /// Bits of a token, for models with tokens of fixed width.
+    token_bits: Option<f64>,
     /// System frame numbers of the frames of the block that is filling, first one first.
     waiting: Vec<u32>,
 }
@@ -207,6 +215,16 @@ impl ElasticTokEnc {
         let site = structure.and_then(|s| s.get::<String>("chroma-site").ok()).unwrap_or_default();
         // What upstream did not say is not made up here.
         let colorimetry = structure.is_some_and(|s| s.has_field("colorimetry"));
+        let best = SearchMethod::best_for(&bundle.manifest);
+        let search = settings.search_method(best);
+        if settings.search.is_none() && settings.rate_control == Control::Quality && best != SearchMethod::default() {
+            gst::element_imp_info!(
+                self,
+                gst::LibraryError::Settings,
+                ["'{}' predicts no distortion, so search=binary is used; set search to choose", bundle.manifest.name]
+            );
+        }
+        let token_bits = FixedKind::new(&bundle.manifest).ok().map(|k| k.token_bits());
         let encoder = Encoder::new(EncoderConfig {
             bundle,
             runtime: settings.model.runtime(),
@@ -217,7 +235,7 @@ impl ElasticTokEnc {
             colorimetry: if colorimetry { colorimetry_to_header(info.colorimetry()) } else { UNKNOWN_COLORIMETRY },
             chroma_site: chroma_site_to_header(&site),
             key_int_max: settings.key_int_max,
-            search: settings.search_method(),
+            search,
             layers: settings.layers,
             drift_free: settings.drift_free,
             live: settings.live(),
@@ -233,7 +251,7 @@ impl ElasticTokEnc {
             let writer = StreamWriter::new(header).map_err(|e| error_message(&e))?;
             (caps.field("stream-format", "byte-stream"), Some(writer))
         };
-        Ok((State { encoder, info, writer, waiting: Vec::new() }, caps.build()))
+        Ok((State { encoder, info, writer, search, token_bits, waiting: Vec::new() }, caps.build()))
     }
 
     /// Who made the stream and, where a bitrate is held, which.
@@ -269,26 +287,10 @@ impl ElasticTokEnc {
 
     fn stats(&self) -> gst::Structure {
         let guard = lock(&self.state);
-        let mut stats = gst::Structure::builder("application/x-elastictok-stats");
-        if let Some(state) = guard.as_ref() {
-            let s = state.encoder.stats();
-            let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3;
-            stats = stats
-                .field("blocks", s.blocks)
-                .field("key-blocks", s.key_blocks)
-                .field("frames", s.frames)
-                .field("tokens", s.tokens)
-                .field("bytes", s.bytes)
-                .field("layer-bytes", gst::Array::new(s.layer_bytes.iter().copied()))
-                .field("encode-ms", ms(s.time))
-                .field("runtime-ms", ms(s.runtime_time))
-                .field("motion-ms", ms(s.motion_time))
-                .field("token-ms", ms(s.token_time))
-                .field("psnr", s.psnr)
-                .field("quantiser", u32::from(s.quantiser))
-                .field("provider", state.encoder.provider());
+        match guard.as_ref() {
+            Some(state) => stats::structure(&state.encoder, state.search, state.token_bits),
+            None => gst::Structure::new_empty(stats::NAME),
         }
-        stats.build()
     }
 }
 

@@ -5,6 +5,7 @@ use gst::prelude::*;
 
 mod imp;
 mod settings;
+mod stats;
 
 glib::wrapper! {
     pub struct ElasticTokEnc(ObjectSubclass<imp::ElasticTokEnc>) @extends gst_video::VideoEncoder, gst::Element, gst::Object, @implements gst::Preset;

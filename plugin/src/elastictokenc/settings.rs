@@ -24,16 +24,17 @@ pub enum Control {
 #[enum_type(name = "GstElasticTokEncSearch")]
 #[repr(i32)]
 pub enum Search {
-    #[enum_value(name = "Full: decode every candidate, slow", nick = "full")]
+    #[enum_value(name = "Full: decode every candidate and share tokens out between cells, slow", nick = "full")]
     Full,
     #[enum_value(name = "Binary: bisect, decoding on the way", nick = "binary")]
     Binary,
     #[default]
-    #[enum_value(name = "Regression: predict from the latents", nick = "regression")]
+    #[enum_value(name = "Regression: predict, without decoding", nick = "regression")]
     Regression,
 }
 
 const DEFAULT_TARGET_PSNR: f64 = 36.0;
+const DEFAULT_TARGET_MSE: f64 = 0.0;
 const DEFAULT_BITRATE: u32 = 2048;
 const DEFAULT_KEY_INT_MAX: u32 = 240;
 
@@ -42,11 +43,13 @@ pub struct Settings {
     pub model: ModelSettings,
     pub rate_control: Control,
     pub target_psnr: f64,
+    pub target_mse: f64,
     pub bitrate: u32,
     pub tokens: u32,
     pub min_tokens: u32,
     pub max_tokens: u32,
-    pub search: Search,
+    /// `None`: the user left it to the model.
+    pub search: Option<Search>,
     pub key_int_max: u32,
     pub layers: u32,
     pub drift_free: bool,
@@ -60,11 +63,12 @@ impl Default for Settings {
             model: ModelSettings::default(),
             rate_control: Control::default(),
             target_psnr: DEFAULT_TARGET_PSNR,
+            target_mse: DEFAULT_TARGET_MSE,
             bitrate: DEFAULT_BITRATE,
             tokens: 0,
             min_tokens: 0,
             max_tokens: 0,
-            search: Search::default(),
+            search: None,
             key_int_max: DEFAULT_KEY_INT_MAX,
             layers: 0,
             drift_free: false,
@@ -82,6 +86,7 @@ impl Settings {
                 Control::Tokens => RateControl::Tokens,
             },
             target_psnr: self.target_psnr,
+            target_mse: self.target_mse,
             bitrate: self.bitrate,
             tokens: self.tokens,
             min_tokens: self.min_tokens,
@@ -89,11 +94,13 @@ impl Settings {
         }
     }
 
-    pub fn search_method(&self) -> SearchMethod {
+    /// How to search with a model that is best searched by `best`.
+    pub fn search_method(&self, best: SearchMethod) -> SearchMethod {
         match self.search {
-            Search::Full => SearchMethod::Full,
-            Search::Binary => SearchMethod::Binary,
-            Search::Regression => SearchMethod::Regression,
+            None => best,
+            Some(Search::Full) => SearchMethod::Full,
+            Some(Search::Binary) => SearchMethod::Binary,
+            Some(Search::Regression) => SearchMethod::Regression,
         }
     }
 
@@ -107,10 +114,18 @@ impl Settings {
                 .build(),
             glib::ParamSpecDouble::builder("target-psnr")
                 .nick("Target PSNR")
-                .blurb("Quality to hold with rate-control=quality: luma PSNR in dB, averaged over time")
+                .blurb("Quality to hold with rate-control=quality in dB: PSNR of luma averaged over time; with FSQ and VAE models, of all RGB samples of each block")
                 .minimum(20.0)
                 .maximum(60.0)
                 .default_value(DEFAULT_TARGET_PSNR)
+                .mutable_playing()
+                .build(),
+            glib::ParamSpecDouble::builder("target-mse")
+                .nick("Target MSE")
+                .blurb("Quality to hold instead of target-psnr with FSQ and VAE models: mean squared error of samples on the -1 to 1 scale, as ElasticTok's threshold (0 = target-psnr)")
+                .minimum(0.0)
+                .maximum(4.0)
+                .default_value(DEFAULT_TARGET_MSE)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecUInt::builder("bitrate")
@@ -129,7 +144,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecUInt::builder("min-tokens")
                 .nick("Minimum Tokens")
-                .blurb("Tokens of a cell that are never thinned out to save bits")
+                .blurb("Tokens of a cell that are kept whatever they cost; a model may ask for more")
                 .maximum(65536)
                 .mutable_playing()
                 .build(),
@@ -141,13 +156,13 @@ impl Settings {
                 .build(),
             glib::ParamSpecEnum::builder::<Search>("search")
                 .nick("Search")
-                .blurb("How the tokens that meet target-psnr are found")
+                .blurb("How the tokens that meet the target are found; where it is not set and the model predicts no distortion, binary")
                 .default_value(Search::Regression)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecUInt::builder("key-int-max")
                 .nick("Key-frame maximal interval")
-                .blurb("Most frames from one key block to the next (0 = only the first block is one)")
+                .blurb("Most frames from one key block to the next (0 = only the first block is one); a model's context may end sooner")
                 .default_value(DEFAULT_KEY_INT_MAX)
                 .mutable_ready()
                 .build(),
@@ -167,7 +182,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
-                .blurb("Measurements since the stream began: blocks, tokens, bytes of each layer, times in ms, provider in use")
+                .blurb("Measurements since the stream began: blocks, tokens, bytes of each layer, candidates evaluated, times in ms, PSNR of the last block where it was decoded, search and provider in use")
                 .read_only()
                 .build(),
         ]);
@@ -182,11 +197,12 @@ impl Settings {
         match name {
             "rate-control" => self.rate_control = value.get().expect("type checked upstream"),
             "target-psnr" => self.target_psnr = value.get().expect("type checked upstream"),
+            "target-mse" => self.target_mse = value.get().expect("type checked upstream"),
             "bitrate" => self.bitrate = value.get().expect("type checked upstream"),
             "tokens" => self.tokens = value.get().expect("type checked upstream"),
             "min-tokens" => self.min_tokens = value.get().expect("type checked upstream"),
             "max-tokens" => self.max_tokens = value.get().expect("type checked upstream"),
-            "search" => self.search = value.get().expect("type checked upstream"),
+            "search" => self.search = Some(value.get().expect("type checked upstream")),
             "key-int-max" => self.key_int_max = value.get().expect("type checked upstream"),
             "layers" => self.layers = value.get().expect("type checked upstream"),
             "drift-free" => self.drift_free = value.get().expect("type checked upstream"),
@@ -200,11 +216,12 @@ impl Settings {
         Some(match name {
             "rate-control" => self.rate_control.to_value(),
             "target-psnr" => self.target_psnr.to_value(),
+            "target-mse" => self.target_mse.to_value(),
             "bitrate" => self.bitrate.to_value(),
             "tokens" => self.tokens.to_value(),
             "min-tokens" => self.min_tokens.to_value(),
             "max-tokens" => self.max_tokens.to_value(),
-            "search" => self.search.to_value(),
+            "search" => self.search.unwrap_or_default().to_value(),
             "key-int-max" => self.key_int_max.to_value(),
             "layers" => self.layers.to_value(),
             "drift-free" => self.drift_free.to_value(),

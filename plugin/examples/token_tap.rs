@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tokens of a running pipeline as NumPy arrays, and a stream out of such arrays.
+//!
+//! ```sh
+//! token_tap read --model BUNDLE "v4l2src num-buffers=400 ! videoconvert ! elastictokenc model=BUNDLE" tokens.npz
+//! token_tap write --model BUNDLE tokens.npz out.etok
+//! ```
+//!
+//! The arrays of a stream of B blocks:
+//!
+//! | array | type and shape | meaning |
+//! | --- | --- | --- |
+//! | `tokens` | i32 [B, cells_y, cells_x, K] (fsq) or f32 [B, cells_y, cells_x, K, D] (vae) | indices or means, zero from the count on |
+//! | `counts` | i32 [B, cells_y, cells_x] | tokens kept of each cell, 0..=K |
+//! | `pts`, `duration` | i64 [B, T] | of each frame in ns; -1: none, or no such frame |
+//! | `key` | bool [B] | whether decoding can begin there |
+//! | `headers`, `header_bytes` | u8 [all], i32 [B] | the blocks' headers one after the other, as `docs/bitstream.md` has them |
+//! | `sequence_header` | u8 [n] | what a decoder needs first |
+//!
+//! Written back, a stream is the same byte for byte. Change `tokens` or `counts` in between and it is a stream of those; times
+//! are in the headers, and changing `pts` changes nothing.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::BytesMut;
+use clap::{Parser, Subcommand};
+use elastictok::bitstream::{BlockHeader, SequenceHeader, StreamWriter};
+use elastictok::bundle::Bundle;
+use elastictok::codec::{FrameTime, TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
+use gst::prelude::*;
+use npyz::WriterBuilder;
+use npyz::npz::{NpzArchive, NpzWriter};
+
+#[derive(Parser)]
+#[command(about = "Tokens of an ElasticTok stream as NumPy arrays, and back")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a pipeline that ends in an ElasticTok stream, and write its tokens
+    Read {
+        /// In gst-launch syntax, for example "filesrc location=a.etok ! elastictokparse"
+        pipeline: String,
+        output: PathBuf,
+        #[arg(long)]
+        model: String,
+    },
+    /// Make a stream of arrays
+    Write {
+        input: PathBuf,
+        output: PathBuf,
+        #[arg(long)]
+        model: String,
+    },
+}
+
+/// What was read of a stream.
+struct Tapped {
+    header: SequenceHeader,
+    shape: TokenShape,
+    blocks: Vec<TokenBlock>,
+}
+
+/// Runs `pipeline` to its end and reads the tokens of every block.
+fn tap(pipeline: &str, bundle: &Bundle) -> Result<Tapped> {
+    let caps = "video/x-elastictok,stream-format=packetized";
+    let pipeline = gst::parse::launch(&format!("{pipeline} ! {caps} ! appsink name=tap sync=false"))?;
+    let pipeline = pipeline.downcast::<gst::Pipeline>().ok().context("not a pipeline")?;
+    let sink = pipeline.by_name("tap").and_then(|s| s.downcast::<gst_app::AppSink>().ok()).context("no appsink")?;
+    let result = pipeline.set_state(gst::State::Playing).map_err(Into::into).and_then(|_| pull(&sink, bundle));
+    let failure = pipeline.bus().and_then(|bus| bus.pop_filtered(&[gst::MessageType::Error]));
+    pipeline.set_state(gst::State::Null)?;
+    if let Some(gst::MessageView::Error(e)) = failure.as_ref().map(|m| m.view()) {
+        bail!("{} ({})", e.error(), e.debug().unwrap_or_default());
+    }
+    result
+}
+
+fn pull(sink: &gst_app::AppSink, bundle: &Bundle) -> Result<Tapped> {
+    let mut stream: Option<(TokenReader, Tapped)> = None;
+    while let Ok(sample) = sink.pull_sample() {
+        let codec_data = sample.caps().and_then(|c| c.structure(0)?.get::<gst::Buffer>("codec_data").ok());
+        let header = SequenceHeader::parse(&codec_data.context("no codec_data in the caps")?.map_readable()?)?;
+        let (reader, tapped) = match &mut stream {
+            Some(stream) => stream,
+            none => {
+                let reader = TokenReader::new(bundle, &header)?;
+                let shape = reader.shape();
+                none.insert((reader, Tapped { header: header.clone(), shape, blocks: Vec::new() }))
+            }
+        };
+        ensure!(tapped.header == header, "the stream changes its format; arrays cannot");
+        let buffer = sample.buffer().context("a sample without a buffer")?;
+        tapped.blocks.push(reader.read(&buffer.map_readable()?, buffer.pts().map(|t| t.nseconds()))?);
+    }
+    Ok(stream.context("the pipeline made no block")?.1)
+}
+
+fn save<T: npyz::AutoSerialize>(
+    npz: &mut NpzWriter<BufWriter<File>>,
+    name: &str,
+    shape: &[usize],
+    values: impl IntoIterator<Item = T>,
+) -> Result<()> {
+    let shape: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
+    let mut array = npz.array(name, Default::default())?.default_dtype().shape(&shape).begin_nd()?;
+    array.extend(values)?;
+    Ok(array.finish()?)
+}
+
+/// Reads tokens out of the stream that `pipeline` (in gst-launch syntax) ends in, and writes them as arrays to `output`.
+pub fn read(pipeline: &str, model: &str, output: &Path) -> Result<()> {
+    let Tapped { header, shape, blocks } = tap(pipeline, Bundle::resolve(model)?.as_ref())?;
+    let mut npz = NpzWriter::create(output)?;
+    let (n, t) = (blocks.len(), usize::from(header.block_length));
+    let mut sizes = vec![n, shape.cells_y, shape.cells_x];
+    save(&mut npz, "counts", &sizes, blocks.iter().flat_map(|b| b.counts.iter().copied()))?;
+    sizes.push(shape.tokens);
+    if let Some(TokenBlock { tokens: TokenValues::Means(_), .. }) = blocks.first() {
+        sizes.push(shape.numbers);
+        let means = blocks.iter().filter_map(|b| if let TokenValues::Means(m) = &b.tokens { Some(m) } else { None });
+        save(&mut npz, "tokens", &sizes, means.flatten().copied())?;
+    } else {
+        let indices = blocks.iter().filter_map(|b| if let TokenValues::Indices(i) = &b.tokens { Some(i) } else { None });
+        save(&mut npz, "tokens", &sizes, indices.flatten().copied())?;
+    }
+    let each = |of: fn(&FrameTime) -> Option<u64>| {
+        let time = move |b: &TokenBlock, i| b.times.get(i).and_then(of).map_or(-1, |ns| ns as i64);
+        blocks.iter().flat_map(move |b| (0..t).map(move |i| time(b, i))).collect::<Vec<i64>>()
+    };
+    save(&mut npz, "pts", &[n, t], each(|time| time.pts))?;
+    save(&mut npz, "duration", &[n, t], each(|time| time.duration))?;
+    save(&mut npz, "key", &[n], blocks.iter().map(|b| b.header.key))?;
+    let (mut headers, mut lengths) = (BytesMut::new(), Vec::with_capacity(n));
+    for block in &blocks {
+        let before = headers.len();
+        block.header.write(header.block_length, &mut headers)?;
+        lengths.push((headers.len() - before) as i32);
+    }
+    save(&mut npz, "header_bytes", &[n], lengths)?;
+    save(&mut npz, "headers", &[headers.len()], headers.iter().copied())?;
+    let sequence = header.to_bytes();
+    save(&mut npz, "sequence_header", &[sequence.len()], sequence.iter().copied())?;
+    println!("{n} blocks, {}x{} cells of up to {} tokens", shape.cells_x, shape.cells_y, shape.tokens);
+    Ok(())
+}
+
+fn load<T: npyz::Deserialize>(npz: &mut NpzArchive<BufReader<File>>, name: &str) -> Result<Vec<T>> {
+    let array = npz.by_name(name)?.with_context(|| format!("the file has no array '{name}'"))?;
+    ensure!(array.order() == npyz::Order::C, "'{name}' is not in C order; save numpy.ascontiguousarray of it");
+    array.into_vec().with_context(|| format!("array '{name}'"))
+}
+
+/// Makes the stream `output` of the arrays in `input`.
+pub fn write(input: &Path, model: &str, output: &Path) -> Result<()> {
+    let mut npz = NpzArchive::open(input).with_context(|| input.display().to_string())?;
+    let header = SequenceHeader::parse(&load::<u8>(&mut npz, "sequence_header")?)?;
+    let bundle = Bundle::resolve(model)?;
+    let shape = TokenReader::new(&bundle, &header)?.shape();
+    let mut writer = TokenWriter::new(&bundle, &header)?;
+    let counts: Vec<i32> = load(&mut npz, "counts")?;
+    let (headers, lengths): (Vec<u8>, Vec<i32>) = (load(&mut npz, "headers")?, load(&mut npz, "header_bytes")?);
+    let numbers = shape.cells() * shape.tokens * shape.numbers;
+    let mut tokens: Box<dyn Iterator<Item = TokenValues>> = if shape.numbers == 1 {
+        let all: Vec<i32> = load(&mut npz, "tokens")?;
+        Box::new((0..all.len() / numbers).map(move |i| TokenValues::Indices(all[i * numbers..(i + 1) * numbers].to_vec())))
+    } else {
+        let all: Vec<f32> = load(&mut npz, "tokens")?;
+        Box::new((0..all.len() / numbers).map(move |i| TokenValues::Means(all[i * numbers..(i + 1) * numbers].to_vec())))
+    };
+    ensure!(counts.len() == lengths.len() * shape.cells(), "'counts' and 'header_bytes' are not of the same number of blocks");
+    let mut stream = StreamWriter::new(&header)?;
+    let (mut out, mut file) = (BytesMut::new(), BufWriter::new(File::create(output)?));
+    let mut rest = &headers[..];
+    for (counts, &length) in counts.chunks_exact(shape.cells()).zip(&lengths) {
+        let bytes = usize::try_from(length).ok().and_then(|n| rest.split_at_checked(n)).context("'headers' ends early")?;
+        rest = bytes.1;
+        let (block_header, _) = BlockHeader::parse(bytes.0, header.block_length)?;
+        let tokens = tokens.next().context("'tokens' has fewer blocks than 'header_bytes'")?;
+        let block = TokenBlock { header: block_header, times: Vec::new(), counts: counts.to_vec(), tokens };
+        stream.write(&writer.write(&block)?, &mut out)?;
+        file.write_all(&out.split())?;
+    }
+    Ok(file.flush()?)
+}
+
+#[allow(dead_code, reason = "the test of this example calls `read` and `write`")]
+fn main() -> Result<()> {
+    gst::init()?;
+    gstelastictok::plugin_register_static()?;
+    match Cli::parse().command {
+        Command::Read { pipeline, output, model } => read(&pipeline, &model, &output),
+        Command::Write { input, output, model } => write(&input, &model, &output),
+    }
+}

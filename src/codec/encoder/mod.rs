@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The encoder: frames to blocks. What is the same for all bottlenecks is here: filling blocks, key blocks, epochs, times, the
+//! container; how a block's pixels become segments is [`BlockCoder`]'s.
+
+mod fixed;
+mod nested;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use self::fixed::FixedBlocks;
+pub use self::nested::BlockView;
+use self::nested::NestedBlocks;
+use super::setup::stream_format;
+use super::{FrameTime, LiveSettings, SearchMethod};
+use crate::Result;
+use crate::bitstream::{BlockHeader, BlockWriter, SequenceHeader, segment_bytes};
+use crate::bundle::{Bottleneck, Bundle};
+use crate::frame::{Geometry, PlanesRef, load_frame};
+use crate::runtime::RuntimeConfig;
+use crate::timing::Timeline;
+
+/// How to encode.
+#[derive(Debug, Clone)]
+pub struct EncoderConfig {
+    /// The model.
+    pub bundle: Arc<Bundle>,
+    /// Where it runs.
+    pub runtime: RuntimeConfig,
+    /// Picture width in pixels.
+    pub width: u32,
+    /// Picture height in pixels.
+    pub height: u32,
+    /// Frames per second as a fraction, (0, 1) = variable.
+    pub framerate: (u32, u32),
+    /// Width to height of a pixel.
+    pub pixel_aspect_ratio: (u32, u32),
+    /// Goes into the sequence header; see [`SequenceHeader::colorimetry`].
+    pub colorimetry: [u8; 4],
+    /// Goes into the sequence header; see [`SequenceHeader::chroma_site`].
+    pub chroma_site: u8,
+    /// Most frames from one key block to the next; 0 = only the first block is key.
+    pub key_int_max: u32,
+    /// How targets are met.
+    pub search: SearchMethod,
+    /// Layers to code blocks in at the most; 0 = as many as the bundle has.
+    pub layers: u32,
+    /// Gives every layer a reference of its own, so that no receiver of fewer layers drifts. Costs a run of both graphs for each
+    /// layer but one, and some bits. Nested bundles only.
+    pub drift_free: bool,
+    /// What may change while coding.
+    pub live: LiveSettings,
+}
+
+/// Measurements since the encoder was made.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EncoderStats {
+    /// Blocks coded.
+    pub blocks: u64,
+    /// Key blocks among them.
+    pub key_blocks: u64,
+    /// Frames coded.
+    pub frames: u64,
+    /// Sum of all cells' counts.
+    pub tokens: u64,
+    /// Bytes of packets.
+    pub bytes: u64,
+    /// Bytes of each layer's segments.
+    pub layer_bytes: Vec<u64>,
+    /// Candidates that searches evaluated.
+    pub evaluations: u64,
+    /// Time spent in the encoder.
+    pub time: Duration,
+    /// Part of it in ONNX Runtime.
+    pub runtime_time: Duration,
+    /// Part of it in the motion search.
+    pub motion_time: Duration,
+    /// Part of it in quantisation and entropy coding.
+    pub token_time: Duration,
+    /// PSNR of the last block in dB, of luma for I420 and of all samples for RGB; `None` where the encoder did not decode it.
+    pub psnr: Option<f64>,
+    /// Quantiser of the last block; 0 for bottlenecks that have none.
+    pub quantiser: u8,
+}
+
+/// One coded block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Packet {
+    /// The block; see `docs/bitstream.md`.
+    pub data: Bytes,
+    /// Decoding can begin here.
+    pub key: bool,
+    /// Frames in it.
+    pub frames: u32,
+}
+
+/// Turns blocks of pixels into segments, with graphs and contexts of its own.
+trait BlockCoder: Send {
+    /// T aligned frames to code.
+    fn frames_mut(&mut self) -> &mut [u8];
+
+    /// New settings, checked, from the next block on.
+    fn set_live(&mut self, live: LiveSettings) -> Result<()>;
+
+    /// Whether the block had better be a key block; asked where it need not be one.
+    fn wants_key(&mut self) -> bool;
+
+    /// Codes the frames, as a key block (`position` 0) or the block that many after it, and commits the contexts.
+    fn code(&mut self, key: bool, position: u32) -> Result<Coded>;
+
+    /// The block's segments, one for each layer.
+    fn segments(&self) -> &[Vec<u8>];
+
+    /// The block's counts, \[cells\].
+    fn counts(&self) -> &[i32];
+
+    /// Learns what the block became in all.
+    fn learn(&mut self, bits: f64);
+
+    /// Where time went so far.
+    fn spent(&self) -> Spent;
+
+    /// Where the graphs run.
+    fn provider(&self) -> &'static str;
+
+    /// The block as it was quantised, for bottlenecks that have it.
+    fn view(&self) -> Option<BlockView<'_>> {
+        None
+    }
+}
+
+/// What is known of a block just coded.
+#[derive(Debug, Clone, Copy, Default)]
+struct Coded {
+    /// Layers fewer than the bundle has.
+    left_out: u8,
+    quantiser: u8,
+    psnr: Option<f64>,
+    evaluations: u32,
+}
+
+/// Time that a coder spent.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spent {
+    runtime_time: Duration,
+    motion_time: Duration,
+    token_time: Duration,
+}
+
+/// Encodes one stream.
+pub struct Encoder {
+    config: EncoderConfig,
+    geometry: Geometry,
+    header: SequenceHeader,
+    coder: Box<dyn BlockCoder>,
+    timeline: Timeline,
+    times: Vec<FrameTime>,
+    block_length: usize,
+    force_key: bool,
+    /// Blocks since the key block; `None` before the first one.
+    position: Option<u32>,
+    epoch: u8,
+    frames_since_key: u32,
+    out: BytesMut,
+    stats: EncoderStats,
+}
+
+impl Encoder {
+    /// Loads the graphs for the given picture.
+    pub fn new(config: EncoderConfig) -> Result<Self> {
+        config.live.validate()?;
+        let manifest = &config.bundle.manifest;
+        let geometry = config.bundle.geometry(config.width, config.height)?;
+        let header = SequenceHeader {
+            fingerprint: config.bundle.fingerprint,
+            width: config.width,
+            height: config.height,
+            framerate: config.framerate,
+            pixel_aspect_ratio: config.pixel_aspect_ratio,
+            colorimetry: config.colorimetry,
+            pixel_format: stream_format(manifest.pixel_format),
+            block_length: manifest.block_length as u8,
+            chroma_site: config.chroma_site,
+        };
+        header.validate()?;
+        let block_length = manifest.block_length as usize;
+        let fps = if config.framerate.0 == 0 { 30.0 } else { f64::from(config.framerate.0) / f64::from(config.framerate.1) };
+        let seconds = block_length as f64 / fps;
+        let coder: Box<dyn BlockCoder> = match manifest.bottleneck {
+            Bottleneck::Nested { .. } => Box::new(NestedBlocks::new(&config, geometry, seconds)?),
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedBlocks::new(&config, geometry, seconds)?),
+        };
+        Ok(Self {
+            timeline: Timeline::new(config.framerate, header.block_length)?,
+            times: Vec::with_capacity(block_length),
+            block_length,
+            force_key: false,
+            position: None,
+            epoch: 0,
+            frames_since_key: 0,
+            out: BytesMut::new(),
+            stats: EncoderStats { layer_bytes: vec![0; manifest.layers.len()], ..Default::default() },
+            coder,
+            header,
+            geometry,
+            config,
+        })
+    }
+
+    /// What a decoder needs first.
+    pub fn sequence_header(&self) -> &SequenceHeader {
+        &self.header
+    }
+
+    /// Frames of a full block.
+    pub fn block_length(&self) -> usize {
+        self.block_length
+    }
+
+    /// Takes new settings, effective from the next block.
+    pub fn set_live(&mut self, live: LiveSettings) -> Result<()> {
+        live.validate()?;
+        self.coder.set_live(live)
+    }
+
+    /// Makes the next block to be coded a key block.
+    pub fn force_key(&mut self) {
+        self.force_key = true;
+    }
+
+    /// Frames that wait for their block to fill.
+    pub fn pending(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Measurements.
+    pub fn stats(&self) -> &EncoderStats {
+        &self.stats
+    }
+
+    /// Counts of the last block, \[cells\] in raster order.
+    pub fn counts(&self) -> &[i32] {
+        self.coder.counts()
+    }
+
+    /// Where the graphs run.
+    pub fn provider(&self) -> &'static str {
+        self.coder.provider()
+    }
+
+    /// Drops waiting frames; the next block is a key block.
+    pub fn reset(&mut self) {
+        self.times.clear();
+        self.force_key = true;
+    }
+
+    /// Takes a frame; gives a packet when it fills a block.
+    pub fn push(&mut self, picture: &PlanesRef<'_>, time: FrameTime) -> Result<Option<Packet>> {
+        let started = Instant::now();
+        let n = self.geometry.frame_bytes();
+        let at = self.times.len() * n;
+        load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[at..at + n])?;
+        self.times.push(time);
+        self.stats.time += started.elapsed();
+        if self.times.len() < self.block_length { Ok(None) } else { self.block().map(Some) }
+    }
+
+    /// Codes the frames that wait, as a shorter block.
+    pub fn drain(&mut self) -> Result<Option<Packet>> {
+        if self.times.is_empty() { Ok(None) } else { self.block().map(Some) }
+    }
+
+    /// The last block as it was quantised; `None` for bottlenecks without a quantiser.
+    pub fn last_block(&self) -> Option<BlockView<'_>> {
+        self.position.and_then(|_| self.coder.view())
+    }
+
+    fn must_be_key(&self) -> bool {
+        let limit = self.config.key_int_max;
+        let full = self.config.bundle.manifest.max_context_blocks;
+        match self.position {
+            None => true,
+            Some(p) => {
+                self.force_key
+                    || (limit > 0 && self.frames_since_key + self.block_length as u32 > limit)
+                    || full.is_some_and(|blocks| p + 1 >= blocks)
+                    || p == u32::MAX
+            }
+        }
+    }
+
+    fn block(&mut self) -> Result<Packet> {
+        let started = Instant::now();
+        let real = self.times.len();
+        let n = self.geometry.frame_bytes();
+        for i in real..self.block_length {
+            self.coder.frames_mut().copy_within((real - 1) * n..real * n, i * n);
+        }
+        let key = self.must_be_key() || self.coder.wants_key();
+        if key {
+            self.epoch = self.epoch.wrapping_add(u8::from(self.position.is_some()));
+            self.frames_since_key = 0;
+        }
+        let position = if key { 0 } else { self.position.map_or(0, |p| p + 1) };
+        let coded = self.coder.code(key, position)?;
+        let packet = self.pack(key, position, real, &coded)?;
+        self.coder.learn(packet.data.len() as f64 * 8.0);
+        self.position = Some(position);
+        self.frames_since_key += real as u32;
+        self.force_key = false;
+        self.times.clear();
+        let spent = self.coder.spent();
+        let s = &mut self.stats;
+        s.blocks += 1;
+        s.key_blocks += u64::from(key);
+        s.frames += real as u64;
+        s.tokens += self.coder.counts().iter().map(|&c| c as u64).sum::<u64>();
+        s.bytes += packet.data.len() as u64;
+        s.evaluations += u64::from(coded.evaluations);
+        (s.psnr, s.quantiser) = (coded.psnr, coded.quantiser);
+        (s.runtime_time, s.motion_time, s.token_time) = (spent.runtime_time, spent.motion_time, spent.token_time);
+        s.time += started.elapsed();
+        Ok(packet)
+    }
+
+    /// Writes the block as coded.
+    fn pack(&mut self, key: bool, position: u32, real: usize, coded: &Coded) -> Result<Packet> {
+        let timing = self.timeline.encode(position, &self.times)?;
+        let Coded { left_out, quantiser, .. } = *coded;
+        let header = BlockHeader { key, epoch: self.epoch, position, left_out, frames: real as u8, quantiser, timing };
+        let mut writer = BlockWriter::begin(&header, self.header.block_length, &mut self.out)?;
+        for (segment, bytes) in self.coder.segments().iter().zip(&mut self.stats.layer_bytes) {
+            writer.segment(segment);
+            *bytes += segment_bytes(segment.len()) as u64;
+        }
+        Ok(Packet { data: self.out.split().freeze(), key, frames: real as u32 })
+    }
+}

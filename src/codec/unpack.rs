@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From a block's segments to the decoder graph's inputs, for each bottleneck.
+
+use super::setup::{Nested, effective_step, fixed};
+use crate::bitstream::BlockHeader;
+use crate::bundle::{Bottleneck, Bundle};
+use crate::frame::Geometry;
+use crate::runtime::{DecoderGraph, TokensMut};
+use crate::tokens::fixed::FixedCoder;
+use crate::tokens::{NestedDecoder, Shape};
+use crate::{Error, Result};
+
+/// What a block's segments are read into.
+pub(super) struct Unpacker {
+    kind: Kind,
+    counts: Vec<i32>,
+}
+
+enum Kind {
+    Nested { decoder: Box<NestedDecoder>, levels: usize, scale: f32 },
+    Fixed(FixedCoder),
+}
+
+impl Unpacker {
+    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
+        let manifest = &bundle.manifest;
+        let kind = match manifest.bottleneck {
+            Bottleneck::Nested { .. } => {
+                let Nested { layout, tables, levels, scale } = Nested::new(manifest, &bundle.tables, geometry)?;
+                Kind::Nested { decoder: Box::new(NestedDecoder::new(&layout, &tables)?), levels, scale }
+            }
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Kind::Fixed(fixed(manifest, geometry)?),
+        };
+        Ok(Self { kind, counts: vec![0; geometry.cells()] })
+    }
+
+    /// Layers that a block can have.
+    pub fn layers(&self) -> usize {
+        match &self.kind {
+            Kind::Nested { levels, .. } => *levels,
+            Kind::Fixed(coder) => coder.layers(),
+        }
+    }
+
+    /// Layers that the block with this header was coded in; 0: the header is not of this bundle.
+    pub fn depth(&self, header: &BlockHeader) -> usize {
+        self.layers().saturating_sub(usize::from(header.left_out))
+    }
+
+    /// Reads the segment of `layer` of the block with this header; layer 0 begins a block, the others follow in order.
+    pub fn read_segment(&mut self, layer: usize, header: &BlockHeader, payload: &[u8]) -> Result<()> {
+        let shape = Shape { key: header.key, depth: self.depth(header) };
+        match &mut self.kind {
+            Kind::Nested { decoder, .. } => decoder.read_segment(layer, shape, payload),
+            Kind::Fixed(coder) => coder.read_segment(layer, payload),
+        }
+    }
+
+    /// Gives `graph` the block, of which `layers` layers were read.
+    pub fn load(&mut self, header: &BlockHeader, layers: usize, graph: &mut DecoderGraph) -> Result<()> {
+        let depth = self.depth(header);
+        match &mut self.kind {
+            Kind::Nested { decoder, scale, .. } => {
+                graph.motion_mut().copy_from_slice(decoder.motion());
+                if let TokensMut::I16(latents) = graph.tokens_mut() {
+                    decoder.dequantise(header.quantiser, latents, &mut self.counts)?;
+                }
+                graph.set_step(effective_step(header.quantiser, *scale, depth - layers));
+            }
+            Kind::Fixed(coder) => match graph.tokens_mut() {
+                TokensMut::I32(indices) => coder.store_indices(layers, indices, &mut self.counts)?,
+                TokensMut::F32(means) => coder.store_means(layers, means, &mut self.counts)?,
+                TokensMut::I16(_) => return Err(Error::Model("an fsq or vae bundle's decoder takes i16 tokens".into())),
+            },
+        }
+        graph.counts_mut().copy_from_slice(&self.counts);
+        Ok(())
+    }
+}
