@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-#![doc = "GStreamer elements for ElasticTok streams: `elastictokenc`, `elastictokdec`, `elastictokparse` and a typefinder."]
+#![doc = "GStreamer elements for ElasticTok streams: `elastictokenc`, `elastictokdec`, `elastictokparse`, `elastictokthin` and a typefinder."]
 // `plugin_define!` makes undocumented items.
 #![allow(missing_docs)]
 
@@ -9,6 +9,7 @@ mod common;
 mod elastictokdec;
 mod elastictokenc;
 mod elastictokparse;
+mod elastictokthin;
 mod logging;
 mod typefind;
 
@@ -21,6 +22,7 @@ fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     elastictokenc::register(plugin)?;
     elastictokdec::register(plugin)?;
     elastictokparse::register(plugin)?;
+    elastictokthin::register(plugin)?;
     typefind::register(plugin)
 }
 

@@ -299,3 +299,32 @@ fn a_stream_of_another_model_and_contradicting_caps_are_errors() {
         assert!(format!("{:?}", e).contains(what), "{e:?}");
     }
 }
+
+#[test]
+fn thinning_cuts_blocks_and_shares_their_memory() {
+    let caps = raw_caps("I420", 96, 64, (30, 1));
+    let (coded, packets) = encode(&caps, "packetized", "target-psnr=46", 12, (30, 1));
+    let mut h = gst_check::Harness::new("elastictokthin");
+    h.set_src_caps(coded.clone());
+    h.element().unwrap().set_property("max-layers", 2u32);
+    for (i, packet) in packets.iter().enumerate() {
+        if i == 4 {
+            h.element().unwrap().set_property("max-layers", 1u32);
+        }
+        h.push(packet.clone()).unwrap();
+    }
+    assert_eq!(h.sinkpad().unwrap().current_caps().unwrap(), coded);
+    let thin = drain(&mut h);
+    assert_eq!(thin.len(), packets.len());
+    for (i, (a, b)) in packets.iter().zip(&thin).enumerate() {
+        let (a, b) = ((a, a.map_readable().unwrap()), (b, b.map_readable().unwrap()));
+        assert!(a.1.starts_with(&b.1) && b.1.len() < a.1.len(), "block {i} is cut");
+        assert_eq!(a.1.as_ptr(), b.1.as_ptr(), "and not copied");
+        let told = |b: &gst::Buffer| (b.pts(), b.duration(), b.flags() - gst::BufferFlags::TAG_MEMORY);
+        assert_eq!(told(a.0), told(b.0));
+        assert_eq!(&b.1[..], elastictok::bitstream::thin(&a.1, if i < 4 { 2 } else { 1 }).unwrap());
+    }
+    let stats: gst::Structure = h.element().unwrap().property("stats");
+    assert_eq!((stats.get::<u64>("blocks"), stats.get::<u32>("layers")), (Ok(6), Ok(1)));
+    assert_eq!(decode(&coded, thin).len(), 12);
+}

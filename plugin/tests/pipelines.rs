@@ -134,3 +134,24 @@ fn a_missing_model_is_an_error_before_data_flows() {
     let message = p.0.bus().unwrap().timed_pop_filtered(gst::ClockTime::from_seconds(5), &[gst::MessageType::Error]).unwrap();
     assert!(format!("{:?}", message.view()).contains("bundle.json"));
 }
+
+#[test]
+fn a_recording_is_thinned_to_a_bitrate() {
+    let (path, thin) = (temporary("thick.etok"), temporary("thin.etok"));
+    Pipeline::new(&format!(
+        "videotestsrc pattern=smpte num-buffers=90 ! video/x-raw,width=128,height=96,framerate=30/1 ! videobox left=-8 ! elastictokenc target-psnr=48 key-int-max=15 ! filesink location={path}"
+    ))
+    .run();
+    Pipeline::new(&format!(
+        "filesrc location={path} ! elastictokparse ! elastictokthin name=thin bitrate=60 ! elastictokparse ! video/x-elastictok,stream-format=byte-stream ! filesink location={thin}"
+    ))
+    .run();
+    let size = |p: &str| std::fs::metadata(p).unwrap().len();
+    // three seconds at 60 kbit/s, and the second that the bucket holds
+    assert!(size(&path) > 40_000 && size(&thin) < 30_500, "{} and {} bytes", size(&path), size(&thin));
+    let p = Pipeline::new(&format!("filesrc location={thin} ! decodebin3 ! fakesink name=out sync=false"));
+    let seen = count(&p, "out");
+    p.run();
+    assert_eq!(seen.lock().unwrap().len(), 90);
+    [path, thin].map(|p| std::fs::remove_file(p).unwrap());
+}

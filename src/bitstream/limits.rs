@@ -6,6 +6,9 @@ use super::header::SequenceHeader;
 /// The most frames in a block.
 pub const MAX_BLOCK_LENGTH: u8 = 16;
 
+/// Most layers of a model.
+pub const MAX_LAYERS: usize = 32;
+
 /// The largest width or height in pixels that the format allows.
 pub const MAX_DIMENSION: u32 = 8192;
 

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bitstream::MAX_LAYERS;
 use crate::frame::PixelFormat;
 use crate::{Error, Result};
 
@@ -166,9 +167,9 @@ impl Manifest {
             }
         }
         let rising = self.layers.windows(2).all(|w| w[0] < w[1]) && self.layers.first().is_some_and(|&l| l > 0);
-        if !rising || self.layers.last() != Some(&self.tokens_per_cell) || self.layers.len() > 32 {
+        if !rising || self.layers.last() != Some(&self.tokens_per_cell) || self.layers.len() > MAX_LAYERS {
             return Err(format!(
-                "layers {:?} do not rise to tokens_per_cell {} in at most 32 steps",
+                "layers {:?} do not rise to tokens_per_cell {} in at most {MAX_LAYERS} steps",
                 self.layers, self.tokens_per_cell
             ));
         }
