@@ -143,12 +143,12 @@ fn a_recording_is_thinned_to_a_bitrate() {
     ))
     .run();
     Pipeline::new(&format!(
-        "filesrc location={path} ! elastictokparse ! elastictokthin name=thin bitrate=60 ! elastictokparse ! video/x-elastictok,stream-format=byte-stream ! filesink location={thin}"
+        "filesrc location={path} ! elastictokparse ! elastictokthin name=thin bitrate=100 ! elastictokparse ! video/x-elastictok,stream-format=byte-stream ! filesink location={thin}"
     ))
     .run();
     let size = |p: &str| std::fs::metadata(p).unwrap().len();
-    // three seconds at 60 kbit/s, and the second that the bucket holds
-    assert!(size(&path) > 40_000 && size(&thin) < 30_500, "{} and {} bytes", size(&path), size(&thin));
+    // three seconds at 100 kbit/s, and the second that the bucket holds
+    assert!(size(&path) > 80_000 && size(&thin) < 50_500, "{} and {} bytes", size(&path), size(&thin));
     let p = Pipeline::new(&format!("filesrc location={thin} ! decodebin3 ! fakesink name=out sync=false"));
     let seen = count(&p, "out");
     p.run();
