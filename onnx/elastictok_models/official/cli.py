@@ -51,4 +51,4 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.out}: {sum(f.stat().st_size for f in args.out.iterdir())} bytes", file=sys.stderr)
 
 
-FAULTS = (CheckpointError, ConfigError, bundle.ExportError)
+FAULTS = (CheckpointError, ConfigError, ValueError)

@@ -5,6 +5,7 @@ An argument n of a search means that the slots <= n are kept, min(n + 1, max_tok
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import ceil, exp2, log2
 
 import numpy as np
@@ -53,3 +54,33 @@ def linear(loss: Loss, threshold: float, min_toks: int, max_toks: int, default_p
     limit = np.float32(threshold)
     tried = [(int(n), np.float32(loss(int(n)))) for n in grid(min_toks, max_toks, max_prop, n_interp)]
     return next((n for n, value in tried if value <= limit), _fallback(default_prop, max_toks))
+
+
+@dataclass
+class Trace:
+    """Every evaluation of a clip in order, as the official code makes them."""
+
+    block: list[int] = field(default_factory=list)
+    ntoks: list[int] = field(default_factory=list)  # the argument
+    kept: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    commit: list[bool] = field(default_factory=list)  # the pass that fixes the block's cache
+    final: list[int] = field(default_factory=list)  # what the search returns for each block
+
+
+def clip(blocks: int, max_toks: int, evaluate: Callable[[int, int, bool], float], search: Callable[[Loss], int]) -> Trace:
+    """Searches block after block: `search` gets a block's loss function, and the count it returns is evaluated once more to commit.
+
+    `evaluate(block, kept, commit)` gives a block's loss on the committed context of the blocks before, and fixes its own if told to."""
+    trace = Trace()
+
+    def loss(block: int, n: int, commit: bool) -> float:
+        value = evaluate(block, kept(n, max_toks), commit)
+        for column, entry in ((trace.block, block), (trace.ntoks, n), (trace.kept, kept(n, max_toks)), (trace.loss, value), (trace.commit, commit)):
+            column.append(entry)
+        return value
+
+    for i in range(blocks):
+        trace.final.append(search(lambda n: loss(i, n, False)))
+        loss(i, trace.final[-1], True)
+    return trace

@@ -69,6 +69,6 @@ class Sink:
 def to_half(name: str, array: np.ndarray) -> np.ndarray:
     """float16 of a weight. Raises ValueError where a value does not fit."""
     largest = float(np.abs(array).max(initial=0))
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise ValueError(f"{name} has a weight of {largest:g}, which float16 does not hold; export with --precision fp32")
     return array.astype(np.float16)
