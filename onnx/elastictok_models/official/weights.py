@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from .config import Config
 
 # Weights of a graph from which on they go beside it: ONNX files end at 2 GB, and loaders copy what is inside.
-EXTERNAL = 32 << 20
+EXTERNAL = 8 << 20
 ALIGNMENT = 4096  # of a tensor in external data, so that loaders can map it
 TYPES = {"fp32": (np.float32, TensorProto.FLOAT), "fp16": (np.float16, TensorProto.FLOAT16)}
 
