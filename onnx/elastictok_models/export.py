@@ -9,11 +9,9 @@ import onnx
 import torch
 
 from . import graph
-from .config import CELL, Config
+from .config import CELL, FORMAT_VERSION, Config
 from .filter import LoopFilter
 from .transform import order, positions
-
-FORMAT_VERSION = 1
 
 
 def manifest(cfg: Config, training: str) -> dict:

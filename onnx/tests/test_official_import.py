@@ -149,3 +149,9 @@ def test_an_import_takes_less_memory_than_twice_the_file(tmp_path):
     result = subprocess.run(run, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
     assert (tmp_path / "bundle" / "encoder.onnx.data").exists()
     assert int(result.stdout) < (tmp_path / "params").stat().st_size
+
+
+def test_no_pytorch_is_loaded_by_an_import(source, tmp_path):
+    code = "import sys; from elastictok_models.__main__ import main; assert main(sys.argv[1:]) == 0; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, "import-official", str(source / "params"), "--config-json", str(source / "config.json"),
+                    "--out", str(tmp_path / "bundle")], check=True, cwd=Path(__file__).parents[1])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..export import FORMAT_VERSION
+from ..config import FORMAT_VERSION
 from . import graph
 from .config import Config
 from .weights import EXTERNAL, TYPES, Sink, Source

@@ -21,8 +21,8 @@ from . import picture, save
 from .config import Config
 from .model import Context, Model
 
-SIZE = (96, 64)  # clips are scaled to this, and tiles cut out of it
 FRAMES = 96  # of a clip
+TILES = (3, 2)  # clips are scaled to so many tiles across and down, and tiles cut out of them
 
 
 def small() -> Config:
@@ -31,9 +31,11 @@ def small() -> Config:
                   resolution=32)
 
 
-def clips(folder: Path) -> list[np.ndarray]:
-    """The first FRAMES frames of every video of a folder, uint8 [FRAMES, rows, columns, 3]."""
-    width, height = SIZE
+def clips(folder: Path, cfg: Config) -> list[np.ndarray]:
+    """The first FRAMES frames of every video of a folder, scaled to TILES tiles of `cfg`: uint8 [FRAMES, rows, columns, 3].
+
+    Raises ValueError where there are fewer than ten."""
+    width, height = (n * side for n, side in zip(TILES, cfg.tile_size))
     out = []
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".mp4", ".webm", ".y4m")):
         command = ["ffmpeg", "-v", "error", "-i", str(path), "-frames:v", str(FRAMES), "-vf", f"scale={width}:{height}:flags=area",
@@ -43,18 +45,18 @@ def clips(folder: Path) -> list[np.ndarray]:
         if len(video) == FRAMES:
             out.append(video)
     if len(out) < 10:
-        raise SystemExit(f"{folder} has {len(out)} videos of {FRAMES} frames or more; 10 are needed")
+        raise ValueError(f"{folder} has {len(out)} videos of {FRAMES} frames or more; 10 are needed")
     return out
 
 
-def sample(rng: np.random.Generator, videos: list[np.ndarray], cfg: Config, batch: int, blocks: int, unit: bool = True) -> np.ndarray:
+def sample(rng: np.random.Generator, videos: list[np.ndarray], cfg: Config, batch: int, blocks: int) -> np.ndarray:
     """Random tiles as patches float32 [batch, blocks*K, P] in [-1, 1]."""
     width, height = cfg.tile_size
     out = []
     for _ in range(batch):
         v = videos[rng.integers(len(videos))]
         n = blocks * cfg.frames_per_block
-        t, y, x = (rng.integers(limit + 1) for limit in (len(v) - n, SIZE[1] - height, SIZE[0] - width))
+        t, y, x = (rng.integers(limit + 1) for limit in (len(v) - n, v.shape[1] - height, v.shape[2] - width))
         out.append(picture.patchify(v[t:t + n, y:y + height, x:x + width], cfg))
     return picture.to_unit(np.stack(out))
 
@@ -125,7 +127,7 @@ def main():
     args = ap.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    videos = clips(args.data)
+    videos = clips(args.data, small())
     held = videos[-len(videos) // 10:]
     model = Model(small())
     steps = train(model, videos[:-len(held)], args.minutes * 60)
