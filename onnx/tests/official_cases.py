@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Cases for the tests of official models: the official parity fixtures where they are, and always small ones of our own.
 
-The folder is $ELASTICTOK_FIXTURES, or ../shared/fixtures/official beside the checkout; its README says what the arrays are and which
+The folder is $ELASTICTOK_FIXTURES (from the checkout), or ../shared/fixtures/official; its README says what the arrays are and which
 tolerances were verified."""
 import json
 import os
@@ -15,7 +15,7 @@ from elastictok_models.official import bundle, runner
 from elastictok_models.official.checkpoint import Checkpoint
 from elastictok_models.official.config import Config
 
-FOLDER = Path(os.environ.get("ELASTICTOK_FIXTURES") or Path(__file__).resolve().parents[2] / "../shared/fixtures/official")
+FOLDER = Path(__file__).resolve().parents[2] / (os.environ.get("ELASTICTOK_FIXTURES") or "../shared/fixtures/official")
 ABSENT = f"the official fixtures are not in {FOLDER} (set ELASTICTOK_FIXTURES)"
 OWN = ("own-fsq", "own-vae")
 # Tolerances of the fixtures' README.

@@ -67,12 +67,16 @@ def masks(rng: np.random.Generator, cfg: Config, batch: int, blocks: int) -> tor
     return torch.from_numpy((np.arange(cfg.max_toks) < counts[..., None]).reshape(batch, -1))
 
 
-def train(model: Model, videos: list[np.ndarray], seconds: float, batch: int = 16, rate: float = 1.5e-3, seed: int = 0) -> int:
-    """Adam with warm-up and cosine decay over `seconds`; the loss is the logarithm of each block's error. Returns the steps made."""
-    cfg, rng = model.cfg, np.random.default_rng(seed)
+def initialise(model: Model) -> None:
+    """Random weights; the layers' last products begin small, so that the residual stream does."""
     for name, p in model.named_parameters():
         if "norm" not in name and "ln_f" not in name:
             torch.nn.init.normal_(p, std=0.02 if "embed" in name else p.shape[0] ** -0.5 * (0.3 if "wo" in name or "w2" in name else 1))
+
+
+def train(model: Model, videos: list[np.ndarray], seconds: float, batch: int = 16, rate: float = 1.5e-3, seed: int = 0) -> int:
+    """Adam with warm-up and cosine decay over `seconds`; the loss is the logarithm of each block's error. Returns the steps made."""
+    cfg, rng = model.cfg, np.random.default_rng(seed)
     optimiser = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01)
     begin, step = time.monotonic(), 0
     while (done := (time.monotonic() - begin) / seconds) < 1:
@@ -87,7 +91,7 @@ def train(model: Model, videos: list[np.ndarray], seconds: float, batch: int = 1
         optimiser.step()
         step += 1
         if step % 100 == 0:
-            print(f"step {step}: {float(loss):.4f}, {100 * done:.0f} % of the time", flush=True)
+            print(f"step {step}: {loss.item():.4f}, {100 * done:.0f} % of the time", flush=True)
     return step
 
 
@@ -123,14 +127,17 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--data", type=Path, required=True, help="a folder of videos; needs ffmpeg")
     ap.add_argument("--minutes", type=float, default=15)
+    ap.add_argument("--start", type=Path, help="a checkpoint of an earlier run, to go on from")
     ap.add_argument("--out", type=Path, required=True)
     args = ap.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     videos = clips(args.data, small())
     held = videos[-len(videos) // 10:]
-    model = Model(small())
-    steps = train(model, videos[:-len(held)], args.minutes * 60)
+    model = Model(small()) if args.start is None else Model.load(args.start, small()).train().requires_grad_(True)
+    if args.start is None:
+        initialise(model)
+    steps = train(model, videos[:-len(held)], args.minutes * 60, seed=int(args.start is not None))
     args.out.mkdir(parents=True, exist_ok=True)
     save.save(args.out / "params", ((key, stacked(p)) for key, p in model.tensors().items()), "float32")
     (args.out / "config.json").write_text(json.dumps(asdict(model.cfg), indent=1))
