@@ -8,7 +8,7 @@ import pytest
 
 from elastictok_models.__main__ import main
 from elastictok_models.official import bundle, runner, toy
-from elastictok_models.official.distortion import Head
+from elastictok_models.official.distortion import Head, statistics
 
 CFG = toy.config("fsq")
 LAYERS = bundle.boundaries(CFG)
@@ -17,7 +17,7 @@ LAYERS = bundle.boundaries(CFG)
 def random_head(layers=LAYERS, features=CFG.hidden_size):
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.normal(0, 0.3, shape).astype(np.float32)
-    return Head(list(layers), draw(features, 5), draw(5), draw(5, len(layers)), draw(len(layers)))
+    return Head(list(layers), draw(features + 2, len(layers)), draw(len(layers)))
 
 
 def test_a_bundle_carries_the_head(tmp_path):
@@ -40,11 +40,12 @@ def test_a_bundle_carries_the_head(tmp_path):
     with torch.no_grad():
         for tile, kept in ((frames[:, :, :16], 3), (frames[:, :, 16:], 8)):
             model.encode(model.patches(tile), model.mask([kept]))
-    expected = head.predict(np.concatenate(seen))
+    patches = np.concatenate([model.patches(tile).numpy() for tile in (frames[:, :, :16], frames[:, :, 16:])])
+    expected = head.predict(np.concatenate(seen), statistics(patches))
     assert got.shape == (2, len(LAYERS)) and np.abs(got / expected - 1).max() < 1e-4
 
 
-@pytest.mark.parametrize("head,word", [(random_head(layers=[1, 8]), "has the layers"), (random_head(features=7), "7 features")])
+@pytest.mark.parametrize("head,word", [(random_head(layers=[1, 8]), "has the layers"), (random_head(features=7), r"needs \[26, 3\]")])
 def test_a_head_of_another_model_is_refused(head, word, tmp_path):
     head.save(tmp_path / "head.npz")
     with pytest.raises(ValueError, match=word):
@@ -67,7 +68,7 @@ def test_training_on_pairs_predicts_better_than_a_constant(tmp_path):
     rng = np.random.default_rng(0)
     # Clips of differing contrast, so that errors differ in a way the encoder sees.
     videos = [np.clip(127 + rng.uniform(0.02, 1) * (toy.clip(CFG, 4, seed).astype(float) - 127), 0, 255).astype(np.uint8) for seed in range(40)]
-    head = train_head.fit(*train_head.pairs(model, videos[:30], LAYERS, 480), LAYERS, steps=400)
-    pooled, errors = train_head.pairs(model, videos[30:], LAYERS, 160, seed=1)
-    off = np.log(head.predict(pooled) / errors).std(0)
+    head = train_head.fit(*train_head.pairs(model, videos[:30], LAYERS, 480), LAYERS)
+    described, errors = train_head.pairs(model, videos[30:], LAYERS, 160, seed=1)
+    off = np.log(head.predict(described[:, :-2], described[:, -2:]) / errors).std(0)
     assert (off < 0.8 * np.log(errors).std(0)).all()

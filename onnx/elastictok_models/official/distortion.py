@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """A head that predicts what each count would cost, so that search=regression needs no decoder in its loop.
 
-The mean over a cell's tokens of the encoder's last features goes through one hidden layer to the logarithm of the mean squared error (on
-the [-1, 1] scale) with the tokens up to each layer boundary kept. The paper (arXiv 2410.08368, section 3) regresses counts alike."""
+A cell is described by the mean over its tokens of the encoder's last features, and by two logarithms of its patches' variance, which
+the features, being normalised, say little of. A linear layer gives the logarithm of the mean squared error (on the [-1, 1] scale) with the
+tokens up to each layer boundary kept. The paper (arXiv 2410.08368) regresses counts from the picture alike."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,46 +13,53 @@ import numpy as np
 
 from .config import Config
 
-FIELDS = ("boundaries", "w1", "b1", "w2", "b2")
+STATISTICS = 2
+FLOOR = 1e-4  # added to variances
+
+
+def statistics(patches: np.ndarray) -> np.ndarray:
+    """Patches in [-1, 1] [cells, K, P] to float32 [cells, 2]: log of the mean variance, mean log variance."""
+    variance = patches.var(-1)
+    return np.stack([np.log(variance.mean(-1) + FLOOR), np.log(variance + FLOOR).mean(-1)], -1).astype(np.float32)
 
 
 @dataclass
 class Head:
-    """Weights float32: w1 [D, hidden], w2 [hidden, layers]; `boundaries` are the counts predicted for."""
+    """`boundaries` are the counts predicted for; weight float32 [D + 2, layers], bias [layers]."""
 
     boundaries: list[int]
-    w1: np.ndarray
-    b1: np.ndarray
-    w2: np.ndarray
-    b2: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
 
-    def predict(self, pooled: np.ndarray) -> np.ndarray:
-        """Mean features float32 [cells, D] to mean squared errors [cells, layers]."""
-        return np.exp(np.maximum(pooled @ self.w1 + self.b1, 0) @ self.w2 + self.b2)
+    def predict(self, pooled: np.ndarray, statistic: np.ndarray) -> np.ndarray:
+        """Mean features [cells, D] and statistics [cells, 2] to mean squared errors [cells, layers]."""
+        return np.exp(np.concatenate([pooled, statistic], -1) @ self.weight + self.bias)
 
-    def build(self, g, features: str) -> None:
+    def build(self, g, patches: str, features: str) -> None:
         """Appends the head to an encoder graph under construction; the output is `distortion`."""
-        pooled = g.op("ReduceMean", features, g.ints(1), keepdims=0)
-        weight = lambda name: g.sink.add(f"distortion.{name}", getattr(self, name))
-        hidden = g.op("Relu", g.op("Gemm", pooled, weight("w1"), weight("b1")))
-        g.op("Exp", g.op("Gemm", hidden, weight("w2"), weight("b2")), out="distortion")
+        mean = lambda x, axis, keep=0: g.op("ReduceMean", x, g.ints(axis), keepdims=keep)
+        centred = g.op("Sub", patches, mean(patches, 2, 1))
+        variance = mean(g.op("Mul", centred, centred), 2)
+        log = lambda x: g.op("Log", g.op("Add", x, g.float(FLOOR)))
+        described = g.op("Concat", mean(features, 1), log(mean(variance, 1, 1)), mean(log(variance), 1, 1), axis=1)
+        weight, bias = g.sink.add("distortion.weight", self.weight), g.sink.add("distortion.bias", self.bias)
+        g.op("Exp", g.op("Gemm", described, weight, bias), out="distortion")
 
     def save(self, path: Path) -> None:
-        np.savez(path, **{name: getattr(self, name) for name in FIELDS})
+        np.savez(path, boundaries=self.boundaries, weight=self.weight, bias=self.bias)
 
     @classmethod
     def load(cls, path: Path, cfg: Config, boundaries: list[int]) -> Head:
         """Reads what `save` wrote. Raises ValueError where it is no head for this model and these layers."""
         try:
             with np.load(path, allow_pickle=False) as data:
-                head = cls(data["boundaries"].tolist(), *(data[name].astype(np.float32) for name in FIELDS[1:]))
+                head = cls(data["boundaries"].tolist(), data["weight"].astype(np.float32), data["bias"].astype(np.float32))
         except (OSError, KeyError, ValueError) as e:
             raise ValueError(f"{path} is no distortion head: {e}; make one with train-head") from e
-        shapes = [head.w1.shape[:1], head.b1.shape, head.w2.shape, head.b2.shape]
-        hidden = head.w1.shape[-1]
-        if shapes != [(cfg.hidden_size,), (hidden,), (hidden, len(boundaries)), (len(boundaries),)] or head.boundaries != list(boundaries):
-            raise ValueError(f"{path} predicts for the counts {head.boundaries} of {head.w1.shape[0]} features, but the bundle has the layers "
-                             f"{list(boundaries)} and {cfg.hidden_size} features; train it with the same settings and --layers")
-        if not all(np.isfinite(getattr(head, name)).all() for name in FIELDS[1:]):
+        wanted = (cfg.hidden_size + STATISTICS, len(boundaries))
+        if head.boundaries != list(boundaries) or head.weight.shape != wanted or head.bias.shape != wanted[1:]:
+            raise ValueError(f"{path} predicts for the counts {head.boundaries} with weights {list(head.weight.shape)}, but the bundle has the layers "
+                             f"{list(boundaries)} and needs {list(wanted)}; train it with the same settings and --layers")
+        if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
             raise ValueError(f"{path} has weights that are no numbers; train it again")
         return head

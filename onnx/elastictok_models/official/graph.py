@@ -164,7 +164,8 @@ def encoder(cfg: Config, options: Options, source: Source, sink: Sink, head=None
     cells_x = g.op("Div", g.slice(size, 2, 3, 0), g.ints(columns * pw))
     x = g.op("Sub", g.op("Div", g.op("Cast", "frames", to=TensorProto.FLOAT), g.float(127.5)), g.float(1))
     x = g.op("Transpose", g.reshape(x, t, pt, cells_y, rows, ph, cells_x, columns, pw * 3), perm=TILING)
-    x = g.op("MatMul", g.reshape(x, -1, cfg.max_toks, cfg.patch_dim), g.kernel("encoder/in_proj/kernel"))
+    patches = g.reshape(x, -1, cfg.max_toks, cfg.patch_dim)
+    x = g.op("MatMul", patches, g.kernel("encoder/in_proj/kernel"))
     embed = g.op("Where", g.kept("counts"), g.kernel("encoder/is_kept_embed"), g.kernel("encoder/is_masked_embed"))
     g.window("position", g.op("Shape", "counts"))
     features = g.layers(g.op("Add", x, embed), cfg.num_encoder_layers)
@@ -180,7 +181,7 @@ def encoder(cfg: Config, options: Options, source: Source, sink: Sink, head=None
         g.op("Slice", quant, g.ints(0), g.ints(cfg.latent_dim), g.ints(2), out="tokens")
     if head is not None:
         g.io(g.outputs, "distortion", TensorProto.FLOAT, "cells", len(head.boundaries))
-        head.build(g, features)
+        head.build(g, patches, features)
     return g.finish()
 
 
