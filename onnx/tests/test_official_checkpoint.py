@@ -146,8 +146,10 @@ def test_updates_are_read_as_the_official_scripts_write_them():
 
 @pytest.mark.parametrize("changes,word", [
     ({"hidden_size": 25}, "heads of even size"), ({"max_toks": 9}, "makes 8 patches"), ({"resolution": 20}, "no multiple of patch_size"),
-    ({"bottleneck_type": "vq"}, "'fsq' and 'vae'"), ({"min_toks": 9}, "above max_toks"), ({"max_sequence_length": 7}, "does not hold one block"),
-    ({"patch_size": (8, 8)}, "not \\[frames, rows, columns\\]"), ({"theta": "5e7"}, "not a number"), ({"hidden_size": 24.0}, "not a whole number"),
+    ({"bottleneck_type": "vq"}, "'fsq' and 'vae'"), ({"min_toks": 9}, "above max_toks"),
+    ({"max_sequence_length": 7}, "does not hold one block"),
+    ({"patch_size": (8, 8)}, "not \\[frames, rows, columns\\]"), ({"theta": "5e7"}, "not a number"),
+    ({"hidden_size": 24.0}, "not a whole number"),
     ({"frames_per_block": 3}, "max_toks"), ({"fsq_quant_levels": (1, 8)}, "fsq_quant_levels"),
 ])
 def test_settings_that_make_no_model(changes, word):

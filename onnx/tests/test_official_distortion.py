@@ -67,7 +67,7 @@ def test_training_on_pairs_predicts_better_than_a_constant(tmp_path):
     model = Model.load(tmp_path / "params", CFG)
     rng = np.random.default_rng(0)
     # Clips of differing contrast, so that errors differ in a way the encoder sees.
-    videos = [np.clip(127 + rng.uniform(0.02, 1) * (toy.clip(CFG, 4, seed).astype(float) - 127), 0, 255).astype(np.uint8) for seed in range(40)]
+    videos = [(127 + rng.uniform(0.02, 1) * (toy.clip(CFG, 4, seed) - 127.0)).astype(np.uint8) for seed in range(40)]
     head = train_head.fit(*train_head.pairs(model, videos[:30], LAYERS, 480), LAYERS)
     described, errors = train_head.pairs(model, videos[30:], LAYERS, 160, seed=1)
     off = np.log(head.predict(described[:, :-2], described[:, -2:]) / errors).std(0)

@@ -96,6 +96,6 @@ def test_counts_and_traces_of_the_bundle(name, scratch):
             out = bundle.block(case.block(block), kept, commit)["reconstruction"]
             return np.square(out - picture.to_unit(case.block(block)), dtype=np.float64).mean()
 
-        chosen = rule(case.json["search_alg"], cfg.min_toks, cfg.max_toks, run["threshold"], run["default_prop_codes"], run["max_prop_codes"],
-                      **extra)
+        chosen = rule(case.json["search_alg"], cfg.min_toks, cfg.max_toks, run["threshold"], run["default_prop_codes"],
+                      run["max_prop_codes"], **extra)
         check(search.clip(len(expected["final_ntoks"]), cfg.max_toks, evaluate, chosen), expected)

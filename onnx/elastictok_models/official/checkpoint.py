@@ -83,15 +83,14 @@ def index(path: Path) -> tuple[dict[str, Entry], list[str]]:
                 keys += 1
                 size = reader.expect("bin").size
                 after = reader.place + size
+                if after > reader.end:
+                    name = "/".join(parts)
+                    raise Broken(f"tensor {name} is cut short: the file has {reader.end} bytes, it would end at {after}")
                 try:
                     entry = _array(reader, "/".join(parts))
                 except Broken as e:
-                    if after > reader.end:  # the file's end is the fault, whatever was found before it
-                        raise Broken(f"tensor {'/'.join(parts)} is cut short: the file has {reader.end} bytes, it would end at {after}") from e
                     entry = str(e)
                 pairs.append((parts, entry))
-                if after > reader.end:
-                    raise Broken(f"tensor {'/'.join(parts)} is cut short: the file has {reader.end} bytes, it would end at {after}")
                 reader.seek(after)
     except OSError as e:
         raise CheckpointError(f"{path} cannot be read: {e.strerror}; name the checkpoint file (params or streaming_train_state)") from e
@@ -213,4 +212,5 @@ class Checkpoint:
             if bad:
                 faults.append(f"{key}: {bad} of {prod(entry.shape)} values are NaN or infinite")
         if faults:
-            raise CheckpointError(_listed(f"{self.path} has weights that are no numbers", faults, "the training diverged or the file is damaged"))
+            remedy = "the training diverged or the file is damaged"
+            raise CheckpointError(_listed(f"{self.path} has weights that are no numbers", faults, remedy))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from math import prod
 from pathlib import Path
 
@@ -74,13 +74,14 @@ class Config:
         _require(all(2 <= level <= 256 for level in self.fsq_quant_levels) and prod(self.fsq_quant_levels) <= 1 << 24,
                  f"fsq_quant_levels {self.fsq_quant_levels} are not 2..=256 each with a product of at most 2^24")
         _require(self.frames_per_block <= 16, f"frames_per_block {self.frames_per_block} is above 16, the most a bundle may have")
-        _require(self.min_toks <= self.max_toks <= 1 << 16, f"min_toks {self.min_toks} is above max_toks {self.max_toks}, or this above 65536")
+        _require(self.min_toks <= self.max_toks <= 1 << 16,
+                 f"min_toks {self.min_toks} is above max_toks {self.max_toks}, or this above 65536")
         size = (self.frames_per_block, *self.tile_size[::-1])
         for name, length, patch in zip(("frames_per_block", "tile height", "tile width"), size, self.patch_size):
             _require(length % patch == 0, f"{name} {length} is no multiple of patch_size's {patch}; set patch_size or the tile by --update")
         _require(prod(self.grid) == self.max_toks,
-                 f"a block of {size[0]} frames of {size[2]}x{size[1]} makes {prod(self.grid)} patches of {self.patch_size}, but max_toks is "
-                 f"{self.max_toks}; set frames_per_block, resolution (or tile), patch_size or max_toks by --update so that they agree")
+                 f"a block of {size[0]} frames of {size[2]}x{size[1]} makes {prod(self.grid)} patches of {self.patch_size}, but max_toks "
+                 f"is {self.max_toks}; set frames_per_block, resolution (or tile), patch_size or max_toks by --update so that they agree")
         _require(self.max_sequence_length >= self.max_toks,
                  f"max_sequence_length {self.max_sequence_length} does not hold one block of {self.max_toks} tokens")
 
@@ -121,7 +122,7 @@ class Config:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor of the checkpoint, by key path with slashes; kernels are [in, out], layers stacked on axis 0."""
-        d, m, p = self.hidden_size, self.intermediate_size, self.patch_dim
+        d, p = self.hidden_size, self.patch_dim
         shapes = {
             "encoder/is_kept_embed": (1, d), "encoder/is_masked_embed": (1, d), "encoder/in_proj/kernel": (p, d),
             "encoder/pre_quant/kernel": (d, self.quant_dim), "decoder/post_quant/kernel": (self.latent_dim, d),
@@ -160,17 +161,15 @@ class Config:
         _require(isinstance(content, dict), f"{path} holds no JSON object; name a file with the official config fields")
         names = {f.name for f in fields(cls)}
         given = {**{k: v for k, v in content.items() if k in names}, **known(updates)}
-        needed = [f.name for f in fields(cls) if f.name not in given and f.default.__class__.__name__ == "_MISSING_TYPE"]
+        needed = [f.name for f in fields(cls) if f.name not in given and f.default is MISSING]
         _require(not needed, f"{path} lacks {', '.join(needed)}; add them, or give them by --update")
         cfg = cls(**given)
         for derived in ("patch_dim", "head_dim"):
             _require(content.get(derived, getattr(cfg, derived)) == getattr(cfg, derived) or bool(updates),
-                     f"{path} says {derived} {content.get(derived)}, but its other fields make it {getattr(cfg, derived)}; correct the file")
+                     f"{path} says {derived} {content.get(derived)}, but its other fields make it {getattr(cfg, derived)}; "
+                     "correct the file")
         _require(content.get("channels", 3) == 3, f"{path} has channels {content.get('channels')}; the official model has 3")
         return cfg
-
-    def updated(self, **changes) -> Config:
-        return replace(self, **changes)
 
 
 def layer_key(side: str, key: str) -> str:

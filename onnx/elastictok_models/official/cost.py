@@ -47,7 +47,7 @@ def main():
     ap.add_argument("--update", action="append", default=[])
     args = ap.parse_args()
     cfg = Config.preset(args.config, {k: v for text in args.update for k, v in parse_update(text).items()})
-    print(f"{args.config}, {cfg.bottleneck_type}, {args.precision}, one block of one tile, window of {cfg.window} blocks of {cfg.max_toks} tokens")
+    print(f"{args.config}, {cfg.bottleneck_type}, {args.precision}: a block of a tile, window of {cfg.window} blocks of {cfg.max_toks} tokens")
     for side in ("encoder", "decoder"):
         c = cost(cfg, side, args.precision)
         print(f"{side}: {c.linear / 1e12:.2f} + {c.attention / 1e12:.2f} TFLOP (weights + attention), {c.weights / 1e6:.0f} MB of weights, "

@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint
 from .config import Config
 from .model import Context, Model
 
-COLUMNS = "| case | how | tokens that differ, or largest deviation of a mean | recon, largest | recon, PSNR lost, dB | mse | 8 bit |"
+COLUMNS = "| case | how | tokens that differ, or largest deviation of a mean | recon, largest | recon, rms | PSNR lost, dB | mse | 8 bit |"
 
 
 def row(case: str, how: str, cfg: Config, data, tokens: np.ndarray, recon: np.ndarray, eight: np.ndarray | None = None) -> str:
@@ -31,8 +31,10 @@ def row(case: str, how: str, cfg: Config, data, tokens: np.ndarray, recon: np.nd
     error = lambda x: np.square(x - original, dtype=np.float64).reshape(len(kept), -1).mean(1)
     psnr = 10 * np.log10(error(recon).mean() / error(data["recon"]).mean())
     eight = picture.to_8_bit(recon) if eight is None else eight
-    return (f"| {case} | {how} | {off} | {np.abs(recon - data['recon']).max():.1e} | {psnr:+.4f} | {np.abs(error(recon) - data['mse']).max():.1e} | "
-            f"{np.abs(eight.astype(int) - data['recon_u8']).max()} |")
+    off_by = np.abs(recon - data["recon"])
+    cells = [case, how, off, f"{off_by.max():.1e}", f"{np.sqrt(np.square(off_by).mean()):.1e}", f"{psnr:+.4f}",
+             f"{np.abs(error(recon) - data['mse']).max():.1e}", f"{np.abs(eight.astype(int) - data['recon_u8']).max()}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def of_model(folder: Path, cfg: Config, data, numpy_version: int = 1) -> list[str]:
@@ -87,7 +89,9 @@ def main():
         rows.append(of_bundle(folder, cfg, data, "bundle, fp32", bundle.Export()))
         rows.append(of_bundle(folder, cfg, data, "bundle, fp16", bundle.Export(precision="fp16")))
         if cfg.bottleneck_type == "vae":
-            rows += [of_bundle(folder, cfg, data, f"bundle, fp32, means in {bits} bits", bundle.Export(vae_bits=bits), True) for bits in (12, 10, 8)]
+            for bits in (12, 10, 8):
+                how = f"bundle, fp32, means in {bits} bits"
+                rows.append(of_bundle(folder, cfg, data, how, bundle.Export(vae_bits=bits), True))
         print("\n".join(rows), flush=True)
 
 

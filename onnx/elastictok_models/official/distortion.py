@@ -58,8 +58,8 @@ class Head:
             raise ValueError(f"{path} is no distortion head: {e}; make one with train-head") from e
         wanted = (cfg.hidden_size + STATISTICS, len(boundaries))
         if head.boundaries != list(boundaries) or head.weight.shape != wanted or head.bias.shape != wanted[1:]:
-            raise ValueError(f"{path} predicts for the counts {head.boundaries} with weights {list(head.weight.shape)}, but the bundle has the layers "
-                             f"{list(boundaries)} and needs {list(wanted)}; train it with the same settings and --layers")
+            raise ValueError(f"{path} predicts for the counts {head.boundaries} with weights {list(head.weight.shape)}, but the bundle has "
+                             f"the layers {list(boundaries)} and needs {list(wanted)}; train it with the same settings and --layers")
         if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
             raise ValueError(f"{path} has weights that are no numbers; train it again")
         return head

@@ -51,7 +51,8 @@ def decode_fixed(model: Model, z: np.ndarray) -> np.ndarray:
     return picture.to_8_bit(picture.unpatchify(y[0].numpy(), model.cfg))
 
 
-def rule(algorithm: str, min_toks: int, max_toks: int, threshold: float, default_prop: float = 1.0, max_prop: float = 1.0, n_interp: int = 100):
+def rule(algorithm: str, min_toks: int, max_toks: int, threshold: float, default_prop: float = 1.0, max_prop: float = 1.0,
+         n_interp: int = 100):
     """A search of search.py with its settings filled in, for search.clip. Raises ValueError for an algorithm that is not official."""
     common = dict(threshold=threshold, min_toks=min_toks, max_toks=max_toks, default_prop=default_prop, max_prop=max_prop)
     if algorithm not in ("binary", "linear"):

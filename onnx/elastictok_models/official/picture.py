@@ -13,7 +13,8 @@ def patchify(frames: np.ndarray, cfg: Config) -> np.ndarray:
     t = len(frames) // cfg.frames_per_block * cfg.frames_per_block
     width, height = cfg.tile_size
     if frames.ndim != 4 or frames.shape[1:] != (height, width, 3):
-        raise ConfigError(f"frames are {list(frames.shape)}, not [T, {height}, {width}, 3]; scale them to the model's tile, or set resolution")
+        raise ConfigError(f"frames are {list(frames.shape)}, not [T, {height}, {width}, 3]; "
+                          "scale them to the model's tile, or set resolution")
     pt, ph, pw = cfg.patch_size
     cut = frames[:t].reshape(t // pt, pt, height // ph, ph, width // pw, pw, 3)
     return cut.transpose(0, 2, 4, 1, 3, 5, 6).reshape(-1, cfg.patch_dim)

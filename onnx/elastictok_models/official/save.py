@@ -10,9 +10,9 @@ import numpy as np
 
 
 def _head(kind: str, size: int) -> bytes:
-    small, medium, large = {"str": (None, 0xDA, 0xDB), "bin": (None, 0xC5, 0xC6), "array": (0x90, 0xDC, 0xDD), "ext": (None, 0xC8, 0xC9)}[kind]
-    if small is not None and size < 16:
-        return bytes([small | size])
+    medium, large = {"str": (0xDA, 0xDB), "bin": (0xC5, 0xC6), "array": (0xDC, 0xDD), "ext": (0xC8, 0xC9)}[kind]
+    if kind == "array" and size < 16:
+        return bytes([0x90 | size])
     return struct.pack(">BH", medium, size) if size < 1 << 16 else struct.pack(">BI", large, size)
 
 

@@ -76,8 +76,8 @@ def clip(blocks: int, max_toks: int, evaluate: Callable[[int, int, bool], float]
 
     def loss(block: int, n: int, commit: bool) -> float:
         value = evaluate(block, kept(n, max_toks), commit)
-        for column, entry in ((trace.block, block), (trace.ntoks, n), (trace.kept, kept(n, max_toks)), (trace.loss, value), (trace.commit, commit)):
-            column.append(entry)
+        for name, entry in dict(block=block, ntoks=n, kept=kept(n, max_toks), loss=value, commit=commit).items():
+            getattr(trace, name).append(entry)
         return value
 
     for i in range(blocks):

@@ -96,7 +96,8 @@ def train(model: Model, videos: list[np.ndarray], seconds: float, batch: int = 1
 
 
 @torch.no_grad()
-def compare(model: Model, videos: list[np.ndarray], blocks: int = 24, count: int = 8, tiles: int = 96, seed: int = 1) -> dict[str, np.ndarray]:
+def compare(model: Model, videos: list[np.ndarray], blocks: int = 24, count: int = 8, tiles: int = 96,
+            seed: int = 1) -> dict[str, np.ndarray]:
     """Mean squared error of each block [blocks], with `count` tokens kept, under either rule for the same tiles."""
     cfg, rng = model.cfg, np.random.default_rng(seed)
     x = torch.from_numpy(sample(rng, videos, cfg, tiles, blocks)).unflatten(1, (blocks, cfg.max_toks))
