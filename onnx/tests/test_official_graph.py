@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+import official_cases as cases
 from elastictok_models.official import bundle, picture, runner, toy
 from elastictok_models.official.checkpoint import Checkpoint
 
@@ -32,19 +33,17 @@ def tiles(frames, cfg):
             yield frames[:, y:y + height, x:x + width]
 
 
-@pytest.mark.parametrize("context", bundle.CONTEXTS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_tiles_equal_the_model_past_the_window(kind, context, scratch):
-    """Seven blocks with a window of four: until it is full both rules are one, then the bundle slides or restarts as the model does."""
+def compare(cfg, params, out, blocks=BLOCKS):
+    """Random frames and counts on several tiles, block by block: the bundle against the PyTorch model."""
     torch = pytest.importorskip("torch")
     from elastictok_models.official.model import Context, Model
 
-    cfg, params, out = exported(scratch, kind, context=context)
     model, coder = Model.load(params, cfg), runner.Bundle(out, COLUMNS, ROWS)
-    rng, width, height = np.random.default_rng(0), *cfg.tile_size
+    restart = coder.manifest["max_context_blocks"]
+    rng, (width, height) = np.random.default_rng(0), cfg.tile_size
     state = [Context() for _ in range(COLUMNS * ROWS)]
-    for block in range(BLOCKS):
-        if context == "restart" and block % cfg.window == 0:
+    for block in range(blocks):
+        if restart and block % restart == 0:
             state = [Context() for _ in state]
         frames = rng.integers(0, 256, (cfg.frames_per_block, ROWS * height, COLUMNS * width, 3), dtype=np.uint8)
         counts = rng.integers(1, cfg.max_toks + 1, len(state))
@@ -55,10 +54,31 @@ def test_tiles_equal_the_model_past_the_window(kind, context, scratch):
                 z, _ = model.encode(x, mask, state[cell].encoder)
                 y, _, state[cell] = model.reconstruct(x, mask, state[cell])
             recon = picture.unpatchify(y[0].numpy(), cfg)
-            assert np.abs(own - recon).max() <= 2e-5
+            assert np.abs(own - recon).max() <= cases.RECON
             assert np.abs(eight.astype(int) - picture.to_8_bit(recon)).max() <= 1
-            tokens = model.levels.index(z[0].numpy()) if kind == "fsq" else z[0].numpy()
-            assert np.abs(tokens[:kept] - got["tokens"][cell][:kept]).max() <= (0 if kind == "fsq" else 2e-5)
+            fsq = cfg.bottleneck_type == "fsq"
+            tokens = model.levels.index(z[0].numpy()) if fsq else z[0].numpy()
+            assert np.abs(tokens[:kept] - got["tokens"][cell][:kept]).max() <= (0 if fsq else cases.LATENT)
+
+
+@pytest.mark.parametrize("context", bundle.CONTEXTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_equal_the_model_past_the_window(kind, context, scratch):
+    """Seven blocks with a window of four: until it is full both rules are one, then the bundle slides or restarts as the model does."""
+    compare(*exported(scratch, kind, context=context))
+
+
+@pytest.mark.parametrize("kind,changes", [
+    ("fsq", dict(tile=(32, 8), fsq_quant_levels=(7, 5, 3), theta=10_000)),  # tiles that are not square, few digits
+    ("fsq", dict(patch_size=(3, 4, 2), frames_per_block=3, max_toks=32, max_sequence_length=70, num_attention_heads=1)),  # a window of 2
+    ("vae", dict(vae_bottleneck_dim=3, frames_per_block=4, max_toks=8, max_sequence_length=24, num_attention_heads=4, rms_norm_eps=1e-6)),
+    ("vae", dict(patch_size=(1, 16, 16), frames_per_block=1, max_toks=1, max_sequence_length=3, num_decoder_layers=3)),
+])
+def test_other_settings(kind, changes, tmp_path):
+    cfg = toy.config(kind, **changes)
+    toy.checkpoint(tmp_path / "params", cfg)
+    bundle.write(cfg, bundle.Export(context="sliding"), Checkpoint(tmp_path / "params", cfg), tmp_path / "bundle")
+    compare(cfg, tmp_path / "params", tmp_path / "bundle", blocks=4)
 
 
 def test_a_window_of_one_block_needs_no_context(scratch):
