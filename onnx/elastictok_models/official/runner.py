@@ -20,6 +20,7 @@ class Half:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False  # of a large model each session would keep gigabytes between runs
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if optimised:
             options.optimized_model_filepath = str(optimised)
