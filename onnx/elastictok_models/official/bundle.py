@@ -120,8 +120,13 @@ def replace_directory(out: Path, write: Callable[[Path], None]) -> None:
         if out.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
             os.replace(out, old / "bundle")
-            os.replace(new, out)
-            shutil.rmtree(old)
+            try:
+                os.replace(new, out)
+            except OSError:
+                os.replace(old / "bundle", out)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             os.replace(new, out)
     finally:
