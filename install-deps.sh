@@ -5,7 +5,7 @@
 #
 # usage: install-deps.sh [--demo] [--test] [--bench] [--train]
 #   --demo   also numpy in .cache/venv, for examples/quickstart.sh
-#   --test   also what the tests of onnx/ need in .cache/venv (no PyTorch)
+#   --test   also what the tests of onnx/ need in .cache/venv (PyTorch: some gigabytes)
 #   --bench  also ffmpeg, and what benches/ needs in .cache/venv
 #   --train  also all of onnx/requirements.txt in .cache/venv (PyTorch: some gigabytes)
 set -eu
@@ -146,7 +146,7 @@ PYTHON
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$pins" $missing || die "pip could not install: $missing"
 }
 [ -z "$demo" ] || in_venv numpy
-[ -z "$test" ] || in_venv numpy onnx onnxruntime numba pytest
+[ -z "$test" ] || in_venv numpy onnx onnxruntime numba pillow torch pytest
 [ -z "$bench" ] || in_venv numpy scipy matplotlib pillow
 # shellcheck disable=SC2046 # a list of names
 [ -z "$train" ] || in_venv $(sed -n 's/^\([a-z][a-z0-9-]*\).*/\1/p' "$pins")

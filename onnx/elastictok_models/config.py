@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Geometry and sizes of the structured codec; everything else derives from these numbers."""
+"""Geometry and sizes of the structured codec; everything else derives from these numbers. And the version of bundles."""
 from dataclasses import dataclass
 
+FORMAT_VERSION = 1  # of bundle.json
 GREY = 128
 CELL = 16  # luma pixels on a side of a cell
 PATCH = 4  # luma pixels on a side of a patch: the in-loop filter's positions

@@ -9,13 +9,11 @@ import onnx
 import torch
 
 from . import graph
-from .config import CELL, Config
+from .config import CELL, FORMAT_VERSION, Config
 from .distortion import DistortionHead
 from .filter import LoopFilter
 from .recover import recover_head
 from .transform import order, positions
-
-FORMAT_VERSION = 1
 
 
 def manifest(cfg: Config, training: str, has_distortion: bool) -> dict:
