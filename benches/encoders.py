@@ -63,8 +63,16 @@ class ElasticTok:
         manifest = Path(model) if model and model != "builtin" else ROOT / "onnx/models/builtin"
         self.layers = len(json.loads((manifest / "bundle.json").read_text())["layers"])
 
-    def encode(self, clip: Path, stream: Path, target: float):
-        run(ETOK, "encode", clip, stream, "--target-psnr", target, *self.model)
+    def encode(self, clip: Path, stream: Path, target: float, drift_free: bool = False):
+        run(ETOK, "encode", clip, stream, "--target-psnr", target, *(["--drift-free"] if drift_free else []), *self.model)
+
+    def ladder(self, stream: Path, source: y4m.Video, work: Path) -> list:
+        """Points of the stream thinned to one layer, two, and so on."""
+        thin, points = work / "t.etok", []
+        for layers in range(1, self.layers + 1):
+            run(ETOK, "thin", stream, thin, layers)
+            points.append(self.point(thin, source, work))
+        return points
 
     def decode(self, stream: Path, decoded: Path):
         run(ETOK, "decode", stream, decoded, *self.model)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What receivers of fewer layers have: quantises the blocks of a dump again and writes the latents of every truncation.
 //!
-//! `truncate DUMP OFFSET...` reads what `etok dump` wrote and quantises every block with its own quantiser plus each OFFSET, cut
-//! to the range that the encoder uses. To standard output go, for every block, offset and count of layers 1..=L: quantiser u8,
+//! `truncate DUMP OFFSET...` reads what `etok dump` wrote and quantises every block in all L layers with its own quantiser plus each
+//! OFFSET, cut to the range that the encoder uses. To standard output go, for every block, offset and count of layers 1..=L: quantiser u8,
 //! layers that hold anything u8 (never more than the count), zero u16, counts i32\[cells\], latents i16\[cells * C\] in the order of
 //! tokens; little-endian. Training of the encoder graph's `distortion` reads them.
 
@@ -38,9 +38,10 @@ fn main() -> Result<()> {
         let (mut latents, mut counts) = (vec![0; cells * reader.positions.len()], vec![0; cells]);
         for offset in &offsets {
             let quantiser = (i32::from(record.quantiser) + offset).clamp(0, i32::from(COARSEST)) as u8;
-            record.quantise(encoder, quantiser, &Rdo::default())?;
+            let finest = record.latents.last().context("a block without latents")?;
+            encoder.quantise(finest, quantiser, reader.levels, motion, &Rdo::default())?;
             let mut held = 1;
-            for level in 0..record.depth {
+            for level in 0..reader.levels {
                 let mut segment = Vec::new();
                 encoder.write_segment(level, motion, &mut segment)?;
                 if !segment.is_empty() {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Writes a bundle: python -m elastictok_models.export --out DIR [--weights FILE] [--tables FILE]."""
+"""Writes a bundle: python -m elastictok_models.export --out DIR [--weights FILE] [--distortion FILE] [--tables FILE]."""
 import argparse
 import json
 import shutil
@@ -10,13 +10,15 @@ import torch
 
 from . import graph
 from .config import CELL, Config
+from .distortion import DistortionHead
 from .filter import LoopFilter
+from .recover import recover_head
 from .transform import order, positions
 
 FORMAT_VERSION = 1
 
 
-def manifest(cfg: Config, training: str) -> dict:
+def manifest(cfg: Config, training: str, has_distortion: bool) -> dict:
     """The content of bundle.json; docs/architecture.md describes the fields."""
     c = cfg.coefficients
     return {
@@ -37,17 +39,18 @@ def manifest(cfg: Config, training: str) -> dict:
         "count_conditioned": False,
         "takes_motion": True,
         "takes_step": True,
-        "has_distortion": False,
+        "has_distortion": has_distortion,
         "max_context_blocks": None,
     }
 
 
-def export(cfg: Config, out: Path, net: LoopFilter | None, tables: Path | None, training: str) -> None:
+def export(cfg: Config, out: Path, net: LoopFilter | None, tables: Path | None, training: str,
+           head: DistortionHead | None = None) -> None:
     """Writes encoder.onnx, decoder.onnx, bundle.json and, where given, tables.bin into `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    onnx.save(graph.encoder(cfg), out / "encoder.onnx")
+    onnx.save(graph.encoder(cfg, head), out / "encoder.onnx")
     onnx.save(graph.decoder(cfg, net), out / "decoder.onnx")
-    text = json.dumps(manifest(cfg, training), separators=(",", ":"))
+    text = json.dumps(manifest(cfg, training, head is not None), separators=(",", ":"))
     (out / "bundle.json").write_text(text + "\n")
     if tables is not None and tables != out / "tables.bin":
         shutil.copyfile(tables, out / "tables.bin")
@@ -67,12 +70,17 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--weights", type=Path, help="checkpoint of train.py; without it the codec has no learned part")
+    ap.add_argument("--distortion", type=Path, help="head trained by distortion.py; without it the one that --out holds, if any")
     ap.add_argument("--tables", type=Path, help="entropy tables of the collect_tables example")
     args = ap.parse_args()
     cfg, net, training = Config(), None, "untrained"
     if args.weights:
         cfg, net, training = load_filter(args.weights)
-    export(cfg, args.out, net, args.tables, training)
+    head = recover_head(args.out, cfg) if (args.out / "encoder.onnx").exists() else None
+    if args.distortion:
+        head = DistortionHead(cfg)
+        head.load_state_dict(torch.load(args.distortion, weights_only=True))
+    export(cfg, args.out, net, args.tables, training, head)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from .config import CELL, GREY, PATCH, Config
 from .transform import CHROMA_MATRICES, LUMA_MATRICES, chroma_basis, chroma_weights, dct, motion_matrices, time_and_rows
 
 if TYPE_CHECKING:
+    from .distortion import DistortionHead
     from .filter import LoopFilter
 
 OPSET, IR_VERSION = 20, 10
@@ -87,6 +88,11 @@ class Grid:
         self.patches_y, self.patches_x = mul(self.y, k), mul(self.x, k)
 
 
+def intra_cells(b: Builder, motion: str, position: str) -> str:
+    """bool [1, cells_y, cells_x]: cells that nothing predicts."""
+    return b.op("Or", b.op("Greater", b.slice(motion, 2, 3, 0), b.const(0, np.int32)), b.op("Equal", position, b.const(0, np.int64)))
+
+
 def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, reference: str) -> tuple[str, str]:
     """Motion-compensated prediction: luma float32 [T, cells_y, cells_x, 16, 16], chroma [T, cells_y, cells_x, 8, 2, 8] with the
     planes U and V between rows and columns.
@@ -99,8 +105,7 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
     flat = b.reshape(reference, -1)
     luma = b.reshape(b.slice(flat, 0, grid.pixels, 0), 1, grid.height, grid.width)
     chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 0), 2, grid.half_height, grid.half_width)
-    mode = b.op("Squeeze", b.slice(motion, 2, 3, 0), b.ints(0))
-    intra = b.op("Or", b.op("Greater", mode, b.const(0, np.int32)), b.op("Equal", position, b.const(0, np.int64)))
+    intra = b.op("Squeeze", intra_cells(b, motion, position), b.ints(0))
     # displacement of frame t in eighths of a luma pixel = sixteenths of a chroma pixel
     factors = b.const(np.array([2 * (t + 1) // t_len for t in range(t_len)], np.int32).reshape(t_len, 1, 1))
     axes = []
@@ -269,8 +274,35 @@ def split_latents(b: Builder, cfg: Config, latents: str) -> tuple[str, str]:
     return b.slice(latents, 0, n, 1), b.slice(latents, n, cfg.coefficients, 1)
 
 
-def encoder(cfg: Config) -> onnx.ModelProto:
-    """frames, position, motion, dec.reference -> tokens: the latents of what motion does not predict."""
+def distortion(b: Builder, cfg: Config, grid: Grid, head: DistortionHead, luma: str, intra: str) -> None:
+    """DistortionHead as a graph: luma latents float32 [cells, n], intra bool [1, cells_y, cells_x] and the input step to the
+    output `distortion` float32 [cells, L]."""
+    from .distortion import FLOOR, bands
+    w = {k: v.detach().cpu().numpy().astype(np.float32) for k, v in head.state_dict().items()}
+    weight = lambda k, v: b.weight(f"distortion.{k}", v)
+    n = len(w["share"])
+    energies = b.op("MatMul", b.op("Mul", luma, luma), b.const(bands(cfg) / cfg.scale**2))
+    coarser = np.array([3 ** (cfg.levels - 1 - i) for i in range(cfg.levels)], np.float32).reshape(1, -1, 1)
+    step = b.op("Mul", "step", b.const(coarser))
+    relative = b.op("Div", b.reshape(energies, -1, 1, n), b.op("Mul", step, step))  # [cells, L, bands]
+    most = weight("most", w["share"] * np.exp(w["saturation"]))
+    kept = b.op("Div", b.op("Mul", relative, most), b.op("Add", relative, most))
+    kept = b.op("ReduceSum", kept, b.ints(2), keepdims=1)
+    log = b.op("Log", step)
+    shape = lambda x, *s: b.op("Expand", x, b.shape(*s))
+    cells = b.op("Mul", grid.y, grid.x)
+    features = b.op("Concat", b.op("Mul", b.op("Log", b.op("Add", relative, b.const(np.float32(FLOOR)))), b.const(np.float32(0.25))),
+                    shape(b.op("Mul", log, b.const(np.float32(0.25))), cells, cfg.levels, 1),
+                    shape(b.reshape(b.op("Cast", intra, to=TensorProto.FLOAT), -1, 1, 1), cells, cfg.levels, 1), axis=2)
+    hidden = b.op("Add", b.op("MatMul", features, weight("hidden.weight", w["hidden.weight"].T)), weight("hidden.bias", w["hidden.bias"]))
+    out = b.op("Add", b.op("MatMul", b.op("Relu", hidden), weight("out.weight", w["out.weight"].T)), weight("out.bias", w["out.bias"]))
+    total = b.op("Add", b.op("Add", b.op("Log", b.op("Add", kept, b.const(np.float32(1e-6)))), b.op("Mul", log, b.const(np.float32(2)))), out)
+    b.op("Squeeze", b.op("Exp", total), b.ints(2), out="distortion")
+
+
+def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
+    """frames, position, motion, step, dec.reference -> tokens: the latents of what motion does not predict; distortion. Without
+    `head` neither step nor distortion."""
     b, io = Builder(), _io(cfg)
     t, half = cfg.block_length, CELL // 2
     grid = Grid(b, "motion")
@@ -287,8 +319,14 @@ def encoder(cfg: Config) -> onnx.ModelProto:
     chroma = b.op("Transpose", difference(source_chroma, chroma), perm=[1, 2, 4, 0, 3, 5])
     analysis = chroma_basis(cfg) * (chroma_weights(cfg)[:, None] * cfg.scale)
     chroma = b.op("MatMul", b.reshape(chroma, -1, cfg.chroma_coefficients), b.const(analysis.T, np.float32))
-    latents = [b.reshape(luma, -1, cfg.luma_coefficients), b.reshape(chroma, -1, 2 * cfg.chroma_coefficients)]
+    luma = b.reshape(luma, -1, cfg.luma_coefficients)
+    inputs, outputs = ["frames", "position", "motion", "dec.reference"], [io["tokens"]]
+    if head is not None:
+        distortion(b, cfg, grid, head, luma, intra_cells(b, "motion", "position"))
+        inputs.append("step")
+        outputs.append(helper.make_tensor_value_info("distortion", TensorProto.FLOAT, ["cells", cfg.levels]))
+    latents = [luma, b.reshape(chroma, -1, 2 * cfg.chroma_coefficients)]
     latents = b.op("Concat", *latents, axis=1)
     latents = b.op("Clip", b.op("Round", latents), b.const(np.float32(-32767)), b.const(np.float32(32767)))
     b.op("Cast", latents, to=TensorProto.INT16, out="tokens")
-    return b.model("encoder", [io[k] for k in ("frames", "position", "motion", "dec.reference")], [io["tokens"]])
+    return b.model("encoder", [io[k] for k in inputs], outputs)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Reads the in-loop filter back from an exported decoder graph, so that training can go on from a bundle alone.
+"""Reads trained parts back from exported graphs, so that training can go on from a bundle alone.
 
-The graph holds every trained tensor under its own name (`filter.*`, graph.py), a few of them folded together. What comes
+The graphs hold every trained tensor under its own name (`filter.*`, `distortion.*`, graph.py), a few of them folded together. What comes
 back computes the same; a bias that was folded into `place` stays there."""
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from onnx import numpy_helper
 
 from .config import Config
+from .distortion import DistortionHead
 from .filter import LoopFilter
 
 
@@ -43,3 +44,17 @@ def recover(bundle: Path, cfg: Config) -> LoopFilter:
         state[key] = torch.tensor(np.ascontiguousarray(value)).reshape(like.shape)
     net.load_state_dict(state)
     return net.eval()
+
+
+def recover_head(bundle: Path, cfg: Config) -> DistortionHead | None:
+    """The distortion head of the bundle in folder `bundle`; None where its encoder graph has none."""
+    named = {i.name: numpy_helper.to_array(i) for i in onnx.load(bundle / "encoder.onnx").graph.initializer}
+    head = DistortionHead(cfg)
+    if "distortion.most" not in named:
+        return None
+    take = lambda name: torch.tensor(named["distortion." + name])
+    state = {"share": head.share, "saturation": torch.log(take("most") / head.share)}
+    for layer in ("hidden", "out"):
+        state |= {f"{layer}.weight": take(f"{layer}.weight").T.contiguous(), f"{layer}.bias": take(f"{layer}.bias")}
+    head.load_state_dict(state)
+    return head.eval()

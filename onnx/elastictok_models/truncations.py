@@ -23,6 +23,7 @@ class Block:
 
     key: bool
     step: float  # of the finest level, pixel units
+    intra: np.ndarray  # bool [cells]
     latents: np.ndarray  # i16 [cells, luma coefficients], the graph's order: what the encoder graph gave
     errors: np.ndarray  # f32 [cells, L]: mean squared error of luma with layers 0..=l
 
@@ -47,9 +48,11 @@ def read_dump(path: Path, cfg: Config) -> Iterator[tuple[bool, np.ndarray, np.nd
         cells_x, cells_y = np.frombuffer(data, "<u4", 2, at + 4)
         cells = int(cells_x * cells_y)
         motion = np.frombuffer(data, "<i4", 3 * cells, at + 12).reshape(3, cells_y, cells_x)
-        latents = np.frombuffer(data, "<i2", cells * cfg.coefficients, at + 12 + 12 * cells).reshape(cells, -1)
+        sets = data[at + 3]  # the last one is what the whole stream's receiver lacks
+        size = 2 * cells * cfg.coefficients
+        latents = np.frombuffer(data, "<i2", size // 2, at + 12 + 12 * cells + (sets - 1) * size).reshape(cells, -1)
         yield data[at] != 0, motion, latents
-        at += 12 + 12 * cells + 2 * cells * cfg.coefficients
+        at += 12 + 12 * cells + sets * size
 
 
 def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng, frames: int = 16) -> Iterator[Block]:
@@ -88,7 +91,7 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
                     errors[:, layer] = cell_errors(frames_, shown, cells_y, cells_x)
                 if tried == 0:
                     coded = next_
-                yield Block(key, finest, latents[:, rank[:cfg.luma_coefficients]], errors)
+                yield Block(key, finest, motion[2].ravel() != 0, latents[:, rank[:cfg.luma_coefficients]], errors)
             reference = coded
         again.stdout.close()
         again.wait()

@@ -141,3 +141,26 @@ def test_weights_come_back_from_an_exported_graph(tmp_path):
     (tmp_path / "decoder.onnx").write_bytes(graph.decoder(cfg, None).SerializeToString())
     with pytest.raises(ValueError, match="filter.head.recon"):
         recover(tmp_path, cfg)
+
+
+def test_distortion_in_onnx_equals_torch(tmp_path):
+    torch = pytest.importorskip("torch")
+    from elastictok_models import export
+    from elastictok_models.distortion import DistortionHead, bands
+    from elastictok_models.recover import recover_head
+    torch.manual_seed(0)
+    cfg, rng = Config(), np.random.default_rng(5)
+    head = DistortionHead(cfg)
+    torch.nn.init.normal_(head.out.weight, std=0.3)
+    export.export(cfg, tmp_path, None, None, "", head)
+    assert recover_head(tmp_path, cfg) is not None
+    feed = {"frames": scene(rng, cfg.block_length), **inputs(rng, cfg), "step": np.asarray(7.5, np.float32)}
+    tokens, told = session(graph.encoder(cfg, recover_head(tmp_path, cfg)), CELLS_Y, CELLS_X).run(None, feed)
+    luma = tokens[:, :cfg.luma_coefficients].astype(np.float32) / cfg.scale
+    intra = torch.from_numpy(feed["motion"][2].ravel().astype(np.float32))
+    assert told.shape == (CELLS_Y * CELLS_X, cfg.levels)
+    for layer in range(cfg.levels):
+        step = torch.full((len(luma),), 7.5 * 3 ** (cfg.levels - 1 - layer))
+        with torch.no_grad():
+            log = head(torch.from_numpy(luma**2 @ bands(cfg)), step, intra)
+        np.testing.assert_allclose(told[:, layer], np.exp(log.numpy()), rtol=2e-3)  # tokens are rounded, energies are not

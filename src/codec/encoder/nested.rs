@@ -210,6 +210,13 @@ impl NestedBlocks {
         Ok(estimate)
     }
 
+    /// Luma PSNR that the encoder graph predicts for the quantiser it was told of, all layers received.
+    fn predicted_psnr(&self) -> Option<f64> {
+        let cells = self.graph.distortion()?.chunks_exact(self.levels);
+        let (n, sum) = (cells.len(), cells.map(|layers| f64::from(layers[self.levels - 1])).sum::<f64>());
+        Some(psnr(sum / n as f64)).filter(|p| p.is_finite())
+    }
+
     /// Luma PSNR before the loop filter, from what quantisation took away: the transform is orthonormal.
     fn estimated_psnr(&self, estimate: &Estimate) -> f64 {
         let samples = (self.geometry.aligned_width * self.geometry.aligned_height * self.block_length) as f64;
@@ -224,6 +231,10 @@ impl NestedBlocks {
             return self.search_quality(key, first);
         }
         let mut quantiser = first;
+        if let Some(psnr) = self.predicted_psnr().filter(|_| seeks_quality) {
+            // what the graph foresees spares a trial where the picture is new
+            quantiser = self.rate.reconsider(key, first, 0.0, psnr).unwrap_or(first);
+        }
         let mut estimate = self.quantise(key, quantiser)?;
         for _ in 0..2 {
             let psnr = self.estimated_psnr(&estimate);
@@ -323,6 +334,8 @@ impl BlockCoder for NestedBlocks {
         self.decoder.motion_mut().copy_from_slice(&self.motion);
         self.graph.set_position(i64::from(position));
         self.decoder.set_position(i64::from(position));
+        // the finest level's: the graph knows how many times coarser the others are
+        self.graph.set_step(effective_step(self.rate.propose(key), self.scale, 0));
         let before = self.run_time();
         self.graph.run(&self.decoder)?;
         for Receiver { graph, decoder } in &mut self.lower {
