@@ -14,7 +14,7 @@ use elastictok::bundle::{Bottleneck, Bundle};
 use elastictok::codec::{
     Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod,
 };
-use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
+use elastictok::frame::{PixelFormat, PlanesMut, PlanesRef, SourceFormat};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
 
 #[derive(Parser)]
@@ -89,7 +89,13 @@ struct EncodeArgs {
 impl RuntimeArgs {
     fn open(&self) -> Result<(std::sync::Arc<Bundle>, RuntimeConfig)> {
         let runtime = RuntimeConfig { provider: ExecutionProvider::Cpu, threads: self.threads, ..Default::default() };
-        Ok((Bundle::resolve(&self.model)?, runtime))
+        let bundle = Bundle::resolve(&self.model)?;
+        ensure!(
+            bundle.manifest.pixel_format == PixelFormat::I420,
+            "model '{}' takes RGB, and YUV4MPEG2 has none; use the GStreamer elements with it",
+            bundle.manifest.name
+        );
+        Ok((bundle, runtime))
     }
 }
 

@@ -12,7 +12,7 @@ if [ -d "$fixtures" ]; then
     ELASTICTOK_FIXTURE_BUNDLES=$(mktemp -d)
     export ELASTICTOK_FIXTURES ELASTICTOK_FIXTURE_BUNDLES
     trap 'rm -rf "$ELASTICTOK_FIXTURE_BUNDLES"' EXIT
-    for case in fsq_multi vae_multi binary_search; do
+    for case in fsq_single fsq_multi vae_single vae_multi vae_fullsize binary_search; do
         (cd onnx && ../.cache/venv/bin/python -m elastictok_models import-official "$ELASTICTOK_FIXTURES/$case/params" \
             --config-json "$ELASTICTOK_FIXTURES/$case/config.json" --out "$ELASTICTOK_FIXTURE_BUNDLES/$case")
     done

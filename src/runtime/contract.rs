@@ -3,6 +3,7 @@
 
 use ort::value::{Outlet, TensorElementType as Type, ValueType};
 
+use super::memory;
 use crate::bundle::{Bottleneck, Manifest};
 use crate::frame::{Geometry, PixelFormat};
 use crate::{Error, Result};
@@ -10,7 +11,7 @@ use crate::{Error, Result};
 /// Suffix of a context's output name: ONNX wants inputs and outputs of a graph to differ.
 pub(super) const NEXT: &str = ".next";
 /// Largest context in bytes.
-const MAX_CONTEXT: i64 = 8 << 30;
+const MAX_CONTEXT: u64 = 8 << 30;
 
 /// A named tensor with its expected type and shape.
 pub(super) struct Spec {
@@ -168,12 +169,17 @@ pub(super) fn check_contexts(graph: &str, inputs: &[ContextSpec], outputs: &[Con
         if out.shape.len() != c.shape.len() || !out.shape.iter().zip(&c.shape).all(|(&a, &b)| a == b || a < 0) {
             return wrong(format!("context '{name}' goes in with shape {:?} and comes out with {:?}", c.shape, out.shape));
         }
-        let Some(bytes) = element_bytes(ty) else {
+        if element_bytes(ty).is_none() {
             return wrong(format!("context '{name}' is {ty}; contexts are u8, i8, i16, i32, i64, f16 or f32"));
-        };
-        let size = c.shape.iter().try_fold(bytes, |n, &d| n.checked_mul(d));
-        if !size.is_some_and(|b| (1..=MAX_CONTEXT).contains(&b)) {
-            return wrong(format!("context '{name}' of shape {:?} is empty or above 8 GiB", c.shape));
+        }
+        match memory::bytes(c) {
+            Some(0) => return wrong(format!("context '{name}' of shape {:?} is empty", c.shape)),
+            Some(n) if n <= MAX_CONTEXT => {}
+            _ => {
+                return Err(Error::Limit(format!(
+                    "context '{name}' of the {graph} graph is above 8 GiB for pictures of this size; scale the video down (videoscale)"
+                )));
+            }
         }
     }
     match outputs.iter().find(|o| o.name.strip_suffix(NEXT).is_none_or(|n| !inputs.iter().any(|c| c.name == n))) {
@@ -182,7 +188,7 @@ pub(super) fn check_contexts(graph: &str, inputs: &[ContextSpec], outputs: &[Con
     }
 }
 
-fn element_bytes(ty: Type) -> Option<i64> {
+pub(super) fn element_bytes(ty: Type) -> Option<i64> {
     match ty {
         Type::Uint8 | Type::Int8 => Some(1),
         Type::Float16 | Type::Int16 => Some(2),

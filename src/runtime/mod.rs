@@ -4,6 +4,7 @@
 mod contract;
 mod graph;
 mod library;
+mod memory;
 mod places;
 mod provider;
 mod session;

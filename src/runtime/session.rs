@@ -11,6 +11,7 @@ use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, PrimitiveTensorElementType, TensorElementType as Type};
 
 use super::contract::{ContextSpec, NEXT, Spec};
+use super::memory;
 use super::provider::{Device, Opened};
 use crate::{Error, Result};
 
@@ -104,6 +105,9 @@ pub(super) struct Graph {
 impl Graph {
     pub fn new(opened: Opened, contexts: Vec<ContextSpec>, device_id: i32) -> Result<Self> {
         let Opened { session, device } = opened;
+        if !device.is_gpu() {
+            memory::check(&contexts)?;
+        }
         let contexts = contexts.into_iter().map(|c| Context::new(&session, c, device, device_id)).collect::<Result<_>>()?;
         Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO })
     }
