@@ -12,9 +12,10 @@ if [ -d "$fixtures" ]; then
     ELASTICTOK_FIXTURE_BUNDLES=$(mktemp -d)
     export ELASTICTOK_FIXTURES ELASTICTOK_FIXTURE_BUNDLES
     trap 'rm -rf "$ELASTICTOK_FIXTURE_BUNDLES"' EXIT
-    for case in fsq_single fsq_multi vae_single vae_multi vae_fullsize binary_search; do
-        (cd onnx && ../.cache/venv/bin/python -m elastictok_models import-official "$ELASTICTOK_FIXTURES/$case/params" \
-            --config-json "$ELASTICTOK_FIXTURES/$case/config.json" --out "$ELASTICTOK_FIXTURE_BUNDLES/$case")
+    for config in "$ELASTICTOK_FIXTURES"/*/config.json; do
+        case=$(dirname "$config")
+        (cd onnx && ../.cache/venv/bin/python -m elastictok_models import-official "$case/params" --config-json "$config" \
+            --out "$ELASTICTOK_FIXTURE_BUNDLES/$(basename "$case")")
     done
 fi
 cargo test --workspace
