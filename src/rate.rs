@@ -76,7 +76,7 @@ pub const COARSEST: u8 = 72;
 /// Quantiser of the constant-tokens mode, where counts decide: a step of four grey levels.
 const TOKENS_QUANTISER: f64 = 24.0;
 /// Key blocks are quantised finer than the others by this much (a factor of 0.5 in step): what follows is predicted from them.
-const KEY_OFFSET: f64 = 8.0;
+pub const KEY_OFFSET: f64 = 8.0;
 /// Holding quality, every fourth block after a key block is quantised finer than the mean and the others coarser: what follows
 /// is predicted from it.
 const CASCADE: [f64; 4] = [3.0, -1.0, -1.0, -1.0];

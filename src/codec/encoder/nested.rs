@@ -9,7 +9,7 @@ use super::super::{LiveSettings, SearchMethod};
 use super::{BlockCoder, Coded, EncoderConfig, Spent};
 use crate::frame::Geometry;
 use crate::motion::MotionSearch;
-use crate::rate::{COARSEST, RateControl, RateController};
+use crate::rate::{COARSEST, KEY_OFFSET, RateControl, RateController};
 use crate::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensMut};
 use crate::tokens::{Estimate, NestedEncoder, Rdo, step};
 use crate::{Error, Result};
@@ -152,6 +152,8 @@ impl NestedBlocks {
         if !key && !self.lower.is_empty() {
             return self.depth;
         }
+        // a key block's depth stays: it must fit the coarser blocks that follow
+        let quantiser = if self.lower.is_empty() { quantiser } else { quantiser.saturating_add(KEY_OFFSET as u8) };
         let fits = |levels: &usize| effective_step(quantiser, self.scale, levels - 1) <= COARSEST_BASE;
         (1..=self.most_levels).rev().find(fits).unwrap_or(1)
     }
