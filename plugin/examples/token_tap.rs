@@ -73,8 +73,9 @@ fn tap(pipeline: &str, bundle: &Bundle) -> Result<Tapped> {
     let pipeline = gst::parse::launch(&format!("{pipeline} ! {caps} ! appsink name=tap sync=false"))?;
     let pipeline = pipeline.downcast::<gst::Pipeline>().ok().context("not a pipeline")?;
     let sink = pipeline.by_name("tap").and_then(|s| s.downcast::<gst_app::AppSink>().ok()).context("no appsink")?;
-    let result = pipeline.set_state(gst::State::Playing).map_err(Into::into).and_then(|_| pull(&sink, bundle));
-    let failure = pipeline.bus().and_then(|bus| bus.pop_filtered(&[gst::MessageType::Error]));
+    let bus = pipeline.bus().context("a pipeline without a bus")?;
+    let result = pipeline.set_state(gst::State::Playing).map_err(Into::into).and_then(|_| pull(&sink, &bus, bundle));
+    let failure = bus.pop_filtered(&[gst::MessageType::Error]);
     pipeline.set_state(gst::State::Null)?;
     if let Some(gst::MessageView::Error(e)) = failure.as_ref().map(|m| m.view()) {
         bail!("{} ({})", e.error(), e.debug().unwrap_or_default());
@@ -82,9 +83,21 @@ fn tap(pipeline: &str, bundle: &Bundle) -> Result<Tapped> {
     result
 }
 
-fn pull(sink: &gst_app::AppSink, bundle: &Bundle) -> Result<Tapped> {
+fn pull(sink: &gst_app::AppSink, bus: &gst::Bus, bundle: &Bundle) -> Result<Tapped> {
     let mut stream: Option<(TokenReader, Tapped)> = None;
-    while let Ok(sample) = sink.pull_sample() {
+    loop {
+        let Some(sample) = sink.try_pull_sample(gst::ClockTime::from_mseconds(200)) else {
+            if sink.is_eos() {
+                break;
+            }
+            // a pipeline that failed further up never ends here
+            if let Some(message) = bus.pop_filtered(&[gst::MessageType::Error])
+                && let gst::MessageView::Error(e) = message.view()
+            {
+                bail!("{} ({})", e.error(), e.debug().unwrap_or_default());
+            }
+            continue;
+        };
         let codec_data = sample.caps().and_then(|c| c.structure(0)?.get::<gst::Buffer>("codec_data").ok());
         let header = SequenceHeader::parse(&codec_data.context("no codec_data in the caps")?.map_readable()?)?;
         let (reader, tapped) = match &mut stream {

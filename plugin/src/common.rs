@@ -118,12 +118,12 @@ impl ModelSettings {
 pub fn error_message(error: &elastictok::Error) -> gst::ErrorMessage {
     use elastictok::Error::*;
     match error {
-        Malformed(_) | ContextLost(_) => gst::error_msg!(gst::StreamError::Decode, ["{error}"]),
-        Unsupported(_) | Limit(_) => gst::error_msg!(gst::StreamError::Format, ["{error}"]),
-        Model(_) => gst::error_msg!(gst::ResourceError::NotFound, ["{error}"]),
-        Runtime(_) => gst::error_msg!(gst::LibraryError::Init, ["{error}"]),
-        Settings(_) => gst::error_msg!(gst::LibraryError::Settings, ["{error}"]),
-        _ => gst::error_msg!(gst::CoreError::Failed, ["{error}"]),
+        Malformed(_) | ContextLost(_) => gst::error_msg!(gst::StreamError::Decode, ("{error}")),
+        Unsupported(_) | Limit(_) => gst::error_msg!(gst::StreamError::Format, ("{error}")),
+        Model(_) => gst::error_msg!(gst::ResourceError::NotFound, ("{error}")),
+        Runtime(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
+        Settings(_) => gst::error_msg!(gst::LibraryError::Settings, ("{error}")),
+        _ => gst::error_msg!(gst::CoreError::Failed, ("{error}")),
     }
 }
 

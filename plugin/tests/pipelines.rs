@@ -153,5 +153,7 @@ fn a_recording_is_thinned_to_a_bitrate() {
     let seen = count(&p, "out");
     p.run();
     assert_eq!(seen.lock().unwrap().len(), 90);
-    [path, thin].map(|p| std::fs::remove_file(p).unwrap());
+    for p in [path, thin] {
+        std::fs::remove_file(p).unwrap();
+    }
 }

@@ -234,8 +234,11 @@ impl Decoder {
         if depth == 0 || block.segments().count() > depth {
             return Err(Error::Malformed(format!("block: not of 1 to {depth} layers; waiting for the next key block")));
         }
+        // empty layers at the end are as if they had been cut off, as in a thinned block
+        let whole = block.segments().take(usable.min(self.max_layers));
+        let wanted = whole.enumerate().filter(|(_, s)| s.is_ok_and(|s| !s.is_empty())).map(|(i, _)| i + 1).last().unwrap_or(0);
         let mut read = 0;
-        for segment in block.segments().take(usable.min(self.max_layers)) {
+        for segment in block.segments().take(wanted) {
             let Ok(payload) = segment else { break };
             if let Err(e) = self.unpacker.read_segment(read, header, payload) {
                 if read == 0 {

@@ -49,6 +49,14 @@ fn optional(on: bool, spec: &Spec) -> Result<Option<DynTensor>> {
     on.then(|| buffer(spec)).transpose()
 }
 
+/// Says which graph it was that failed.
+fn of_graph(graph: &str, bundle: &Bundle, error: Error) -> Error {
+    match error {
+        Error::Model(m) => Error::Model(format!("the {graph} graph of bundle '{}' {m}", bundle.manifest.name)),
+        other => other,
+    }
+}
+
 /// Inputs that both graphs may have.
 struct Inputs {
     counts: Option<DynTensor>,
@@ -100,7 +108,7 @@ impl DecoderGraph {
     /// As [`open`](Self::open), with the `picture` that is wanted.
     pub fn open_for(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, picture: Picture) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        let opened = open(&bundle.decoder, &dimensions(geometry), config, None)?;
+        let opened = open(&bundle.decoder, &dimensions(geometry), config, None).map_err(|e| of_graph("decoder", bundle, e))?;
         let mut wanted = vec![&c.tokens, &c.counts, &c.position];
         wanted.extend(m.takes_motion.then_some(&c.motion));
         wanted.extend(m.takes_step.then_some(&c.step));
@@ -210,7 +218,8 @@ impl EncoderGraph {
     /// Loads the bundle's encoder; it reads the context of `decoder`, which must be of the same bundle and geometry.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, decoder: &DecoderGraph) -> Result<Self> {
         let device = decoder.graph.device();
-        let opened = open(&bundle.encoder, &dimensions(geometry), config, Some(device))?;
+        let opened =
+            open(&bundle.encoder, &dimensions(geometry), config, Some(device)).map_err(|e| of_graph("encoder", bundle, e))?;
         Self::with(opened, bundle, geometry, config, |_| Ok(decoder))
     }
 
@@ -222,7 +231,7 @@ impl EncoderGraph {
         config: &RuntimeConfig,
         decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d DecoderGraph>,
     ) -> Result<Self> {
-        let opened = open(&bundle.encoder, &dimensions(geometry), config, None)?;
+        let opened = open(&bundle.encoder, &dimensions(geometry), config, None).map_err(|e| of_graph("encoder", bundle, e))?;
         Self::with(opened, bundle, geometry, config, decoder)
     }
 

@@ -167,7 +167,7 @@ fn open_on(device: Device, graph: &Graph, dimensions: &[(&str, usize)], config: 
         Graph::File(path) => builder.commit_from_file(path),
     };
     let session = session.map_err(|e| match device {
-        Device::Cpu => Error::Model(format!("the graph does not load: {e}; export the bundle again")),
+        Device::Cpu => Error::Model(format!("does not load: {e}; export the bundle again")),
         _ => unavailable(device, config, &format!("the graph does not load there: {e}")),
     })?;
     Ok(Opened { session, device })

@@ -75,6 +75,8 @@ pub(super) struct Workspace {
     pub candidates: Vec<Candidate>,
     /// End of each cell's candidates.
     pub ends: Vec<u32>,
+    /// One cell's, with those that the level before shows.
+    pub cell: Vec<Candidate>,
 }
 
 /// What the decisions need to know.

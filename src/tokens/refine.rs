@@ -48,7 +48,7 @@ impl Refiner<'_> {
             field.extents[place] = extent;
         }
         let mut first = 0;
-        let mut cell_candidates = Vec::new();
+        let mut cell_candidates = std::mem::take(&mut work.cell);
         for y in 0..layout.cells_y {
             for x in 0..layout.cells_x {
                 let (cell, place) = (y * layout.cells_x + x, field.place(x, y));
@@ -60,6 +60,7 @@ impl Refiner<'_> {
                 self.keep(place, &cell_candidates, target, &mut estimate);
             }
         }
+        work.cell = cell_candidates;
         // extents were only lent for the contexts
         field.extents.fill(0);
         field.clear();

@@ -507,7 +507,14 @@ impl VideoDecoderImpl for ElasticTokDec {
                         Ok(gst::FlowSuccess::Ok)
                     }
                     Err(e @ Error::Unsupported(_)) => Err(self.post(&e)),
-                    Err(e) => self.refuse_block(&e),
+                    Err(e) => {
+                        // What follows belongs to it: junk until a good one.
+                        let mut state = lock(&self.state);
+                        state.decoder = None;
+                        state.input.forget_header();
+                        drop(state);
+                        self.refuse_block(&e)
+                    }
                 }
             }
             Some(Ok(Found::Unit { kind: UnitKind::Block, skip, bytes, pts })) => {

@@ -39,6 +39,11 @@ impl Input {
         self.max_block_bytes = Limits::default().block_bytes(header);
     }
 
+    /// After a header that was refused: there are no blocks until the next one.
+    pub fn forget_header(&mut self) {
+        self.max_block_bytes = 0;
+    }
+
     /// Forgets what began before a seek; the header stays.
     pub fn flush(&mut self) {
         self.needed = 0;

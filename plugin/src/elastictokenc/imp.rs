@@ -93,7 +93,9 @@ impl ElasticTokEnc {
     /// does not know.
     fn tell_formats(&self, offered: &gst::CapsRef) {
         let started = lock(&self.bundle).is_some();
-        if offered.is_empty() || offered.is_any() || !started || self.told.swap(true, Ordering::Relaxed) {
+        // Elements such as timeoverlay ask with memory features first, and do without where these are refused.
+        let plain = offered.iter_with_features().all(|(_, f)| f.is_equal(gst::CAPS_FEATURES_MEMORY_SYSTEM_MEMORY.as_ref()));
+        if offered.is_empty() || offered.is_any() || !plain || !started || self.told.swap(true, Ordering::Relaxed) {
             return;
         }
         let formats = self.formats().join(" or ");
@@ -221,7 +223,7 @@ impl ElasticTokEnc {
             gst::element_imp_info!(
                 self,
                 gst::LibraryError::Settings,
-                ["'{}' predicts no distortion, so search=binary is used; set search to choose", bundle.manifest.name]
+                ("'{}' predicts no distortion, so search=binary is used; set search to choose", bundle.manifest.name)
             );
         }
         let token_bits = FixedKind::new(&bundle.manifest).ok().map(|k| k.token_bits());
@@ -279,7 +281,7 @@ impl ElasticTokEnc {
         let result = lock(&self.state).as_mut().map(|s| s.encoder.set_live(live));
         match result {
             Some(Err(e)) => {
-                gst::element_imp_warning!(self, gst::LibraryError::Settings, ["{e}; the settings before stay in force"]);
+                gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{e}; the settings before stay in force"));
             }
             _ => self.set_tags(),
         }

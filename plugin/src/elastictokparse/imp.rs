@@ -93,6 +93,8 @@ enum Found {
     NeedMore(usize),
     Skip(usize),
     Header(SequenceHeader, usize),
+    /// A header of no use, and what follows with it.
+    Refused(Error, usize),
     /// Where the block lies, and all bytes to take.
     Block(std::ops::Range<usize>, usize),
 }
@@ -182,14 +184,14 @@ impl ElasticTokParse {
             Parsed::Unit { kind: UnitKind::Sequence, payload, total } => match SequenceHeader::parse(&data[payload]) {
                 Ok(header) => Found::Header(header, total),
                 Err(e) => {
-                    gst::warning!(CAT, imp = self, "{e}");
-                    Found::Skip(total)
+                    state.stream = None;
+                    Found::Refused(e, total)
                 }
             },
         };
         state.offset += match &found {
             Found::NeedMore(_) => 0,
-            Found::Skip(bytes) | Found::Header(_, bytes) | Found::Block(_, bytes) => *bytes as u64,
+            Found::Skip(bytes) | Found::Header(_, bytes) | Found::Refused(_, bytes) | Found::Block(_, bytes) => *bytes as u64,
         };
         found
     }
@@ -430,6 +432,16 @@ impl BaseParseImpl for ElasticTokParse {
                 obj.set_min_frame_size(MIN_FRAME_SIZE);
                 gst::warning!(CAT, imp = self, "skipping {bytes} bytes that are no unit");
                 Ok((gst::FlowSuccess::Ok, bytes as u32))
+            }
+            Found::Refused(error, total) => {
+                drop(map);
+                obj.set_min_frame_size(MIN_FRAME_SIZE);
+                if let Error::Unsupported(_) = error {
+                    self.post_error_message(error_message(&error));
+                    return Err(gst::FlowError::Error);
+                }
+                gst::element_imp_warning!(self, gst::StreamError::Decode, ["{error}"]);
+                Ok((gst::FlowSuccess::Ok, total as u32))
             }
             Found::Header(header, total) => {
                 drop(map);

@@ -53,6 +53,14 @@ pub struct ElasticTokThin {
 
 impl ElasticTokThin {
     fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if !self.sink.has_current_caps() {
+            gst::element_imp_error!(
+                self,
+                gst::CoreError::Negotiation,
+                ["what comes in is not cut into blocks; put elastictokparse before"]
+            );
+            return Err(gst::FlowError::NotNegotiated);
+        }
         let Settings { max_layers, bitrate } = *lock(&self.settings);
         let kept = {
             let map = buffer.map_readable().map_err(|_| {
@@ -134,7 +142,10 @@ impl ObjectImpl for ElasticTokThin {
                     .build(),
                 glib::ParamSpecUInt::builder("bitrate")
                     .nick("Bitrate")
-                    .blurb("Bitrate to stay below over a second, in kbit/s; the first layer always passes (0 = no limit)")
+                    .blurb(
+                        "Bitrate to hold on average, in kbit/s; bursts of up to a second's worth above it pass, and the first layer \
+                         always does (0 = no limit)",
+                    )
                     .maximum(2_000_000)
                     .mutable_playing()
                     .build(),

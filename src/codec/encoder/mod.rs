@@ -331,7 +331,9 @@ impl Encoder {
         let Coded { left_out, quantiser, .. } = *coded;
         let header = BlockHeader { key, epoch: self.epoch, position, left_out, frames: real as u8, quantiser, timing };
         let mut writer = BlockWriter::begin(&header, self.header.block_length, &mut self.out)?;
-        for (segment, bytes) in self.coder.segments().iter().zip(&mut self.stats.layer_bytes) {
+        let segments = self.coder.segments();
+        let sent = segments.iter().rposition(|s| !s.is_empty()).map_or(0, |last| last + 1);
+        for (segment, bytes) in segments.iter().take(sent).zip(&mut self.stats.layer_bytes) {
             writer.segment(segment);
             *bytes += segment_bytes(segment.len()) as u64;
         }

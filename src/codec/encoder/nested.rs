@@ -70,6 +70,8 @@ pub(super) struct NestedBlocks {
     block_length: usize,
     /// No block was coded yet.
     first: bool,
+    /// Candidates decoded for the block in hand.
+    evaluations: u32,
     /// The block last coded: key, quantiser, luma PSNR before the loop filter and after it.
     last: (bool, u8, f64, f64),
     counts: Vec<i32>,
@@ -116,6 +118,7 @@ impl NestedBlocks {
             rate: RateController::new(config.live, seconds),
             block_length,
             first: true,
+            evaluations: 0,
             last: (true, 0, 0.0, 0.0),
             counts: vec![0; geometry.cells()],
             lower_counts: vec![0; geometry.cells()],
@@ -161,10 +164,9 @@ impl NestedBlocks {
     /// Decodes the block as receivers of fewer layers do.
     fn follow(&mut self, key: bool, quantiser: u8) -> Result<()> {
         let motion = (!key).then_some(&self.motion[..]);
-        let sent = sent_levels(&self.segments);
-        // a block of fewer levels than there are receivers: the others get all of it
-        for (layers, r) in (1..).zip(&mut self.lower) {
-            let layers = sent.min(layers);
+        // those of as many levels as the block has are the main loop; depth stays until the next key block begins them anew
+        for (layers, r) in (1..self.depth).zip(&mut self.lower) {
+            let layers = sent_levels(&self.segments[..layers]);
             if let TokensMut::I16(latents) = r.decoder.tokens_mut() {
                 self.nested.dequantise(layers, motion, latents, &mut self.lower_counts)?;
             }
@@ -254,6 +256,7 @@ impl NestedBlocks {
         let window = if self.first { COARSEST } else { SEARCH_WINDOW };
         let (mut low, mut high) = (first.saturating_sub(window), first.saturating_add(window).min(COARSEST));
         let meets = |this: &mut Self, q: u8| -> Result<bool> {
+            this.evaluations += 1;
             this.quantise(key, q)?;
             Ok(this.reconstruct(key, q)? >= target)
         };
@@ -340,7 +343,8 @@ impl BlockCoder for NestedBlocks {
         self.graph.set_step(effective_step(self.rate.propose(key), self.scale, 0));
         let before = self.run_time();
         self.graph.run(&self.decoder)?;
-        for Receiver { graph, decoder } in &mut self.lower {
+        let receivers = if key { self.lower.len() } else { self.depth - 1 };
+        for Receiver { graph, decoder } in self.lower.iter_mut().take(receivers) {
             graph.frames_mut().copy_from_slice(self.graph.frames());
             graph.motion_mut().copy_from_slice(&self.motion);
             decoder.motion_mut().copy_from_slice(&self.motion);
@@ -356,7 +360,12 @@ impl BlockCoder for NestedBlocks {
         self.stats.runtime_time += self.run_time() - before;
         self.last = (key, quantiser, self.estimated_psnr(&estimate), measured);
         self.first = false;
-        Ok(Coded { left_out: (self.levels - self.depth) as u8, quantiser, psnr: Some(measured), evaluations: 0 })
+        Ok(Coded {
+            left_out: (self.levels - self.depth) as u8,
+            quantiser,
+            psnr: Some(measured),
+            evaluations: std::mem::take(&mut self.evaluations),
+        })
     }
 
     fn segments(&self) -> &[Vec<u8>] {
