@@ -157,3 +157,21 @@ fn a_recording_is_thinned_to_a_bitrate() {
         std::fs::remove_file(p).unwrap();
     }
 }
+
+#[test]
+fn files_joined_end_to_end_play_one_after_the_other() {
+    let path = record("joined.etok", 20);
+    let twice = [std::fs::read(&path).unwrap(), std::fs::read(&path).unwrap()].concat();
+    std::fs::write(&path, twice).unwrap();
+    let p = Pipeline::new(&format!("filesrc location={path} ! elastictokparse ! elastictokdec ! fakesink name=out sync=false"));
+    let seen = count(&p, "out");
+    p.run();
+    let seen = seen.lock().unwrap();
+    let expected = |n: u64| gst::ClockTime::from_nseconds(n * 1_000_000_000 / 30);
+    assert_eq!(seen.len(), 40);
+    for (n, pts) in (0..).zip(seen.iter()) {
+        let off = pts.unwrap().nseconds().abs_diff(expected(n).nseconds());
+        assert!(off <= 2, "frame {n} at {pts:?}");
+    }
+    std::fs::remove_file(path).unwrap();
+}

@@ -55,6 +55,27 @@ impl Stream {
     }
 }
 
+/// Streams put one after the other in a file: each begins its times anew, and is moved behind what came before.
+#[derive(Debug, Default)]
+struct Joined {
+    shift: gst::ClockTime,
+    /// Time stamp and end of the last block, moved.
+    last: Option<(gst::ClockTime, gst::ClockTime)>,
+}
+
+impl Joined {
+    /// Moves a block's time stamp; only a key block can begin a stream.
+    fn place(&mut self, key: bool, (pts, duration): (Option<gst::ClockTime>, Option<gst::ClockTime>)) -> Option<gst::ClockTime> {
+        let pts = pts?;
+        if let Some((last, end)) = self.last.filter(|(last, _)| key && pts.saturating_add(self.shift) <= *last) {
+            self.shift = end.max(last).saturating_sub(pts);
+        }
+        let moved = pts.saturating_add(self.shift);
+        self.last = Some((moved, moved.saturating_add(duration.unwrap_or_default())));
+        Some(moved)
+    }
+}
+
 /// Whether the output's segment is to begin with the first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Shift {
@@ -77,6 +98,7 @@ struct State {
     offset: u64,
     /// Time stamp of a buffer that began with a unit, until a block takes it.
     pts: Option<gst::ClockTime>,
+    joined: Joined,
     /// Time stamp and duration of the block on its way out.
     stamp: (Option<gst::ClockTime>, Option<gst::ClockTime>),
     shift: Shift,
@@ -173,6 +195,7 @@ impl ElasticTokParse {
         if offset != state.offset
             && let Some(stream) = &mut state.stream
         {
+            state.joined = Joined::default();
             stream.jump(state.index.as_ref().unwrap_or(&Index::default()), offset);
         }
         state.offset = offset;
@@ -226,6 +249,9 @@ impl ElasticTokParse {
             }
         };
         state.stamp = span(&times);
+        if !state.timed {
+            state.stamp.0 = state.joined.place(header.key, state.stamp);
+        }
         let out = buffer.make_mut();
         mark(out, state.stamp, !header.key);
         Ok(Some(buffer))
