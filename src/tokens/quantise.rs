@@ -296,6 +296,11 @@ impl<'a> Decider<'a> {
         Choice { total: d * d + lambda * (fine + coarse) as f32, k, fine, coarse, implied }
     }
 
+    /// Bits (1/256) of coefficients that stay zero.
+    pub(super) fn silence(&self, set: Set, range: std::ops::Range<usize>, around: &Surroundings) -> u32 {
+        range.map(|i| self.costs.bit(set.zero(self.level.classes[i], around.zero_class(i)), false)).sum()
+    }
+
     /// Bits of a level-0 magnitude >= 1.
     fn magnitude_cost(&self, set: Set, energy: usize, m: i32) -> u32 {
         let unary = (1..=m.min(UNARY as i32)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), m > j)).sum::<u32>();
@@ -337,9 +342,7 @@ impl<'a> Decider<'a> {
                 separate += 4 * COST_ONE_BIT;
                 continue;
             }
-            for skipped in next..i {
-                bits += self.costs.bit(set.zero(self.level.classes[skipped], around.zero_class(skipped)), false);
-            }
+            bits += self.silence(set, next..i, around);
             next = i + 1;
             let flag = set.zero(class, around.zero_class(i));
             let option = |k: i32| self.price(set, intra, flag, i, k, x, lambda, around);

@@ -114,9 +114,7 @@ impl Refiner<'_> {
         let mut next = 0;
         for one in candidates.iter_mut() {
             let i = usize::from(one.i);
-            for skipped in next..i {
-                bits += costs.bit(set.zero(level.classes[skipped], around.zero_class(skipped)), false);
-            }
+            bits += self.decider.silence(set, next..i, around);
             next = i + 1;
             let assumed = self.assumed(place, i);
             let default = self.error(i, one.x, assumed);

@@ -466,7 +466,7 @@ impl BaseParseImpl for ElasticTokParse {
                     self.post_error_message(error_message(&error));
                     return Err(gst::FlowError::Error);
                 }
-                gst::element_imp_warning!(self, gst::StreamError::Decode, ["{error}"]);
+                gst::element_imp_warning!(self, gst::StreamError::Decode, ("{error}"));
                 Ok((gst::FlowSuccess::Ok, total as u32))
             }
             Found::Header(header, total) => {

@@ -57,14 +57,14 @@ impl ElasticTokThin {
             gst::element_imp_error!(
                 self,
                 gst::CoreError::Negotiation,
-                ["what comes in is not cut into blocks; put elastictokparse before"]
+                ("what comes in is not cut into blocks; put elastictokparse before")
             );
             return Err(gst::FlowError::NotNegotiated);
         }
         let Settings { max_layers, bitrate } = *lock(&self.settings);
         let kept = {
             let map = buffer.map_readable().map_err(|_| {
-                gst::element_imp_error!(self, gst::ResourceError::Read, ["A buffer cannot be mapped for reading"]);
+                gst::element_imp_error!(self, gst::ResourceError::Read, ("A buffer cannot be mapped for reading"));
                 gst::FlowError::Error
             })?;
             let mut state = lock(&self.state);
@@ -90,7 +90,7 @@ impl ElasticTokThin {
         // all() would copy the bytes too
         let shared = gst::BUFFER_COPY_METADATA | gst::BufferCopyFlags::MEMORY;
         let mut thin = buffer.copy_region(shared, 0..kept).map_err(|_| {
-            gst::element_imp_error!(self, gst::ResourceError::Failed, ["A buffer of {} bytes cannot be cut", buffer.size()]);
+            gst::element_imp_error!(self, gst::ResourceError::Failed, ("A buffer of {} bytes cannot be cut", buffer.size()));
             gst::FlowError::Error
         })?;
         // what was cut has no share in the duration

@@ -332,11 +332,15 @@ impl Encoder {
         let header = BlockHeader { key, epoch: self.epoch, position, left_out, frames: real as u8, quantiser, timing };
         let mut writer = BlockWriter::begin(&header, self.header.block_length, &mut self.out)?;
         let segments = self.coder.segments();
-        let sent = segments.iter().rposition(|s| !s.is_empty()).map_or(0, |last| last + 1);
-        for (segment, bytes) in segments.iter().take(sent).zip(&mut self.stats.layer_bytes) {
+        for (segment, bytes) in segments.iter().take(sent_layers(segments)).zip(&mut self.stats.layer_bytes) {
             writer.segment(segment);
             *bytes += segment_bytes(segment.len()) as u64;
         }
         Ok(Packet { data: self.out.split().freeze(), key, frames: real as u32 })
     }
+}
+
+/// Layers that are sent of `segments`: trailing empty ones are not, and a decoder cannot tell them from layers that were cut off.
+fn sent_layers(segments: &[Vec<u8>]) -> usize {
+    segments.iter().rposition(|s| !s.is_empty()).map_or(0, |last| last + 1)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::quality::{luma_mse, psnr};
 use super::super::setup::{Nested, effective_step};
 use super::super::{LiveSettings, SearchMethod};
-use super::{BlockCoder, Coded, EncoderConfig, Spent};
+use super::{BlockCoder, Coded, EncoderConfig, Spent, sent_layers};
 use crate::frame::Geometry;
 use crate::motion::MotionSearch;
 use crate::rate::{COARSEST, KEY_OFFSET, RateControl, RateController};
@@ -166,7 +166,7 @@ impl NestedBlocks {
         let motion = (!key).then_some(&self.motion[..]);
         // those of as many levels as the block has are the main loop; depth stays until the next key block begins them anew
         for (layers, r) in (1..self.depth).zip(&mut self.lower) {
-            let layers = sent_levels(&self.segments[..layers]);
+            let layers = levels_read(&self.segments[..layers]);
             if let TokensMut::I16(latents) = r.decoder.tokens_mut() {
                 self.nested.dequantise(layers, motion, latents, &mut self.lower_counts)?;
             }
@@ -291,7 +291,7 @@ impl NestedBlocks {
                 self.nested.write_segment(level, motion, segment)?;
             }
         }
-        let sent = sent_levels(&self.segments);
+        let sent = levels_read(&self.segments);
         if let TokensMut::I16(latents) = self.decoder.tokens_mut() {
             self.nested.dequantise(sent, motion, latents, &mut self.counts)?;
         }
@@ -398,8 +398,7 @@ impl BlockCoder for NestedBlocks {
     }
 }
 
-/// Levels that a block is sent with. Trailing empty layers are not sent, and a decoder cannot tell them from layers that were cut
-/// off: the encoder must do as it will.
-fn sent_levels(segments: &[Vec<u8>]) -> usize {
-    segments.iter().rposition(|s| !s.is_empty()).map_or(1, |last| last + 1)
+/// Levels that a receiver of `segments` reads: of a block without any it still reads an empty first one.
+fn levels_read(segments: &[Vec<u8>]) -> usize {
+    sent_layers(segments).max(1)
 }
