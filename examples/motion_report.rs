@@ -68,7 +68,7 @@ fn main() -> Result<()> {
     let (mut searched, every) = (0, blocks.div_ceil(4).max(1));
     let mut at_those = 0.0;
     for run in 0..runs.max(1) {
-        let mut search = MotionSearch::new(w, h, t);
+        let mut search = MotionSearch::new(w, h, t, 1)?;
         for (b, time) in times.iter_mut().enumerate() {
             let reference = &planes[b * t];
             let frames: Vec<&[u8]> = planes[b * t + 1..][..t].iter().map(Vec::as_slice).collect();

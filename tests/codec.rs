@@ -117,6 +117,28 @@ fn the_decoder_has_exactly_what_the_encoder_has() {
 }
 
 #[test]
+fn threads_and_the_loop_graph_change_no_byte() {
+    let stream = |drift_free: bool, threads: usize, loop_graph: bool| {
+        let mut bundle = (*Bundle::builtin().unwrap()).clone();
+        assert!(bundle.loop_graph.is_some());
+        bundle.loop_graph = bundle.loop_graph.filter(|_| loop_graph);
+        let live = LiveSettings { target_psnr: 42.0, ..Default::default() };
+        let mut e = Encoder::new(EncoderConfig {
+            bundle: bundle.into(),
+            runtime: RuntimeConfig { threads, ..runtime() },
+            drift_free,
+            ..config(live, SearchMethod::Regression, 16)
+        });
+        encode(e.as_mut().unwrap(), 20).into_iter().map(|(p, psnr)| (p.data, psnr.to_bits())).collect::<Vec<_>>()
+    };
+    for drift_free in [false, true] {
+        let whole = stream(drift_free, 1, false);
+        assert!(stream(drift_free, 1, true) == whole, "loop graph, drift-free: {drift_free}");
+        assert!(stream(drift_free, 2, true) == whole, "two threads, drift-free: {drift_free}");
+    }
+}
+
+#[test]
 fn every_layer_adds_quality() {
     // fine steps: coarser ones leave layers out
     let mut e = encoder(LiveSettings { target_psnr: 46.0, ..Default::default() }, SearchMethod::Regression, 0);

@@ -31,7 +31,7 @@ fn quality(target_mse: f64) -> LiveSettings {
 fn curve(bundle: &Bundle, frames: &[u8]) -> Vec<f32> {
     let geometry = bundle.geometry(16, 16).unwrap();
     let mut decoder = DecoderGraph::open_for(bundle, &geometry, &runtime(), Picture::Reconstruction).unwrap();
-    let mut encoder = EncoderGraph::open(bundle, &geometry, &runtime(), &decoder).unwrap();
+    let mut encoder = EncoderGraph::open(bundle, &geometry, &runtime(), &mut decoder).unwrap();
     encoder.frames_mut().copy_from_slice(frames);
     (1..=16)
         .map(|n| {
@@ -254,12 +254,23 @@ fn a_still_is_a_block_of_one_frame() {
 }
 
 #[test]
+fn a_limit_below_what_the_bundle_needs_is_refused() {
+    let bundle = Arc::new(tiny("official"));
+    assert_eq!(bundle.manifest.min_tokens, 2);
+    let limit = |n| LiveSettings { max_tokens: n, ..quality(0.01) };
+    let refused = Encoder::new(SIZE.config(&bundle, SearchMethod::Binary, limit(1))).err();
+    assert!(matches!(refused, Some(Error::Settings(m)) if m.contains("max-tokens 1 is below the 2")));
+    let mut e = Encoder::new(SIZE.config(&bundle, SearchMethod::Binary, limit(2))).unwrap();
+    assert!(matches!(e.set_live(limit(1)), Err(Error::Settings(_))));
+}
+
+#[test]
 fn quantised_means_cost_next_to_nothing() {
     let size = Rgb { width: 48, height: 32 };
     let bundle = tiny("vae");
     let geometry = bundle.geometry(48, 32).unwrap();
     let mut decoder = DecoderGraph::open(&bundle, &geometry, &runtime()).unwrap();
-    let mut encoder = EncoderGraph::open(&bundle, &geometry, &runtime(), &decoder).unwrap();
+    let mut encoder = EncoderGraph::open(&bundle, &geometry, &runtime(), &mut decoder).unwrap();
     let frames: Vec<u8> = (0..4).flat_map(|n| size.frame(n)).collect();
     encoder.frames_mut().copy_from_slice(&frames);
     encoder.run(&decoder).unwrap();
@@ -366,11 +377,11 @@ fn the_decoder_graph_is_loaded_when_it_is_needed() {
     // A graph that reads the decoder's context opens it, and cannot run without.
     let vae = tiny("vae");
     let geometry = vae.geometry(16, 16).unwrap();
-    let decoder = DecoderGraph::open(&vae, &geometry, &runtime()).unwrap();
+    let mut decoder = DecoderGraph::open(&vae, &geometry, &runtime()).unwrap();
     let mut asked = false;
     let mut graph = EncoderGraph::open_alone(&vae, &geometry, &runtime(), |_| {
         asked = true;
-        Ok(&decoder)
+        Ok(&mut decoder)
     })
     .unwrap();
     assert!(asked && graph.reads_decoder());

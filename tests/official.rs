@@ -114,7 +114,7 @@ fn vae_pictures_are_the_official_ones_up_to_quantisation() {
         // The same without quantisation, straight through the graphs.
         let geometry = bundle.geometry(side as u32, side as u32).unwrap();
         let mut plain = DecoderGraph::open(&bundle, &geometry, &runtime()).unwrap();
-        let mut graph = EncoderGraph::open(&bundle, &geometry, &runtime(), &plain).unwrap();
+        let mut graph = EncoderGraph::open(&bundle, &geometry, &runtime(), &mut plain).unwrap();
         let (mut quantised, mut unquantised, mut noise) = (0.0, 0.0, 0.0);
         let error = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2)).sum::<f64>();
         for (b, &n) in kept.iter().enumerate() {

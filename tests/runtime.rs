@@ -2,7 +2,7 @@
 //! The builtin bundle's graphs in ONNX Runtime.
 
 use elastictok::Error;
-use elastictok::bundle::Bundle;
+use elastictok::bundle::{Bundle, Graph};
 use elastictok::runtime::{DecoderGraph, EncoderGraph, ExecutionProvider, RuntimeConfig, Tokens, TokensMut};
 
 fn cpu() -> RuntimeConfig {
@@ -15,7 +15,7 @@ fn unquantised_latents_give_the_picture_back_and_contexts_follow_commits() {
     let geometry = bundle.geometry(48, 32).expect("size");
     let mut decoder =
         DecoderGraph::open(&bundle, &geometry, &cpu()).expect("decoder (run install-deps.sh if ONNX Runtime is missing)");
-    let mut encoder = EncoderGraph::open(&bundle, &geometry, &cpu(), &decoder).expect("encoder");
+    let mut encoder = EncoderGraph::open(&bundle, &geometry, &cpu(), &mut decoder).expect("encoder");
     assert_eq!(decoder.provider(), "cpu");
     let mut worst = 0;
     for block in 0..4 {
@@ -81,4 +81,34 @@ fn graphs_that_break_the_contract_are_refused_by_name() {
     assert!(refused(&|b| b.manifest.takes_step = false).contains("'step' is not in the contract"));
     assert!(refused(&|b| b.manifest.block_length = 3).contains("'frames' has shape"));
     assert!(refused(&|b| b.decoder = b"not a graph".as_slice().into()).contains("does not load"));
+}
+
+#[test]
+fn loop_graphs_take_what_the_encoder_graph_gives() {
+    let bundle = Bundle::builtin().expect("builtin bundle");
+    let geometry = bundle.geometry(32, 48).expect("size");
+    let refused = |change: &dyn Fn(&mut Bundle)| {
+        let mut broken = (*bundle).clone();
+        change(&mut broken);
+        let opened = DecoderGraph::open_loop(&broken, &geometry, &cpu())
+            .and_then(|mut d| EncoderGraph::open(&broken, &geometry, &cpu(), &mut d).map(|_| ()));
+        opened.expect_err("accepted").to_string()
+    };
+    let message = refused(&|b| b.loop_graph = Some(b.encoder.clone()));
+    assert!(message.contains("loop graph: input 'tokens' is missing"), "{message}");
+    let message = refused(&|b| b.loop_graph = Some(b"not a graph".as_slice().into()));
+    assert!(message.contains("the loop graph of bundle 'builtin' does not load"), "{message}");
+    // a loop graph that asks for something else
+    let renamed = |graph: &Graph| {
+        let Graph::Memory(bytes) = graph else { panic!("in memory") };
+        let (from, mut bytes) = (b"loop.luma", bytes.to_vec());
+        for at in 0..bytes.len() - from.len() {
+            if bytes[at..].starts_with(from) {
+                bytes[at + from.len() - 1] = b'x';
+            }
+        }
+        Graph::from(bytes)
+    };
+    let message = refused(&|b| b.loop_graph = b.loop_graph.as_ref().map(renamed));
+    assert!(message.contains("the encoder graph does not give 'loop.lumx'"), "{message}");
 }

@@ -24,8 +24,10 @@ class Config:
     # The in-loop filter is told of no coarser step, in pixel units: it is not trained beyond, and its corrections would be
     # noise that grows with the step.
     coarsest_step: float = 110.0
-    channels: int = 48  # in-loop filter, at 1/4 resolution
-    blocks: int = 4
+    channels: int = 48  # in-loop filter of luma, at 1/4 resolution
+    blocks: int = 5
+    chroma_channels: int = 16  # and of chroma
+    chroma_blocks: int = 3
     expansion: int = 2
 
     @property
@@ -45,5 +47,13 @@ class Config:
         return self.levels * self.coefficients
 
     @property
-    def patch(self) -> int:  # luma samples of a 4x4 patch, all frames
+    def luma_patch(self) -> int:  # luma samples of a 4x4 patch, all frames
         return self.block_length * PATCH * PATCH
+
+    @property
+    def chroma_patch(self) -> int:  # chroma samples of the same area, both planes, all frames
+        return self.luma_patch // 2
+
+    @property
+    def embedding(self) -> int:  # of a patch's place in its cell and of the step
+        return PATCH * PATCH

@@ -44,10 +44,11 @@ def manifest(cfg: Config, training: str, has_distortion: bool) -> dict:
 
 def export(cfg: Config, out: Path, net: LoopFilter | None, tables: Path | None, training: str,
            head: DistortionHead | None = None) -> None:
-    """Writes encoder.onnx, decoder.onnx, bundle.json and, where given, tables.bin into `out`."""
+    """Writes the three graphs, bundle.json and, where given, tables.bin into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     onnx.save(graph.encoder(cfg, head), out / "encoder.onnx")
     onnx.save(graph.decoder(cfg, net), out / "decoder.onnx")
+    onnx.save(graph.loop(cfg, net), out / "loop.onnx")
     text = json.dumps(manifest(cfg, training, head is not None), separators=(",", ":"))
     (out / "bundle.json").write_text(text + "\n")
     if tables is not None and tables != out / "tables.bin":

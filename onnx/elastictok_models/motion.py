@@ -4,9 +4,9 @@ import numba as nb
 import numpy as np
 
 from .config import CELL, LUMA_PHASES, LUMA_TAPS
-from .transform import interpolation_taps
+from .transform import TAP_UNIT, interpolation_taps
 
-FILTERS = np.array([interpolation_taps(p / LUMA_PHASES, LUMA_TAPS) for p in range(LUMA_PHASES)], np.float32)
+FILTERS = np.array([interpolation_taps(p / LUMA_PHASES, LUMA_TAPS) for p in range(LUMA_PHASES)], np.float32) / TAP_UNIT
 
 
 @nb.njit(fastmath=True, cache=True, nogil=True)

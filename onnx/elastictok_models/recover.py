@@ -2,7 +2,7 @@
 """Reads trained parts back from exported graphs, so that training can go on from a bundle alone.
 
 The graphs hold every trained tensor under its own name (`filter.*`, `distortion.*`, graph.py), a few of them folded together. What comes
-back computes the same; a bias that was folded into `place` stays there."""
+back computes the same."""
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,11 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from .config import Config
+from .config import CELL, PATCH, Config
 from .distortion import DistortionHead
 from .filter import LoopFilter
+
+K = CELL // PATCH  # patches on a side of a cell
 
 
 def recover(bundle: Path, cfg: Config) -> LoopFilter:
@@ -29,19 +31,19 @@ def recover(bundle: Path, cfg: Config) -> LoopFilter:
                              "learned weights, and by this version?")
         return value
 
-    n, channels = cfg.patch, cfg.channels
-    recon = 64 * take("head.recon", (channels, n))
-    head = np.concatenate([recon, 2 * take("head.residual", (channels, n))], 1)
-    for key, like in net.state_dict().items():
-        if key == "head.weight":
-            value = head
-        elif key == "head.bias":
-            value = 2 * recon.sum(1)  # cancels what graph.py folds into `place`
-        elif key == "tail.weight":
-            value = take("tail", like.shape)
-        else:
-            value = take(key, like.shape)
-        state[key] = torch.tensor(np.ascontiguousarray(value)).reshape(like.shape)
+    like, t = net.state_dict(), cfg.block_length
+    for name, planes, side, scale, centre in (("head", t, PATCH, 64, 2), ("chroma_head", 2 * t, PATCH // 2, 16, 8)):
+        channels = len(like[name + ".weight"])
+        part = lambda what, planes, side: take(f"{name}.{what}", (channels, planes, side, side)).reshape(channels, -1)
+        recon = scale * part("recon", planes, side)
+        state[name + ".weight"] = np.concatenate([recon, 2 * part("residual", planes, side)], 1)
+        state[name + ".bias"] = take(name + ".bias", (channels,)) + centre * recon.sum(1)
+    embedding = take("head.embedding", (cfg.channels, 1, PATCH, PATCH)).reshape(cfg.channels, -1)
+    state["head.weight"] = np.concatenate([state["head.weight"], embedding], 1)
+    state["place"] = take("place", (K, PATCH, K, PATCH)).transpose(1, 3, 0, 2)
+    for key in like.keys() - state.keys():
+        state[key] = take(key, like[key].shape)
+    state = {k: torch.tensor(np.ascontiguousarray(v)).reshape(like[k].shape) for k, v in state.items()}
     net.load_state_dict(state)
     return net.eval()
 

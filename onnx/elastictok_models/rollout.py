@@ -21,7 +21,8 @@ K = CELL // PATCH
 
 
 class Ring:
-    """Samples on disk: recon, residual float16 and source uint8 [N, SIDE*SIDE, patch], mask uint8, step float32."""
+    """Samples on disk: recon, residual float16 and source uint8 [N, SIDE*SIDE, luma_patch + chroma_patch], mask uint8, step
+    float32."""
 
     def __init__(self, folder: Path, cfg: Config, size: int | None = None):
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,9 +32,10 @@ class Ring:
             (folder / "ring.json").write_text(json.dumps({"size": size}))
         self.size = json.loads((folder / "ring.json").read_text())["size"]
         open_ = lambda name, dtype, shape: np.memmap(folder / name, dtype, "w+" if create else "r", shape=(self.size, *shape))
-        self.recon = open_("recon", np.float16, (SIDE * SIDE, cfg.patch))
-        self.residual = open_("residual", np.float16, (SIDE * SIDE, cfg.patch))
-        self.source = open_("source", np.uint8, (SIDE * SIDE, cfg.patch))
+        patch = cfg.luma_patch + cfg.chroma_patch
+        self.recon = open_("recon", np.float16, (SIDE * SIDE, patch))
+        self.residual = open_("residual", np.float16, (SIDE * SIDE, patch))
+        self.source = open_("source", np.uint8, (SIDE * SIDE, patch))
         self.mask = open_("mask", np.uint8, (SIDE * SIDE,))
         self.step = open_("step", np.float32, ())
         self.count_file = folder / "count"
@@ -66,11 +68,22 @@ def session(model, cells_y: int, cells_x: int, threads: int = 1) -> ort.Inferenc
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def to_patches(frames: np.ndarray, cells_y: int, cells_x: int) -> np.ndarray:
-    """Luma of I420 frames [T, 3*H/2, W] as patches [4*cells_y, 4*cells_x, patch], as the decoder graph arranges it."""
-    t, (h, w) = len(frames), (cells_y * CELL, cells_x * CELL)
-    luma = frames.reshape(t, -1)[:, :h * w].reshape(t, h // PATCH, PATCH, w // PATCH, PATCH)
-    return luma.transpose(1, 3, 0, 2, 4).reshape(h // PATCH, w // PATCH, -1)
+def cut(planes: np.ndarray, side: int) -> np.ndarray:
+    """Planes [N, h, w] as patches of side x side samples [h/side, w/side, N*side*side]."""
+    n, h, w = planes.shape
+    return planes.reshape(n, h // side, side, w // side, side).transpose(1, 3, 0, 2, 4).reshape(h // side, w // side, -1)
+
+
+def to_patches(luma: np.ndarray, chroma: np.ndarray) -> np.ndarray:
+    """Luma [T, H, W] and chroma [2T, H/2, W/2] as patches [H/4, W/4, luma_patch + chroma_patch], as the filter takes them."""
+    return np.concatenate([cut(luma, PATCH), cut(chroma, PATCH // 2)], axis=2)
+
+
+def planes_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """I420 frames [T, 3*H/2, W] as luma [T, H, W] and chroma [2T, H/2, W/2]."""
+    t, (h, w) = len(frames), (frames.shape[1] * 2 // 3, frames.shape[2])
+    flat = frames.reshape(t, -1)
+    return flat[:, :h * w].reshape(t, h, w), flat[:, h * w:].reshape(2 * t, h // 2, w // 2)
 
 
 def quantise(latents, step, rng, cfg: Config, order_rank):
@@ -108,7 +121,7 @@ def run_clip(frames, cfg: Config, decoder_model, encoder_model, rng, emit, block
         if b:
             field = motion.search(reference[:h], source[:, :h], 0.5 * base, field[:2], motion.FILTERS)
         feed = {"position": np.asarray(b, np.int64), "motion": field, "dec.reference": reference}
-        latents = enc.run(None, {"frames": source, **feed})[0]
+        latents = enc.run(["tokens"], {"frames": source, **feed})[0]
         values, coded = quantise(latents.astype(np.float32), step * cfg.scale, rng, cfg, rank)
         feed |= {"tokens": values, "counts": coded.astype(np.int32), "step": np.asarray(step, np.float32)}
         outputs = dec.run(None, feed)
@@ -119,8 +132,6 @@ def run_clip(frames, cfg: Config, decoder_model, encoder_model, rng, emit, block
 def sample(ring: Ring, at: int, source, coded, step, recon, residual, rng, crops: int) -> int:
     """Writes random crops where something was coded; returns the next slot."""
     cells_y, cells_x = coded.shape
-    patches = to_patches(source, cells_y, cells_x)
-    recon, residual = (x.reshape(K * cells_y, K * cells_x, -1) for x in (recon, residual))
     mask = coded.repeat(K, 0).repeat(K, 1)
     n = SIDE // K
     if cells_y < n or cells_x < n:
@@ -130,10 +141,10 @@ def sample(ring: Ring, at: int, source, coded, step, recon, residual, rng, crops
         y, x = max(places, key=lambda p: coded[p[0]:p[0] + n, p[1]:p[1] + n].sum())
         if coded[y:y + n, x:x + n].mean() < 0.1:
             continue
-        cut = lambda a: a[K * y:K * y + SIDE, K * x:K * x + SIDE].reshape(SIDE * SIDE, -1)
+        crop = lambda a: a[K * y:K * y + SIDE, K * x:K * x + SIDE].reshape(SIDE * SIDE, -1)
         i = at % ring.size
-        ring.recon[i], ring.residual[i], ring.source[i] = cut(recon), cut(residual), cut(patches)
-        ring.mask[i], ring.step[i] = cut(mask)[:, 0], step
+        ring.recon[i], ring.residual[i], ring.source[i] = crop(recon), crop(residual), crop(source)
+        ring.mask[i], ring.step[i] = crop(mask)[:, 0], step
         at += 1
     return at
 
@@ -162,7 +173,8 @@ def main():
                 stamp, decoder_model = newest, graph.decoder(cfg, net, taps=True)
             def emit(source, coded, step, outputs, b):
                 nonlocal at
-                at = sample(ring, at, source, coded, step, outputs[2], outputs[3], rng, args.crops)
+                recon, residual = (to_patches(outputs[i][0], outputs[i + 1][0]) for i in (2, 4))
+                at = sample(ring, at, to_patches(*planes_of(source)), coded, step, recon, residual, rng, args.crops)
             run_clip(read_clip(Path(path)), cfg, decoder_model, encoder_model, rng, emit, args.blocks)
             (args.work / "count.new").write_text(str(at))
             (args.work / "count.new").rename(ring.count_file)

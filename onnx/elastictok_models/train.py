@@ -2,7 +2,7 @@
 """Trains the in-loop filter on the ring buffer that rollout.py keeps filling.
 
 Loss: mean over samples of the log of the mean squared error where cells were coded, so that coarse and fine steps weigh
-alike. Resumable: the checkpoint holds model, its running average (which is what gets exported), optimiser and step count.
+alike, of luma and of chroma. Resumable: the checkpoint holds model, its running average (which is what gets exported), optimiser and step count.
 Where there is no checkpoint, training begins from nothing, or from an exported bundle (--from-bundle)."""
 import argparse
 import time
@@ -19,7 +19,7 @@ from .rollout import SIDE, Ring
 
 
 def batch(ring: Ring, available: int, size: int, rng):
-    """Random samples as tensors [B, patch, SIDE, SIDE]; flipped and transposed views would need the patch's inside turned
+    """Random samples as tensors [B, luma_patch + chroma_patch, SIDE, SIDE]; flipped and transposed views would need the patch's inside turned
     too, so augmentation is left to the many crops."""
     rows = np.sort(rng.choice(available, size, replace=False))
     grid = lambda a: torch.from_numpy(np.ascontiguousarray(a[rows].transpose(0, 2, 1)).astype(np.float32)).reshape(size, -1, SIDE, SIDE)
@@ -62,7 +62,8 @@ def main():
         average.load_state_dict(net.state_dict())
     compiled = torch.compile(net)
     started = last_log = last_save = time.time()
-    gain, count = 0.0, 0
+    gain, count = np.zeros(2), 0
+    parts = slice(cfg.luma_patch), slice(cfg.luma_patch, None)
 
     def save():
         training = f"{step} steps of {args.batch} samples (128x128 pixels x {cfg.block_length} frames). {args.note}"
@@ -86,8 +87,9 @@ def main():
         recon, residual, source, mask, q = batch(ring, available, args.batch, rng)
         with torch.autocast("cpu", torch.bfloat16):
             correction = compiled(recon, residual, q, mask)
-        after = errors(recon + correction.float(), source, mask)
-        loss = torch.log(after + 0.05).mean()
+        corrected = recon + correction.float()
+        luma, chroma = ([errors(x[:, part], source[:, part], mask) for x in (recon, corrected)] for part in parts)
+        loss = torch.log(luma[1] + 0.05).mean() + torch.log(chroma[1] + 0.05).mean()
         if not torch.isfinite(loss):
             raise SystemExit("the loss is not finite: look at the newest samples; the checkpoint is as it was")
         optimiser.zero_grad()
@@ -99,13 +101,12 @@ def main():
         with torch.no_grad():
             for a, p in zip(average.parameters(), net.parameters()):
                 a.lerp_(p, 1 - decay)
-            before = errors(recon, source, mask)
-            gain += float((10 * torch.log10((before + 0.05) / (after + 0.05))).mean())
+            gain += np.array([float((10 * torch.log10((before + 0.05) / (after + 0.05))).mean()) for before, after in (luma, chroma)])
             count += 1
         if time.time() - last_log > 60:
-            print(f"{time.time() - started:.0f} s, step {step}, lr {rate:.2e}, gain {gain / count:.3f} dB, "
-                  f"{available} samples", flush=True)
-            last_log, gain, count = time.time(), 0.0, 0
+            print(f"{time.time() - started:.0f} s, step {step}, lr {rate:.2e}, gain in luma {gain[0] / count:.3f} dB, "
+                  f"chroma {gain[1] / count:.3f} dB, {available} samples", flush=True)
+            last_log, gain, count = time.time(), np.zeros(2), 0
         if time.time() - last_save > 180:
             save()
             last_save = time.time()

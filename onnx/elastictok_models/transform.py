@@ -4,6 +4,8 @@ import numpy as np
 
 from .config import CELL, CHROMA_PHASES, CHROMA_TAPS, LUMA_PHASES, LUMA_TAPS, Config
 
+TAP_UNIT = 64  # parts of one in interpolation filters
+
 
 def dct(n: int) -> np.ndarray:
     """Orthonormal DCT-II, float64 [n, n], row k = basis function k."""
@@ -14,9 +16,11 @@ def dct(n: int) -> np.ndarray:
 
 
 def positions(cfg: Config) -> np.ndarray:
-    """int [C, 4]: (component, t, v, u) of every coefficient in the graphs' order: luma, U, V, each in raster order."""
-    return np.array([(c, t, v, u) for c in range(3) for t in range(cfg.block_length)
-                     for v in range(CELL if c == 0 else CELL // 2) for u in range(CELL if c == 0 else CELL // 2)], np.int64)
+    """int [C, 4]: (component, t, v, u) of every coefficient in the graphs' order: luma, then chroma, row by row; a row of chroma
+    holds U's, then V's."""
+    times, half = range(cfg.block_length), range(CELL // 2)
+    luma = [(0, t, v, u) for t in times for v in range(CELL) for u in range(CELL)]
+    return np.array(luma + [(c, t, v, u) for t in times for v in half for c in (1, 2) for u in half], np.int64)
 
 
 def importance(rows: np.ndarray) -> np.ndarray:
@@ -38,37 +42,42 @@ def time_and_rows(cfg: Config, size: int) -> np.ndarray:
     return np.kron(dct(cfg.block_length), dct(size))
 
 
-def chroma_basis(cfg: Config) -> np.ndarray:
-    """float64 [n, n], orthonormal: row c holds the samples of coefficient c of a chroma plane: [T, 8, 8]."""
-    return np.kron(time_and_rows(cfg, CELL // 2), dct(CELL // 2))
+def chroma_columns() -> np.ndarray:
+    """float64 [16, 16], orthonormal: transform of a row of U's samples and V's."""
+    return np.kron(np.eye(2), dct(CELL // 2))
 
 
 def chroma_weights(cfg: Config) -> np.ndarray:
-    """float64 [n]: latent = weight * transform coefficient, for the coefficients of a chroma plane in the graphs' order."""
+    """float64 [n]: latent = weight * transform coefficient, for the chroma coefficients in the graphs' order."""
     rows = positions(cfg)
-    _, t, v, u = rows[rows[:, 0] == 1].T
+    _, t, v, u = rows[rows[:, 0] > 0].T
     return cfg.chroma_weight + (cfg.chroma_flat_weight - cfg.chroma_weight) * np.exp(-(np.hypot(v, u) + t))
 
 
 def interpolation_taps(phase: float, taps: int) -> np.ndarray:
-    """float64 [taps]: cosine-windowed sinc at `phase` (0..1) between taps taps/2-1 and taps/2; sums to one."""
+    """int8 [taps]: cosine-windowed sinc at `phase` (0..1) between taps taps/2-1 and taps/2, in units of 1/64; sums to 64, which
+    no 8-bit sample times a pair of taps takes beyond 16 bits."""
     x = np.arange(taps) - (taps // 2 - 1) - phase
     k = np.sinc(x) * np.where(np.abs(x) < taps / 2, np.cos(np.pi * x / taps), 0.0)
-    return k / k.sum()
+    k *= TAP_UNIT / k.sum()
+    whole = np.floor(k).astype(np.int64)
+    whole[np.argsort(whole - k, kind="stable")[:TAP_UNIT - whole.sum()]] += 1  # the largest remainders are rounded up
+    return whole.astype(np.int8)
 
 
 def motion_matrices(size: int, taps: int, phases: int, unit: int, chunks: int) -> tuple[np.ndarray, np.ndarray]:
     """Interpolation of a size x size block as two matrix products.
 
-    Returns horizontal float32 [unit*phases, chunks*unit, size] (indexed by offset*phases + phase; the window is `chunks`
-    aligned runs of `unit` samples, the block's first tap at `offset` in it) and vertical float32 [phases, size, size+taps-1]."""
+    Returns horizontal int8 [unit*phases, chunks*unit, size] (indexed by offset*phases + phase; the window is `chunks`
+    aligned runs of `unit` samples, the block's first tap at `offset` in it), in units of 1/64, and vertical float32 [phases, size,
+    size+taps-1], which undoes those units."""
     assert unit - 1 + size + taps - 1 <= chunks * unit
-    horizontal = np.zeros((unit, phases, chunks * unit, size), np.float32)
+    horizontal = np.zeros((unit, phases, chunks * unit, size), np.int8)
     vertical = np.zeros((phases, size, size + taps - 1), np.float32)
     for phase in range(phases):
         k = interpolation_taps(phase / phases, taps)
         for i in range(size):
-            vertical[phase, i, i:i + taps] = k
+            vertical[phase, i, i:i + taps] = k / np.float32(TAP_UNIT**2)
             for offset in range(unit):
                 horizontal[offset, phase, offset + i:offset + i + taps, i] = k
     return horizontal.reshape(unit * phases, chunks * unit, size), vertical

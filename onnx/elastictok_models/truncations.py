@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from .config import CELL, Config
-from .rollout import read_clip, session, to_patches
+from .rollout import cut, planes_of, read_clip, session
 from .transform import order
 
 
@@ -33,11 +33,10 @@ def step_of(quantiser: int, cfg: Config) -> float:
     return int(4 * 2 ** (quantiser / 8) + 0.5) / cfg.scale
 
 
-def cell_errors(frames, source, cells_y: int, cells_x: int) -> np.ndarray:
+def cell_errors(frames, source) -> np.ndarray:
     """Mean squared luma error of every cell, f32 [cells]."""
-    k = CELL // 4
-    e = (to_patches(frames, cells_y, cells_x).astype(np.float32) - to_patches(source, cells_y, cells_x)) ** 2
-    return e.reshape(cells_y, k, cells_x, k, -1).mean((1, 3, 4)).ravel()
+    luma = lambda x: planes_of(x)[0].astype(np.float32)
+    return cut((luma(frames) - luma(source)) ** 2, CELL).mean(2).ravel()
 
 
 def read_dump(path: Path, cfg: Config) -> Iterator[tuple[bool, np.ndarray, np.ndarray]]:
@@ -88,7 +87,7 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
                     step = np.asarray(finest * 3 ** (cfg.levels - held), np.float32)
                     frames_, next_ = run(None, {**feed, "tokens": np.ascontiguousarray(tokens), "step": step,
                                                 "counts": np.frombuffer(record, "<i4", cells, 4)})[:2]
-                    errors[:, layer] = cell_errors(frames_, shown, cells_y, cells_x)
+                    errors[:, layer] = cell_errors(frames_, shown)
                 if tried == 0:
                     coded = next_
                 yield Block(key, finest, motion[2].ravel() != 0, latents[:, rank[:cfg.luma_coefficients]], errors)

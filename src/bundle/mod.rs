@@ -49,7 +49,7 @@ impl From<Vec<u8>> for Graph {
     }
 }
 
-/// A model: its manifest, two graphs and entropy tables. Cheap to clone where weights lie in files of their own.
+/// A model: its manifest, graphs and entropy tables. Cheap to clone where weights lie in files of their own.
 #[derive(Clone)]
 pub struct Bundle {
     /// What the core must know of the model.
@@ -58,6 +58,8 @@ pub struct Bundle {
     pub encoder: Graph,
     /// The decoder graph.
     pub decoder: Graph,
+    /// The decoder as an encoder runs it, beginning from what the encoder graph has computed already; `None`: the decoder graph.
+    pub loop_graph: Option<Graph>,
     /// `tables.bin`; empty for bottlenecks without one.
     pub tables: Cow<'static, [u8]>,
     /// Names this model in streams.
@@ -126,9 +128,14 @@ fn fingerprint(manifest: &Manifest, decoder: &Graph, tables: &[u8]) -> Result<Fi
 }
 
 impl Bundle {
-    fn from_parts(manifest: Manifest, encoder: Graph, decoder: Graph, tables: Cow<'static, [u8]>) -> Result<Self> {
+    fn from_parts(
+        manifest: Manifest,
+        [encoder, decoder]: [Graph; 2],
+        loop_graph: Option<Graph>,
+        tables: Cow<'static, [u8]>,
+    ) -> Result<Self> {
         let fingerprint = fingerprint(&manifest, &decoder, &tables)?;
-        Ok(Self { manifest, encoder, decoder, tables, fingerprint })
+        Ok(Self { manifest, encoder, decoder, loop_graph, tables, fingerprint })
     }
 
     /// The bundle inside this binary.
@@ -138,8 +145,11 @@ impl Bundle {
             .get_or_try_init(|| {
                 Self::from_parts(
                     Manifest::parse(include_bytes!("../../onnx/models/builtin/bundle.json"))?,
-                    include_bytes!("../../onnx/models/builtin/encoder.onnx").as_slice().into(),
-                    include_bytes!("../../onnx/models/builtin/decoder.onnx").as_slice().into(),
+                    [
+                        include_bytes!("../../onnx/models/builtin/encoder.onnx").as_slice().into(),
+                        include_bytes!("../../onnx/models/builtin/decoder.onnx").as_slice().into(),
+                    ],
+                    Some(include_bytes!("../../onnx/models/builtin/loop.onnx").as_slice().into()),
                     Cow::Borrowed(include_bytes!("../../onnx/models/builtin/tables.bin")),
                 )
                 .map(Arc::new)
@@ -148,7 +158,7 @@ impl Bundle {
     }
 
     /// Loads a bundle from its directory, or from the path of its `bundle.json`. Graphs with weights beside them
-    /// (`encoder.onnx.data`, `decoder.onnx.data`) stay in their files, which are read once for the fingerprint.
+    /// (`encoder.onnx.data`, and so on) stay in their files, which are read once for the fingerprint.
     pub fn load(path: &Path) -> Result<Self> {
         let folder = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
         let read = |name: &str| {
@@ -164,7 +174,8 @@ impl Bundle {
             Bottleneck::Nested { .. } => read("tables.bin")?,
             _ => Vec::new(),
         };
-        Self::from_parts(manifest, graph("encoder.onnx")?, graph("decoder.onnx")?, tables.into())
+        let loop_graph = folder.join("loop.onnx").is_file().then(|| graph("loop.onnx")).transpose()?;
+        Self::from_parts(manifest, [graph("encoder.onnx")?, graph("decoder.onnx")?], loop_graph, tables.into())
     }
 
     /// `builtin`, or the path of a bundle.
@@ -200,7 +211,8 @@ mod tests {
     fn the_builtin_bundle_is_valid() {
         let bundle = Bundle::builtin().expect("valid");
         let bytes = |g: &Graph| if let Graph::Memory(bytes) = g { bytes.len() } else { usize::MAX };
-        assert!(bytes(&bundle.encoder).saturating_add(bytes(&bundle.decoder)) < 12 << 20);
+        let graphs = [&bundle.encoder, &bundle.decoder].into_iter().chain(&bundle.loop_graph);
+        assert!(graphs.map(bytes).fold(0, usize::saturating_add) < 12 << 20);
         assert_eq!(Bundle::by_fingerprint(&bundle.fingerprint).expect("valid").map(|b| b.fingerprint), Some(bundle.fingerprint));
         assert!(Bundle::by_fingerprint(&[0; 8]).expect("valid").is_none());
     }

@@ -10,7 +10,10 @@
 //!    shrinking diamonds;
 //! 3. sweeps over the whole field let each cell take the vector of any neighbour, counting what its choice does to the cost of
 //!    the cells predicted from it.
+//!
+//! Steps 2 and 3 are done for two halves of the picture ([`band`]), at the same time where there are two threads.
 
+mod band;
 mod coarse;
 mod field;
 mod pixels;
@@ -18,9 +21,10 @@ mod planes;
 #[cfg(test)]
 mod tests;
 
-use crate::tokens::motion::{Near, cost};
+use crate::{Error, Result};
+use band::{Band, Scene};
 use coarse::Coarse;
-use field::{Field, Vector};
+use field::Vector;
 use planes::Interpolated;
 
 /// Luma samples on a side of a cell.
@@ -39,109 +43,59 @@ pub struct MotionStats {
     pub bits: f32,
 }
 
+/// Sweeps of step 3.
+const SWEEPS: usize = 2;
+
+/// Runs two jobs: side by side if there is a thread for the second.
+#[derive(Debug)]
+struct Pair(Option<rayon::ThreadPool>);
+
+impl Pair {
+    fn run(&self, first: impl FnOnce(), second: impl FnOnce() + Send) {
+        match &self.0 {
+            None => {
+                first();
+                second();
+            }
+            Some(thread) => thread.in_place_scope(|scope| {
+                scope.spawn(|_| second());
+                first();
+            }),
+        }
+    }
+}
+
 /// Finds the motion of blocks. Buffers are allocated once.
 #[derive(Debug)]
 pub struct MotionSearch {
     width: usize,
     cells_x: usize,
-    cells_y: usize,
     block_length: usize,
     reference: Interpolated,
     coarse: Coarse,
-    field: Field,
+    bands: [Band; 2],
     previous: Vec<Vector>,
-    /// Distortion of each cell at its vector.
-    sad: Vec<u32>,
+    pair: Pair,
 }
-
-/// A cell's frames and reference.
-#[derive(Clone, Copy)]
-struct Cell<'a> {
-    frames: &'a [&'a [u8]],
-    reference: &'a Interpolated,
-    y: usize,
-    x: usize,
-    /// SAD that 1/256 bit is worth, in 1/65536.
-    lambda: u32,
-}
-
-/// A candidate: Lagrangian cost (see [`Cell::rate`] for its unit), SAD, vector.
-#[derive(Clone, Copy)]
-struct Choice {
-    cost: u32,
-    sad: u32,
-    vector: Vector,
-}
-
-impl Cell<'_> {
-    /// Sum over the block's frames, the last one first: its vector is the most telling.
-    fn sad(&self, v: Vector, limit: u32) -> u32 {
-        let t = self.frames.len() as i32;
-        let mut sum = 0;
-        for (i, frame) in self.frames.iter().enumerate().rev() {
-            if sum >= limit {
-                break;
-            }
-            let part = |d: i32| (4 * d * (i as i32 + 1) + t).div_euclid(2 * t);
-            sum += self.reference.sad(frame, (self.y, self.x), (part(v[0]), part(v[1])), limit - sum);
-        }
-        sum
-    }
-
-    /// Bits (1/256) in units of SAD.
-    fn rate(&self, bits: u32) -> u32 {
-        ((u64::from(self.lambda) * u64::from(bits)) >> 16) as u32
-    }
-
-    fn consider(&self, best: &mut Choice, v: Vector, bits: impl FnOnce() -> u32) {
-        if v == best.vector || v[0].abs() > RANGE || v[1].abs() > RANGE {
-            return;
-        }
-        let rate = self.rate(bits());
-        if rate >= best.cost {
-            return;
-        }
-        let sad = self.sad(v, best.cost - rate);
-        if sad + rate < best.cost {
-            *best = Choice { cost: sad + rate, sad, vector: v };
-        }
-    }
-
-    /// Searches around `best` in steps that shrink.
-    fn refine(&self, best: &mut Choice, near: Near, steps: &[(i32, usize)]) {
-        for &(step, rounds) in steps {
-            for _ in 0..rounds {
-                let centre = best.vector;
-                for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)] {
-                    let v = [centre[0] + dy * step, centre[1] + dx * step];
-                    self.consider(best, v, || cost(v, near));
-                }
-                if best.vector == centre {
-                    break;
-                }
-            }
-        }
-    }
-}
-
-/// Sweeps of step 3.
-const SWEEPS: usize = 2;
 
 impl MotionSearch {
-    /// A search over pictures of `width` x `height` aligned luma samples (multiples of 16), T = `block_length`.
-    pub fn new(width: usize, height: usize, block_length: usize) -> Self {
+    /// A search over pictures of `width` x `height` aligned luma samples (multiples of 16), T = `block_length`, on one or two
+    /// of `threads` threads; the motion found is the same.
+    pub fn new(width: usize, height: usize, block_length: usize, threads: usize) -> Result<Self> {
         let (cells_x, cells_y) = (width / CELL, height / CELL);
-        Self {
+        let half = cells_y.div_ceil(2);
+        let second = || rayon::ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "elastictok-motion".into()).build();
+        let second = (threads > 1).then(second).transpose();
+        Ok(Self {
             width,
             cells_x,
-            cells_y,
             block_length,
             reference: Interpolated::new(width, height),
             coarse: Coarse::new(width, height),
-            field: Field::new(cells_y, cells_x),
+            bands: [0..half, half..cells_y].map(|rows| Band::new(rows, cells_y, cells_x)),
             previous: vec![[0; 2]; cells_x * cells_y],
-            sad: vec![0; cells_x * cells_y],
-        }
+            pair: Pair(second.map_err(|e| Error::Runtime(format!("no thread for the motion search: {e}; set threads=1")))?),
+        })
     }
 
     /// Forgets the previous block's field: a key block follows.
@@ -155,83 +109,26 @@ impl MotionSearch {
     pub fn search(&mut self, frames: &[&[u8]], reference: &[u8], lambda: f32, motion: &mut [i32]) -> MotionStats {
         debug_assert_eq!(frames.len(), self.block_length);
         let Some(last) = frames.last() else { return MotionStats::default() };
-        self.reference.load(reference);
-        self.coarse.search(last, reference);
-        self.field.fill(Some([0; 2]));
-        let lambda = (lambda.clamp(0.0, 1e4) * 256.0) as u32;
-        for y in 0..self.cells_y {
-            for x in 0..self.cells_x {
-                self.first(frames, lambda, (y, x));
-            }
-        }
-        for _ in 0..SWEEPS {
-            for y in 0..self.cells_y {
-                for x in 0..self.cells_x {
-                    self.sweep(frames, lambda, (y, x));
-                }
+        let (interpolated, coarse) = (&mut self.reference, &mut self.coarse);
+        self.pair.run(|| interpolated.load(reference), || coarse.search(last, reference));
+        let scene = Scene {
+            frames,
+            reference: &self.reference,
+            coarse: &self.coarse,
+            previous: &self.previous,
+            width: self.width,
+            lambda: (lambda.clamp(0.0, 1e4) * 256.0) as u32,
+        };
+        for pass in 0..=SWEEPS {
+            let [upper, lower] = &mut self.bands;
+            let work = |band: &mut Band| if pass == 0 { band.search(scene) } else { band.sweep(scene) };
+            self.pair.run(|| work(upper), || work(lower));
+            if !lower.rows.is_empty() {
+                upper.copy_row(lower, lower.rows.start);
+                lower.copy_row(upper, upper.rows.end - 1);
             }
         }
         self.finish(motion)
-    }
-
-    fn cell<'a>(&'a self, frames: &'a [&'a [u8]], lambda: u32, (y, x): (usize, usize)) -> Cell<'a> {
-        Cell { frames, reference: &self.reference, y: y * CELL, x: x * CELL, lambda }
-    }
-
-    fn first(&mut self, frames: &[&[u8]], lambda: u32, (y, x): (usize, usize)) {
-        let cell = self.cell(frames, lambda, (y, x));
-        let prediction = self.field.prediction(y, x);
-        let near = self.field.near(y, x);
-        let bits = |v| cost(v, near);
-        let zero = [0; 2];
-        let sad = cell.sad(zero, u32::MAX);
-        let mut best = Choice { cost: sad + cell.rate(bits(zero)), sad, vector: zero };
-        let consider = |best: &mut Choice, v: Vector| cell.consider(best, v, || bits(v));
-        consider(&mut best, prediction);
-        // Below half a grey level nothing is to be won.
-        let samples = (CELL * CELL * frames.len()) as u32;
-        if best.sad > samples / 2 {
-            for v in self.field.around(y, x).into_iter().take(4).flatten() {
-                consider(&mut best, v);
-            }
-            let i = y * self.cells_x + x;
-            consider(&mut best, self.previous[i]);
-            if x + 1 < self.cells_x {
-                consider(&mut best, self.previous[i + 1]);
-            }
-            if y + 1 < self.cells_y {
-                consider(&mut best, self.previous[i + self.cells_x]);
-            }
-            consider(&mut best, self.coarse.at(y, x));
-            cell.refine(&mut best, near, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
-        }
-        let flat: u32 = frames.iter().map(|f| planes::activity(f, self.width, y * CELL, x * CELL)).sum();
-        let intra = best.sad > 4 * samples && flat + flat / 7 + cell.rate(12 * 256) < best.cost;
-        self.sad[y * self.cells_x + x] = best.sad;
-        self.field.set(y, x, (!intra).then_some(best.vector));
-    }
-
-    fn sweep(&mut self, frames: &[&[u8]], lambda: u32, (y, x): (usize, usize)) {
-        let Some(vector) = self.field.get(y, x) else { return };
-        let i = y * self.cells_x + x;
-        let cell = Cell { frames, reference: &self.reference, y: y * CELL, x: x * CELL, lambda };
-        let sad = self.sad[i];
-        let cost = sad + cell.rate(self.field.bits_with(y, x, Some(vector)));
-        let mut best = Choice { cost, sad, vector };
-        let prediction = self.field.prediction(y, x);
-        let zero = [0; 2];
-        for v in self.field.around(y, x).into_iter().flatten().chain([prediction, zero]) {
-            cell.consider(&mut best, v, || self.field.bits_with(y, x, Some(v)));
-        }
-        if best.vector != vector {
-            let centre = best.vector;
-            for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1)] {
-                let v = [centre[0] + dy, centre[1] + dx];
-                cell.consider(&mut best, v, || self.field.bits_with(y, x, Some(v)));
-            }
-            self.sad[i] = best.sad;
-            self.field.set(y, x, Some(best.vector));
-        }
     }
 
     fn finish(&mut self, motion: &mut [i32]) -> MotionStats {
@@ -239,13 +136,13 @@ impl MotionSearch {
         let (dy, rest) = motion.split_at_mut(n);
         let (dx, mode) = rest.split_at_mut(n);
         let (mut error, mut intra, mut bits) = (0u64, 0usize, 0u64);
-        for y in 0..self.cells_y {
-            for x in 0..self.cells_x {
+        for band in &self.bands {
+            for (y, x) in band.rows.clone().flat_map(|y| (0..self.cells_x).map(move |x| (y, x))) {
                 let i = y * self.cells_x + x;
-                let vector = self.field.get(y, x);
-                bits += u64::from(self.field.bits(y, x));
+                let vector = band.field.get(y, x);
+                bits += u64::from(band.field.bits(y, x));
                 match vector {
-                    Some(_) => error += u64::from(self.sad[i]),
+                    Some(_) => error += u64::from(band.sad(y, x)),
                     None => intra += 1,
                 }
                 self.previous[i] = vector.unwrap_or_default();

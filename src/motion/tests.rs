@@ -20,7 +20,7 @@ fn picture(dy: f32, dx: f32) -> Vec<u8> {
 
 fn search(frames: &[&[u8]], reference: &[u8]) -> (Vec<i32>, MotionStats) {
     let mut motion = vec![0; 3 * (W / CELL) * (H / CELL)];
-    let stats = MotionSearch::new(W, H, frames.len()).search(frames, reference, 4.0, &mut motion);
+    let stats = MotionSearch::new(W, H, frames.len(), 1).expect("no thread").search(frames, reference, 4.0, &mut motion);
     (motion, stats)
 }
 
@@ -62,7 +62,28 @@ fn one_cell_and_any_block_length() {
         let plane = vec![7u8; 256];
         let frames = vec![plane.as_slice(); t];
         let mut motion = vec![9; 3];
-        MotionSearch::new(16, 16, t).search(&frames, &plane, 4.0, &mut motion);
+        MotionSearch::new(16, 16, t, 2).expect("a thread").search(&frames, &plane, 4.0, &mut motion);
         assert_eq!(motion, [0, 0, 0]);
+    }
+}
+
+#[test]
+fn a_second_thread_changes_nothing() {
+    let noise = |seed: usize| move |i: usize| (i.wrapping_mul(2654435761).wrapping_add(seed * 97) >> 9 & 7) as u8;
+    let mut searches = [1, 2].map(|threads| MotionSearch::new(W, H, 2, threads).expect("threads"));
+    for block in 0..4 {
+        let n = block as f32;
+        let [reference, first, last] = [0.0, 0.6, 1.2].map(|t| {
+            let mut p = picture(1.3 * (n + t), -2.2 * (n + t));
+            p.iter_mut().enumerate().for_each(|(i, v)| *v = v.saturating_add(noise(block)(i)));
+            p
+        });
+        let [one, two] = searches.each_mut().map(|s| {
+            let mut motion = vec![0; 3 * (W / CELL) * (H / CELL)];
+            let stats = s.search(&[&first, &last], &reference, 4.0, &mut motion);
+            (motion, stats)
+        });
+        assert_eq!(one, two);
+        assert!(one.0.iter().any(|&m| m != 0));
     }
 }

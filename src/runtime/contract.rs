@@ -81,7 +81,7 @@ pub(super) fn dimensions(g: &Geometry) -> [(&'static str, usize); 6] {
 /// Inputs or outputs of one graph.
 #[derive(Clone, Copy)]
 pub(super) struct Side<'a> {
-    /// `encoder` or `decoder`.
+    /// `encoder`, `decoder` or `loop`.
     pub graph: &'a str,
     /// `input` or `output`.
     pub side: &'a str,
@@ -196,6 +196,26 @@ pub(super) fn element_bytes(ty: Type) -> Option<i64> {
         Type::Int64 => Some(8),
         _ => None,
     }
+}
+
+/// Checks that the encoder gives (`outputs`) what the loop graph takes from it (`inputs`).
+pub(super) fn check_handed(inputs: &[&ContextSpec], outputs: &[ContextSpec]) -> Result<()> {
+    for c in inputs {
+        let same = |o: &ContextSpec| {
+            o.ty == c.ty && o.shape.len() == c.shape.len() && o.shape.iter().zip(&c.shape).all(|(&a, &b)| a == b || a < 0)
+        };
+        match outputs.iter().find(|o| o.name == c.name) {
+            None => return Err(broken(format!("loop graph: the encoder graph does not give '{}'", c.name))),
+            Some(o) if !same(o) => {
+                return Err(broken(format!(
+                    "loop graph: input '{}' is {} {:?}, but {} {:?} as the encoder graph gives it",
+                    c.name, c.ty, c.shape, o.ty, o.shape
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Checks that what the encoder reads of the decoder's contexts is there, and the same.

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A bundle's two graphs. Every input and output tensor is allocated when a graph opens; a run copies nothing but pixels and
+//! A bundle's graphs. Every input and output tensor is allocated when a graph opens; a run copies nothing but pixels and
 //! tokens, and those only to and from a GPU.
 
 use std::time::Duration;
 
 use ort::value::{DynTensor, TensorElementType as Type};
 
-use super::RuntimeConfig;
-use super::contract::{Contract, Side, Spec, check_contexts, check_shared, dimensions};
+use super::contract::{Contract, Side, Spec, check_contexts, check_handed, check_shared, dimensions};
+use super::memory;
 use super::provider::{Opened, open};
-use super::session::{Graph, Named, buffer, values, values_mut};
+use super::session::{Graph, Handed, Named, buffer, values, values_mut};
+use super::{ExecutionProvider, RuntimeConfig};
 use crate::bundle::Bundle;
 use crate::frame::Geometry;
 use crate::{Error, Result};
@@ -36,7 +37,7 @@ pub enum TokensMut<'a> {
     F32(&'a mut [f32]),
 }
 
-/// What of a decoder graph's picture is wanted; nothing else is computed.
+/// What of a decoder graph's picture is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Picture {
     /// `frames`: 8 bits, to be shown.
@@ -91,12 +92,17 @@ impl Inputs {
     }
 }
 
+/// What the encoder graph hands to the loop graph has names with this prefix.
+const HANDED: &str = "loop.";
+
 /// The decoder graph: tokens to frames.
 pub struct DecoderGraph {
     graph: Graph,
     tokens: DynTensor,
     inputs: Inputs,
     picture: DynTensor,
+    /// Of the loop graph: what the encoder graph writes.
+    handed: Vec<Handed>,
 }
 
 impl DecoderGraph {
@@ -107,19 +113,44 @@ impl DecoderGraph {
 
     /// As [`open`](Self::open), with the `picture` that is wanted.
     pub fn open_for(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, picture: Picture) -> Result<Self> {
+        Self::load(("decoder", &bundle.decoder), bundle, geometry, config, picture)
+    }
+
+    /// The decoder of an encoder's loop: the bundle's loop graph, where it has one. That one reads what the encoder graph has
+    /// computed, so it must only run after the encoder graph that was [opened](EncoderGraph::open) with it, on the same block.
+    pub fn open_loop(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<Self> {
+        // TensorRT tunes graph by graph: only the decoder's own engine is sure to give the decoder's picture.
+        let graph = bundle.loop_graph.as_ref().filter(|_| config.provider != ExecutionProvider::TensorRt);
+        let named = graph.map_or(("decoder", &bundle.decoder), |graph| ("loop", graph));
+        Self::load(named, bundle, geometry, config, Picture::Frames)
+    }
+
+    fn load(
+        (name, graph): (&'static str, &crate::bundle::Graph),
+        bundle: &Bundle,
+        geometry: &Geometry,
+        config: &RuntimeConfig,
+        picture: Picture,
+    ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        let opened = open(&bundle.decoder, &dimensions(geometry), config, None).map_err(|e| of_graph("decoder", bundle, e))?;
+        let opened = open(graph, &dimensions(geometry), config, None).map_err(|e| of_graph(name, bundle, e))?;
+        if !opened.device.is_gpu() {
+            memory::check_size(m, geometry)?;
+        }
         let mut wanted = vec![&c.tokens, &c.counts, &c.position];
         wanted.extend(m.takes_motion.then_some(&c.motion));
         wanted.extend(m.takes_step.then_some(&c.step));
-        let inputs = Side { graph: "decoder", side: "input", outlets: opened.session.inputs() };
-        let outputs = Side { graph: "decoder", side: "output", outlets: opened.session.outputs() };
-        let contexts = inputs.check(&wanted, &["dec."])?;
+        let inputs = Side { graph: name, side: "input", outlets: opened.session.inputs() };
+        let outputs = Side { graph: name, side: "output", outlets: opened.session.outputs() };
+        let prefixes: &[&str] = if name == "loop" { &["dec.", HANDED] } else { &["dec."] };
+        let (handed, contexts): (Vec<_>, Vec<_>) =
+            inputs.check(&wanted, prefixes)?.into_iter().partition(|i| i.name.starts_with(HANDED));
         let mut given = vec![&c.frames];
         given.extend(m.has_reconstruction.then_some(&c.reconstruction));
-        check_contexts("decoder", &contexts, &outputs.check(&given, &["dec."])?)?;
+        check_contexts(name, &contexts, &outputs.check(&given, &["dec."])?)?;
         let reconstruct = picture == Picture::Reconstruction && m.has_reconstruction;
         let picture = if reconstruct { &c.reconstruction } else { &c.frames };
+        let graph = Graph::new(opened, contexts, config.device_id)?;
         let mut this = Self {
             tokens: buffer(&c.tokens)?,
             inputs: Inputs {
@@ -129,11 +160,13 @@ impl DecoderGraph {
                 step: optional(m.takes_step, &c.step)?,
             },
             picture: buffer(picture)?,
-            graph: Graph::new(opened, contexts, config.device_id)?,
+            handed: graph.buffers(handed, config.device_id)?,
+            graph,
         };
         for current in 0..2 {
             let inputs = this.inputs.named().chain([("tokens", &this.tokens)]);
-            this.graph.bind(inputs, [(picture.name, &mut this.picture)].into_iter(), current, &[])?;
+            let handed: Vec<_> = this.handed.iter().map(|h| (h.spec.name.as_str(), &h.tensor)).collect();
+            this.graph.bind(inputs, [(picture.name, &mut this.picture)].into_iter(), current, &handed)?;
         }
         Ok(this)
     }
@@ -215,12 +248,14 @@ pub struct EncoderGraph {
 }
 
 impl EncoderGraph {
-    /// Loads the bundle's encoder; it reads the context of `decoder`, which must be of the same bundle and geometry.
-    pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, decoder: &DecoderGraph) -> Result<Self> {
+    /// Loads the bundle's encoder; it reads the context of `decoder`, which must be of the same bundle and geometry, and writes
+    /// what that reads of it.
+    pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, decoder: &mut DecoderGraph) -> Result<Self> {
         let device = decoder.graph.device();
         let opened =
             open(&bundle.encoder, &dimensions(geometry), config, Some(device)).map_err(|e| of_graph("encoder", bundle, e))?;
-        Self::with(opened, bundle, geometry, config, |_| Ok(decoder))
+        let must_write = !decoder.handed.is_empty();
+        Self::with(opened, bundle, geometry, config, must_write, |_| Ok(decoder))
     }
 
     /// Loads the bundle's encoder, and the decoder only if its context is read: `decoder` is then called, with the settings that
@@ -229,10 +264,10 @@ impl EncoderGraph {
         bundle: &Bundle,
         geometry: &Geometry,
         config: &RuntimeConfig,
-        decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d DecoderGraph>,
+        decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d mut DecoderGraph>,
     ) -> Result<Self> {
         let opened = open(&bundle.encoder, &dimensions(geometry), config, None).map_err(|e| of_graph("encoder", bundle, e))?;
-        Self::with(opened, bundle, geometry, config, decoder)
+        Self::with(opened, bundle, geometry, config, false, decoder)
     }
 
     fn with<'d>(
@@ -240,7 +275,8 @@ impl EncoderGraph {
         bundle: &Bundle,
         geometry: &Geometry,
         config: &RuntimeConfig,
-        decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d DecoderGraph>,
+        writes_decoder: bool,
+        decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d mut DecoderGraph>,
     ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
         let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs() };
@@ -255,9 +291,16 @@ impl EncoderGraph {
             inputs.check(&wanted, &["enc.", "dec."])?.into_iter().partition(|i| i.name.starts_with("dec."));
         let mut given = vec![&c.tokens];
         given.extend(m.has_distortion.then_some(&c.distortion));
-        check_contexts("encoder", &own, &outputs.check(&given, &["enc."])?)?;
-        let decoder = (!shared.is_empty()).then(|| decoder(&opened.device.settings(config))).transpose()?;
-        let contexts = decoder.map(|d| d.graph.contexts()).unwrap_or_default();
+        let (handed, next): (Vec<_>, Vec<_>) =
+            outputs.check(&given, &["enc.", HANDED])?.into_iter().partition(|o| o.name.starts_with(HANDED));
+        check_contexts("encoder", &own, &next)?;
+        let reads_decoder = !shared.is_empty();
+        let mut decoder = (reads_decoder || writes_decoder).then(|| decoder(&opened.device.settings(config))).transpose()?;
+        let (contexts, taken) = match &mut decoder {
+            Some(d) => (d.graph.contexts(), &mut d.handed[..]),
+            None => (&[][..], &mut [][..]),
+        };
+        check_handed(&taken.iter().map(|h| &h.spec).collect::<Vec<_>>(), &handed)?;
         check_shared(&shared, &contexts.iter().map(|x| &x.spec).collect::<Vec<_>>())?;
         let mut this = Self {
             frames: buffer(&c.frames)?,
@@ -269,7 +312,7 @@ impl EncoderGraph {
             },
             tokens: buffer(&c.tokens)?,
             distortion: optional(m.has_distortion, &c.distortion)?,
-            reads_decoder: decoder.is_some(),
+            reads_decoder,
             graph: Graph::new(opened, own, config.device_id)?,
         };
         for current in 0..2 {
@@ -277,6 +320,7 @@ impl EncoderGraph {
                 let inputs = this.inputs.named().chain([("frames", &this.frames)]);
                 let outputs = this.distortion.as_mut().map(|t| ("distortion", t));
                 let outputs = [("tokens", &mut this.tokens)].into_iter().chain(outputs);
+                let outputs = outputs.chain(taken.iter_mut().map(|h| (h.spec.name.as_str(), &mut h.tensor)));
                 let contexts = contexts.iter().filter(|x| shared.iter().any(|s| s.name == x.spec.name));
                 let read: Vec<_> = contexts.map(|x| (x.spec.name.as_str(), &x.slots[theirs])).collect();
                 this.graph.bind(inputs, outputs, current, &read)?;

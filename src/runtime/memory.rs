@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether contexts fit in memory: where they do not, the system ends the process instead of refusing the allocation.
+//! Whether a model fits in memory: where it does not, the system ends the process instead of refusing the allocation.
 
 use super::contract::{ContextSpec, element_bytes};
+use crate::bundle::{Bottleneck, Manifest};
+use crate::frame::Geometry;
 use crate::{Error, Result};
+
+/// Bytes that the decoder graph of a nested bundle works in at the least, for each pixel: the builtin's took 268 at 3840x2160.
+const WORKING: u64 = 200;
 
 /// Bytes of a context; `None`: its type is none of a context's, or it is beyond counting.
 pub(super) fn bytes(context: &ContextSpec) -> Option<u64> {
@@ -25,12 +30,39 @@ pub(super) fn check(contexts: &[ContextSpec]) -> Result<()> {
     available().map_or(Ok(()), |free| check_against(contexts, free))
 }
 
+/// Checks that a decoder graph can work on pictures of such a size in host memory: a few damaged bytes of a header can ask for
+/// gigabytes.
+pub(super) fn check_size(m: &Manifest, g: &Geometry) -> Result<()> {
+    available().map_or(Ok(()), |free| check_size_against(m, g, free))
+}
+
+fn check_size_against(m: &Manifest, g: &Geometry, available: u64) -> Result<()> {
+    let needed = match m.bottleneck {
+        Bottleneck::Nested { .. } => WORKING * g.aligned_width as u64 * g.aligned_height as u64,
+        // contexts, which are checked by themselves, are most of it
+        Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => 0,
+    };
+    if needed <= available {
+        return Ok(());
+    }
+    Err(Error::Limit(format!(
+        "the model takes {:.1} GiB or more for pictures of {}x{}, and {:.1} GiB of memory are free; scale the video down (videoscale)",
+        gib(needed),
+        g.width,
+        g.height,
+        gib(available)
+    )))
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
 fn check_against(contexts: &[ContextSpec], available: u64) -> Result<()> {
     let needed = contexts.iter().map(|c| bytes(c).unwrap_or(u64::MAX)).fold(0, u64::saturating_add).saturating_mul(2);
     if needed <= available {
         return Ok(());
     }
-    let gib = |n: u64| n as f64 / f64::from(1 << 30);
     Err(Error::Limit(format!(
         "the model's contexts take {:.1} GiB for pictures of this size, and {:.1} GiB of memory are free; scale the video down (videoscale), or use a bundle in half precision or with a shorter context",
         gib(needed),
@@ -53,5 +85,15 @@ mod tests {
         let error = check_against(&two, 4 << 30).expect_err("10 GiB in 4").to_string();
         assert!(error.contains("10.0 GiB") && error.contains("4.0 GiB") && error.contains("videoscale"), "{error}");
         assert!(check_against(&[context(&[i64::MAX, 9])], u64::MAX - 1).is_err());
+    }
+
+    #[test]
+    fn huge_pictures_are_refused_with_numbers() {
+        let bundle = crate::bundle::Bundle::builtin().expect("valid");
+        let check = |w, h, free| check_size_against(&bundle.manifest, &bundle.geometry(w, h).expect("size"), free);
+        assert!(check(1280, 720, 1 << 30).is_ok());
+        let error = check(8192, 8192, 8 << 30).expect_err("12 GiB in 8").to_string();
+        assert!(error.contains("12.5 GiB") && error.contains("8192x8192") && error.contains("8.0 GiB"), "{error}");
+        assert!(check(8192, 8192, 16 << 30).is_ok());
     }
 }

@@ -45,7 +45,8 @@ pub struct RuntimeConfig {
 }
 
 impl RuntimeConfig {
-    fn thread_count(&self) -> usize {
+    /// Threads that the settings stand for, 1 or more.
+    pub fn thread_count(&self) -> usize {
         if self.threads > 0 {
             return self.threads;
         }

@@ -58,6 +58,19 @@ pub(super) fn values_mut<T: PrimitiveTensorElementType>(tensor: &mut DynTensor) 
     tensor.try_extract_tensor_mut::<T>().map(|(_, data)| data).unwrap_or_default()
 }
 
+fn on_gpu(session: &Session, spec: &ContextSpec, device_id: i32) -> Result<DynTensor> {
+    let no_memory = runtime("no GPU memory for a graph's buffer");
+    let memory = MemoryInfo::new(AllocationDevice::CUDA, device_id, AllocatorType::Device, MemoryType::Default);
+    let allocator = Allocator::new(session, memory.map_err(&no_memory)?).map_err(&no_memory)?;
+    DynTensor::new(&allocator, spec.ty, spec.shape.clone()).map_err(no_memory)
+}
+
+/// A tensor that one graph writes for another one to read, where both run.
+pub(super) struct Handed {
+    pub spec: ContextSpec,
+    pub tensor: DynTensor,
+}
+
 /// One recurrent tensor: two places that swap roles.
 pub(super) struct Context {
     pub spec: ContextSpec,
@@ -72,10 +85,7 @@ impl Context {
             let slots = [host(spec.ty, &spec.shape)?, host(spec.ty, &spec.shape)?];
             return Ok(Self { spec, slots, zeros: None });
         }
-        let no_memory = runtime("no GPU memory for a context");
-        let memory = MemoryInfo::new(AllocationDevice::CUDA, device_id, AllocatorType::Device, MemoryType::Default);
-        let allocator = Allocator::new(session, memory.map_err(&no_memory)?).map_err(&no_memory)?;
-        let slot = || DynTensor::new(&allocator, spec.ty, spec.shape.clone()).map_err(&no_memory);
+        let slot = || on_gpu(session, &spec, device_id);
         let (slots, zeros) = ([slot()?, slot()?], Some(host(spec.ty, &spec.shape)?));
         let mut context = Self { spec, slots, zeros };
         context.reset(0)?;
@@ -112,6 +122,16 @@ impl Graph {
         Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO })
     }
 
+    /// Buffers of the given specifications where the graph runs.
+    pub fn buffers(&self, specs: Vec<ContextSpec>, device_id: i32) -> Result<Vec<Handed>> {
+        let one = |spec: ContextSpec| {
+            let tensor =
+                if self.device.is_gpu() { on_gpu(&self.session, &spec, device_id)? } else { host(spec.ty, &spec.shape)? };
+            Ok(Handed { spec, tensor })
+        };
+        specs.into_iter().map(one).collect()
+    }
+
     pub fn device(&self) -> Device {
         self.device
     }
@@ -133,7 +153,7 @@ impl Graph {
     pub fn bind<'a>(
         &mut self,
         inputs: impl Iterator<Item = Named<'a>>,
-        outputs: impl Iterator<Item = (&'static str, &'a mut DynTensor)>,
+        outputs: impl Iterator<Item = (&'a str, &'a mut DynTensor)>,
         current: usize,
         shared: &[(&str, &DynTensor)],
     ) -> Result<()> {

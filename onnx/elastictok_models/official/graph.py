@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..graph import CONTEXT_OUT, Builder
+from ..builder import Builder
+from ..graph import CONTEXT_OUT
 from . import fsq, rope
 from .config import Config, layer_key
 from .weights import TYPES, Sink, Source, to_half

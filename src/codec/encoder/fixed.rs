@@ -71,7 +71,7 @@ impl FixedBlocks {
         let mut decoder = None;
         let slot = &mut decoder;
         let graph = EncoderGraph::open_alone(&bundle, &geometry, &config.runtime, |runtime| {
-            Ok(&*slot.insert(DecoderGraph::open_for(&bundle, &geometry, runtime, Picture::Reconstruction)?))
+            Ok(slot.insert(DecoderGraph::open_for(&bundle, &geometry, runtime, Picture::Reconstruction)?))
         })?;
         let mut this = Self {
             runtime: graph.settings(&config.runtime),
@@ -105,6 +105,13 @@ impl FixedBlocks {
     }
 
     fn check(&self, live: &LiveSettings) -> Result<()> {
+        let least = self.bundle.manifest.min_tokens;
+        if (1..least).contains(&live.max_tokens) {
+            return Err(Error::Settings(format!(
+                "max-tokens {} is below the {least} that '{}' needs of every cell; set {least} or more, or 0 for all",
+                live.max_tokens, self.bundle.manifest.name
+            )));
+        }
         if live.rate_control == RateControl::Quality
             && self.method == SearchMethod::Regression
             && !self.bundle.manifest.has_distortion

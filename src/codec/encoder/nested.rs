@@ -95,13 +95,13 @@ impl NestedBlocks {
         check(&config.live)?;
         let manifest = &config.bundle.manifest;
         let Nested { layout, tables, levels, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
-        let decoder = DecoderGraph::open(&config.bundle, &geometry, &config.runtime)?;
-        let graph = EncoderGraph::open(&config.bundle, &geometry, &config.runtime, &decoder)?;
-        let most_levels = if config.layers == 0 { levels } else { levels.min(config.layers as usize) };
-        let receiver = |_| -> Result<Receiver> {
-            let decoder = DecoderGraph::open(&config.bundle, &geometry, &config.runtime)?;
-            Ok(Receiver { graph: EncoderGraph::open(&config.bundle, &geometry, &config.runtime, &decoder)?, decoder })
+        let open = || -> Result<(EncoderGraph, DecoderGraph)> {
+            let mut decoder = DecoderGraph::open_loop(&config.bundle, &geometry, &config.runtime)?;
+            Ok((EncoderGraph::open(&config.bundle, &geometry, &config.runtime, &mut decoder)?, decoder))
         };
+        let (graph, decoder) = open()?;
+        let most_levels = if config.layers == 0 { levels } else { levels.min(config.layers as usize) };
+        let receiver = |_| open().map(|(graph, decoder)| Receiver { graph, decoder });
         let lower = (1..if config.drift_free { most_levels } else { 1 }).map(receiver).collect::<Result<_>>()?;
         let block_length = manifest.block_length as usize;
         Ok(Self {
@@ -112,7 +112,12 @@ impl NestedBlocks {
             lower,
             scale,
             method: config.search,
-            search: MotionSearch::new(geometry.aligned_width, geometry.aligned_height, block_length),
+            search: MotionSearch::new(
+                geometry.aligned_width,
+                geometry.aligned_height,
+                block_length,
+                config.runtime.thread_count(),
+            )?,
             motion: vec![0; 3 * geometry.cells()],
             intra_share: 1.0,
             rate: RateController::new(config.live, seconds),

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""ONNX graphs written node by node."""
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .config import CELL, PATCH
+
+# 21 has QuantizeLinear and DequantizeLinear for 16 bits.
+OPSET, IR_VERSION = 21, 10
+INT64_MAX = np.iinfo(np.int64).max
+
+
+class Builder:
+    """Appends nodes and constants; every method returns the name of its output."""
+
+    def __init__(self):
+        self.nodes, self.constants, self._count = [], {}, 0
+
+    def op(self, kind: str, *inputs: str, out: str | None = None, **attributes) -> str:
+        self._count += 1
+        out = out or f"{kind.lower()}_{self._count}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [out], name=f"n{self._count}_{kind}", **attributes))
+        return out
+
+    def const(self, value, dtype=None) -> str:
+        array = np.asarray(value, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
+        return self.constants[key].name
+
+    def weight(self, name: str, value) -> str:
+        """A trained constant under its own name, by which recover.py finds it again."""
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
+        return name
+
+    def ints(self, *values) -> str:
+        return self.const(values, np.int64)
+
+    def shape(self, *parts) -> str:
+        """A shape from integers and names of int64 [1] tensors."""
+        return self.op("Concat", *[self.ints(p) if isinstance(p, int) else p for p in parts], axis=0)
+
+    def reshape(self, x: str, *parts) -> str:
+        return self.op("Reshape", x, self.shape(*parts))
+
+    def slice(self, x: str, start, end, axis: int) -> str:
+        name = lambda v: self.ints(v) if isinstance(v, int) else v
+        return self.op("Slice", x, name(start), name(end), self.ints(axis))
+
+    def clip(self, x: str, low: str, high: str) -> str:
+        return self.op("Max", self.op("Min", x, high), low)
+
+    def model(self, name, inputs, outputs) -> onnx.ModelProto:
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.constants.values()))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="elastictok")
+        model.ir_version = IR_VERSION
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+class Grid:
+    """Symbolic sizes of the picture."""
+
+    def __init__(self, b: Builder, motion: str):
+        shape = b.op("Shape", motion)
+        self.y, self.x = b.slice(shape, 1, 2, 0), b.slice(shape, 2, 3, 0)
+        mul = lambda a, c: b.op("Mul", a, b.ints(c) if isinstance(c, int) else c)
+        self.height, self.width = mul(self.y, CELL), mul(self.x, CELL)
+        self.pixels = mul(self.height, self.width)
+        self.quarter = b.op("Div", self.pixels, b.ints(4))
+        self.half_width = mul(self.x, CELL // 2)
+        self.half_height = mul(self.y, CELL // 2)
+        k = CELL // PATCH
+        self.patches = mul(mul(self.y, self.x), k * k)
+        self.patches_y, self.patches_x = mul(self.y, k), mul(self.x, k)
