@@ -135,7 +135,7 @@ impl DecoderGraph {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
         let opened = open(graph, &dimensions(geometry), config, None).map_err(|e| of_graph(name, bundle, e))?;
         if !opened.device.is_gpu() {
-            memory::check_size(m, geometry)?;
+            memory::check_size(m, geometry, memory::DECODING)?;
         }
         let mut wanted = vec![&c.tokens, &c.counts, &c.position];
         wanted.extend(m.takes_motion.then_some(&c.motion));
@@ -279,6 +279,9 @@ impl EncoderGraph {
         decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d mut DecoderGraph>,
     ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
+        if !opened.device.is_gpu() {
+            memory::check_size(m, geometry, memory::ENCODING)?;
+        }
         let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs() };
         let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs() };
         // An encoder that leaves quantisation to the core has no use for the step.
