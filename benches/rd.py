@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy.interpolate import PchipInterpolator
 
 import encoders
@@ -176,6 +177,8 @@ def plot(path, results):
     axes[0, 0].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=80, metadata={"Date": None} if str(path).endswith(".svg") else None)
+    if str(path).endswith(".png"):
+        Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)  # few colours: a quarter of the bytes
 
 
 def main():

@@ -6,6 +6,10 @@ FORMAT_VERSION = 1  # of bundle.json
 GREY = 128
 CELL = 16  # luma pixels on a side of a cell
 PATCH = 4  # luma pixels on a side of a patch: the in-loop filter's positions
+K = CELL // PATCH  # patches on a side of a cell
+# Reconstructed samples x enter the in-loop filter as x / scale - centre; residuals, in steps, within +-8 and halved.
+LUMA_SCALE, LUMA_CENTRE = 64, 2
+CHROMA_SCALE, CHROMA_CENTRE = 16, 8
 LUMA_TAPS, CHROMA_TAPS = 8, 4
 LUMA_PHASES, CHROMA_PHASES = 8, 16  # phases of a pixel: eighths in luma, sixteenths in (half-size) chroma
 

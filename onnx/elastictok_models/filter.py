@@ -3,9 +3,7 @@
 import torch
 from torch import nn
 
-from .config import CELL, PATCH, Config
-
-K = CELL // PATCH  # patches on a side of a cell
+from .config import CHROMA_CENTRE, CHROMA_SCALE, LUMA_CENTRE, LUMA_SCALE, K, Config
 
 
 class Mixer(nn.Module):
@@ -56,11 +54,11 @@ class LoopFilter(nn.Module):
         s = step[:, None, None, None]
         residual = (residual / s).clamp(-8, 8) / 2
         place = self.place.repeat(1, recon.shape[2] // K, recon.shape[3] // K) + condition[:, :, None, None]
-        h = self.head(torch.cat([recon[:, :self.luma] / 64 - 2, residual[:, :self.luma], place], 1))
+        h = self.head(torch.cat([recon[:, :self.luma] / LUMA_SCALE - LUMA_CENTRE, residual[:, :self.luma], place], 1))
         for mixer in self.body:
             h = mixer(h)
         luma = self.tail(h * mask) * torch.exp(self.gain(condition))[:, :, None, None]
-        c = self.chroma_head(torch.cat([recon[:, self.luma:] / 16 - 8, residual[:, self.luma:]], 1))
+        c = self.chroma_head(torch.cat([recon[:, self.luma:] / CHROMA_SCALE - CHROMA_CENTRE, residual[:, self.luma:]], 1))
         c = c + self.chroma_luma(h.detach())  # luma is not to suffer for chroma
         for mixer in self.chroma_body:
             c = mixer(c)

@@ -8,12 +8,10 @@ import numpy as np
 from onnx import TensorProto
 
 from .builder import Builder, Grid
-from .config import CELL, PATCH, Config
+from .config import CELL, CHROMA_CENTRE, CHROMA_SCALE, LUMA_CENTRE, LUMA_SCALE, PATCH, K, Config
 
 if TYPE_CHECKING:
     from .filter import LoopFilter
-
-K = CELL // PATCH  # patches on a side of a cell
 
 
 def loop_filter(b: Builder, cfg: Config, grid: Grid, net: LoopFilter, recon: tuple[str, str], residual: tuple[str, str],
@@ -54,10 +52,10 @@ def loop_filter(b: Builder, cfg: Config, grid: Grid, net: LoopFilter, recon: tup
             h = b.op("Add", h, conv(b.op("Relu", conv(x, "expand")), "project"))
         return h
 
-    luma = head("head", cfg.luma_patch, recon[0], residual[0], PATCH, 64, 2)
+    luma = head("head", cfg.luma_patch, recon[0], residual[0], PATCH, LUMA_SCALE, LUMA_CENTRE)
     luma = b.op("Add", luma, stride(embedding, "head.embedding", w["head.weight"][:, 2 * cfg.luma_patch:, 0, 0], PATCH))
     luma = mixers(luma, "body", cfg.blocks)
-    chroma = head("chroma_head", cfg.chroma_patch, recon[1], residual[1], PATCH // 2, 16, 8)
+    chroma = head("chroma_head", cfg.chroma_patch, recon[1], residual[1], PATCH // 2, CHROMA_SCALE, CHROMA_CENTRE)
     chroma = mixers(b.op("Add", chroma, b.op("Conv", luma, weight("chroma_luma.weight"))), "chroma_body", cfg.chroma_blocks)
 
     coded = b.op("Cast", b.op("Greater", counts, b.const(0, np.int32)), to=TensorProto.FLOAT)

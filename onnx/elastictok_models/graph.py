@@ -68,10 +68,9 @@ def _decoder(cfg: Config, net: LoopFilter | None, taps: bool, handed: bool) -> o
     luma, chroma = HANDED if handed else predict(b, cfg, grid, "motion", "position", "dec.reference")
     luma_residual, chroma_residual = inverse_transform(b, cfg, grid, "tokens")
     luma, chroma = b.op("Add", luma, luma_residual), b.op("Add", chroma, chroma_residual)
-    pictures = lambda x, y: (picture(b, grid, x, 1, cfg), picture(b, grid, y, 2, cfg))
-    luma, chroma = recon = pictures(luma, chroma)
+    luma, chroma = recon = pictures(b, cfg, grid, luma, chroma)
     if net is not None or taps:
-        residual = pictures(luma_residual, chroma_residual)
+        residual = pictures(b, cfg, grid, luma_residual, chroma_residual)
     if net is not None:
         corrections = loop_filter(b, cfg, grid, net, recon, residual, "step", "counts")
         luma, chroma = b.op("Add", luma, corrections[0]), b.op("Add", chroma, corrections[1])
@@ -90,14 +89,12 @@ def _decoder(cfg: Config, net: LoopFilter | None, taps: bool, handed: bool) -> o
     return b.model("loop" if handed else "decoder", [io[k] for k in inputs], outputs)
 
 
-def picture(b: Builder, grid: Grid, cells: str, planes: int, cfg: Config) -> str:
-    """Luma [cells_y, cells_x, T, 16, 16] to [1, T, height, width]; chroma [cells_y, cells_x, T, 8, 16] to [1, 2T, height/2,
-    width/2]."""
-    if planes == 1:
-        return b.reshape(b.op("Transpose", cells, perm=[2, 0, 3, 1, 4]), 1, cfg.block_length, grid.height, grid.width)
-    split = b.reshape(cells, grid.y, grid.x, cfg.block_length, HALF, 2, HALF)
-    planar = b.op("Transpose", split, perm=[2, 4, 0, 3, 1, 5])
-    return b.reshape(planar, 1, 2 * cfg.block_length, grid.half_height, grid.half_width)
+def pictures(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str) -> tuple[str, str]:
+    """What is shaped as predict()'s outputs as pictures: luma [1, T, height, width], chroma [1, 2T, height/2, width/2]."""
+    t = cfg.block_length
+    luma = b.reshape(b.op("Transpose", luma, perm=[2, 0, 3, 1, 4]), 1, t, grid.height, grid.width)
+    chroma = b.op("Transpose", b.reshape(chroma, grid.y, grid.x, t, HALF, 2, HALF), perm=[2, 4, 0, 3, 1, 5])
+    return luma, b.reshape(chroma, 1, 2 * t, grid.half_height, grid.half_width)
 
 
 def inverse_transform(b: Builder, cfg: Config, grid: Grid, tokens: str) -> tuple[str, str]:
@@ -114,7 +111,8 @@ def inverse_transform(b: Builder, cfg: Config, grid: Grid, tokens: str) -> tuple
 
 
 def transform(b: Builder, cfg: Config, luma: str, chroma: str) -> tuple[str, str]:
-    """Residuals shaped as predict()'s outputs to latents float32, luma [cells, 2n], chroma [cells, n], not rounded."""
+    """Residuals shaped as predict()'s outputs to latents float32, not rounded: luma [cells, T*256], chroma
+    [cells, T*128]."""
     t = cfg.block_length
     luma = b.op("MatMul", b.reshape(luma, -1, CELL), b.const(cfg.scale * dct(CELL).T, np.float32))
     luma = b.op("MatMul", b.const(time_and_rows(cfg, CELL), np.float32), b.reshape(luma, -1, t * CELL, CELL))

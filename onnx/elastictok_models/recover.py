@@ -10,11 +10,9 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from .config import CELL, PATCH, Config
+from .config import CHROMA_CENTRE, CHROMA_SCALE, LUMA_CENTRE, LUMA_SCALE, PATCH, K, Config
 from .distortion import DistortionHead
 from .filter import LoopFilter
-
-K = CELL // PATCH  # patches on a side of a cell
 
 
 def recover(bundle: Path, cfg: Config) -> LoopFilter:
@@ -32,7 +30,8 @@ def recover(bundle: Path, cfg: Config) -> LoopFilter:
         return value
 
     like, t = net.state_dict(), cfg.block_length
-    for name, planes, side, scale, centre in (("head", t, PATCH, 64, 2), ("chroma_head", 2 * t, PATCH // 2, 16, 8)):
+    for name, planes, side, scale, centre in (("head", t, PATCH, LUMA_SCALE, LUMA_CENTRE),
+                                              ("chroma_head", 2 * t, PATCH // 2, CHROMA_SCALE, CHROMA_CENTRE)):
         channels = len(like[name + ".weight"])
         part = lambda what, planes, side: take(f"{name}.{what}", (channels, planes, side, side)).reshape(channels, -1)
         recon = scale * part("recon", planes, side)

@@ -13,11 +13,10 @@ import numpy as np
 import onnxruntime as ort
 
 from . import graph, motion
-from .config import CELL, PATCH, Config
+from .config import CELL, PATCH, K, Config
 from .transform import order
 
 SIDE = 32  # patches on a side of a sample: 128 pixels
-K = CELL // PATCH
 
 
 class Ring:

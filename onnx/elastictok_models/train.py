@@ -2,8 +2,8 @@
 """Trains the in-loop filter on the ring buffer that rollout.py keeps filling.
 
 Loss: mean over samples of the log of the mean squared error where cells were coded, so that coarse and fine steps weigh
-alike, of luma and of chroma. Resumable: the checkpoint holds model, its running average (which is what gets exported), optimiser and step count.
-Where there is no checkpoint, training begins from nothing, or from an exported bundle (--from-bundle)."""
+alike, of luma and of chroma. Resumable: the checkpoint holds model, its running average (which is what gets exported),
+optimiser and step count. Where there is no checkpoint, training begins from nothing, or from an exported bundle (--from-bundle)."""
 import argparse
 import time
 from dataclasses import asdict
@@ -19,8 +19,8 @@ from .rollout import SIDE, Ring
 
 
 def batch(ring: Ring, available: int, size: int, rng):
-    """Random samples as tensors [B, luma_patch + chroma_patch, SIDE, SIDE]; flipped and transposed views would need the patch's inside turned
-    too, so augmentation is left to the many crops."""
+    """Random samples as tensors [B, luma_patch + chroma_patch, SIDE, SIDE]; flipped and transposed views would need the
+    patch's inside turned too, so augmentation is left to the many crops."""
     rows = np.sort(rng.choice(available, size, replace=False))
     grid = lambda a: torch.from_numpy(np.ascontiguousarray(a[rows].transpose(0, 2, 1)).astype(np.float32)).reshape(size, -1, SIDE, SIDE)
     mask = torch.from_numpy(ring.mask[rows].astype(np.float32)).reshape(size, 1, SIDE, SIDE)
