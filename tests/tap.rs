@@ -11,7 +11,7 @@ use elastictok::Error;
 use elastictok::bitstream::{SequenceHeader, thin};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{
-    Encoder, FrameTime, LiveSettings, Packet, SearchMethod, TokenReader, TokenShape, TokenValues, TokenWriter,
+    Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, SearchMethod, TokenReader, TokenShape, TokenValues, TokenWriter,
 };
 use elastictok::frame::{PlanesRef, SourceFormat};
 
@@ -21,7 +21,7 @@ const SIZE: Rgb = Rgb { width: 70, height: 45 };
 fn stream(bundle: &Arc<Bundle>) -> (SequenceHeader, Vec<Packet>) {
     let live = LiveSettings { target_mse: 0.01, ..Default::default() };
     let config = SIZE.config(bundle, SearchMethod::Binary, live);
-    let mut e = Encoder::new(elastictok::codec::EncoderConfig { key_int_max: 12, ..config }).unwrap();
+    let mut e = Encoder::new(EncoderConfig { key_int_max: 12, ..config }).unwrap();
     let mut packets = Vec::new();
     for n in 0..30usize {
         let frame = SIZE.frame(n);
@@ -98,20 +98,107 @@ fn what_does_not_fit_is_refused() {
     bad = good.clone();
     bad.tokens = TokenValues::Indices(vec![63 * 63 * 63; 240]);
     assert!(matches!(writer.write(&bad), Err(Error::Model(_))));
-    bad.tokens = TokenValues::Means(vec![0.0; 240]);
-    assert!(writer.write(&bad).is_err());
+    for other in [
+        TokenValues::Means(vec![0.0; 240]),
+        TokenValues::Nested { indices: vec![0; 240], layer_counts: Vec::new(), motion: Vec::new() },
+    ] {
+        bad.tokens = other;
+        assert!(writer.write(&bad).is_err());
+    }
     assert_eq!(writer.write(&good).unwrap(), packets[0].data, "and then goes on");
     let mut broken = packets[0].data.to_vec();
     let last = broken.len() - 1;
     broken[last] ^= 1;
     assert!(matches!(reader.read(&broken, None), Err(Error::Malformed(_))));
     assert!(matches!(TokenReader::new(&tiny("vae"), &header), Err(Error::Model(_))));
-    let builtin = Bundle::builtin().unwrap();
-    let nested = SequenceHeader {
-        fingerprint: builtin.fingerprint,
-        pixel_format: elastictok::bitstream::PixelFormat::I420,
-        block_length: builtin.manifest.block_length as u8,
-        ..header
+}
+
+/// A nested stream of a moving scene: several layers, several key blocks, a short last block.
+fn nested_stream(drift_free: bool) -> (SequenceHeader, Vec<Packet>) {
+    let (w, h) = (90, 60);
+    let config = EncoderConfig {
+        width: w as u32,
+        height: h as u32,
+        key_int_max: 6,
+        drift_free,
+        ..SIZE.config(
+            &Bundle::builtin().unwrap(),
+            SearchMethod::Regression,
+            LiveSettings { target_psnr: 46.0, ..Default::default() },
+        )
     };
-    assert!(matches!(TokenReader::new(&builtin, &nested), Err(Error::Unsupported(m)) if m.contains("nested")));
+    let mut e = Encoder::new(config).unwrap();
+    let scene = Rgb { width: w, height: h };
+    let mut packets = Vec::new();
+    for n in 0..11usize {
+        let luma: Vec<u8> = scene.frame(2 * n).chunks_exact(3).map(|p| p[1]).collect();
+        let chroma = vec![128; w / 2 * (h / 2)];
+        let picture = PlanesRef { format: SourceFormat::I420, planes: [&luma, &chroma, &chroma], strides: [w, w / 2, w / 2] };
+        packets.extend(e.push(&picture, FrameTime { pts: Some(n as u64 * 40_000_000), duration: None }).unwrap());
+    }
+    packets.extend(e.drain().unwrap());
+    (e.sequence_header().clone(), packets)
+}
+
+#[test]
+fn nested_blocks_come_back_byte_for_byte() {
+    let bundle = Bundle::builtin().unwrap();
+    for drift_free in [false, true] {
+        let (header, packets) = nested_stream(drift_free);
+        let (mut reader, mut writer) =
+            (TokenReader::new(&bundle, &header).unwrap(), TokenWriter::new(&bundle, &header).unwrap());
+        let shape = reader.shape();
+        let mut most = 0;
+        for layers in 1..=3 {
+            for packet in &packets {
+                let data = thin(&packet.data, layers).unwrap();
+                let block = reader.read(data, None).unwrap();
+                let TokenValues::Nested { indices, layer_counts, motion } = &block.tokens else { panic!("nested") };
+                let came = indices.len() / (shape.cells() * shape.numbers);
+                assert_eq!(layer_counts.len(), came * shape.cells());
+                assert_eq!(motion.len(), 3 * shape.cells());
+                assert_eq!(shape.tokens, 3 * shape.numbers);
+                most = most.max(came);
+                for (cell, &count) in block.counts.iter().enumerate() {
+                    let sent = |layer: &usize| layer_counts[layer * shape.cells() + cell] > 0;
+                    if let Some(top) = (0..came).rev().find(sent) {
+                        let expected = top * shape.numbers + layer_counts[top * shape.cells() + cell] as usize;
+                        assert_eq!(count as usize, expected, "cell {cell}");
+                    }
+                }
+                assert_eq!(writer.write(&block).unwrap(), data, "{layers} layers, drift-free: {drift_free}");
+            }
+        }
+        assert!(most >= 2, "the stream has one layer");
+    }
+}
+
+#[test]
+fn changed_nested_tokens_make_a_stream_of_those() {
+    let bundle = Bundle::builtin().unwrap();
+    let (header, packets) = nested_stream(false);
+    let (mut reader, mut writer) = (TokenReader::new(&bundle, &header).unwrap(), TokenWriter::new(&bundle, &header).unwrap());
+    for packet in &packets {
+        let mut block = reader.read(&packet.data, None).unwrap();
+        let TokenValues::Nested { indices, .. } = &mut block.tokens else { panic!("nested") };
+        indices.iter_mut().step_by(7).for_each(|k| *k = 1 - *k);
+        let wanted = indices.clone();
+        let again = reader.read(&writer.write(&block).unwrap(), None).unwrap();
+        let TokenValues::Nested { indices, .. } = again.tokens else { panic!("nested") };
+        assert!(indices == wanted);
+    }
+    let good = reader.read(&packets[1].data, None).unwrap();
+    let TokenValues::Nested { indices, layer_counts, motion } = good.tokens.clone() else { panic!("nested") };
+    let refused = |indices: Vec<i16>, motion: Vec<i32>| {
+        let tokens = TokenValues::Nested { indices, layer_counts: layer_counts.clone(), motion };
+        let mut writer = TokenWriter::new(&bundle, &header).unwrap();
+        assert!(matches!(writer.write(&elastictok::codec::TokenBlock { tokens, ..good.clone() }), Err(Error::Settings(_))));
+    };
+    refused(indices[1..].to_vec(), motion.clone());
+    refused(Vec::new(), motion.clone());
+    refused(vec![i16::MIN; indices.len()], motion.clone());
+    refused(indices.clone(), motion[1..].to_vec());
+    refused(indices.clone(), vec![256; motion.len()]);
+    refused(indices.clone(), vec![i32::MIN; motion.len()]);
+    refused(indices, vec![2; motion.len()]);
 }

@@ -12,13 +12,27 @@
 //! | --- | --- | --- |
 //! | `tokens` | i32 [B, cells_y, cells_x, K] (fsq) or f32 [B, cells_y, cells_x, K, D] (vae) | indices or means, zero from the count on |
 //! | `counts` | i32 [B, cells_y, cells_x] | tokens kept of each cell, 0..=K |
+//!
+//! Of a nested bundle, such as the builtin one, with L layers of C coefficients, there is in place of `tokens`:
+//!
+//! | array | type and shape | meaning |
+//! | --- | --- | --- |
+//! | `indices` | i16 [B, L, cells_y, cells_x, C] | signed quantisation indices as each layer leaves them, zero in layers that did not come |
+//! | `layers` | i32 [B] | layers that came, 1..=L |
+//! | `layer_counts` | i32 [B, L, cells_y, cells_x] | coefficients that each cell sent in each layer |
+//! | `motion` | i32 [B, 3, cells_y, cells_x] | dy and dx in quarter pixels, and mode: 0 inter, 1 intra |
+//!
+//! And of every bundle:
+//!
+//! | array | type and shape | meaning |
+//! | --- | --- | --- |
 //! | `pts`, `duration` | i64 [B, T] | of each frame in ns; -1: none, or no such frame |
 //! | `key` | bool [B] | whether decoding can begin there |
 //! | `headers`, `header_bytes` | u8 [all], i32 [B] | the blocks' headers one after the other, as `docs/bitstream.md` has them |
 //! | `sequence_header` | u8 [n] | what a decoder needs first |
 //!
-//! Written back, a stream is the same byte for byte. Change `tokens` or `counts` in between and it is a stream of those; times
-//! are in the headers, and changing `pts` changes nothing.
+//! Written back, a stream is the same byte for byte. Change `tokens` and `counts`, or `indices` and `motion`, in between and it is a
+//! stream of those. The other arrays follow from them or, as `pts` does, from the headers: changing them changes nothing.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -28,7 +42,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytes::BytesMut;
 use clap::{Parser, Subcommand};
 use elastictok::bitstream::{BlockHeader, SequenceHeader, StreamWriter};
-use elastictok::bundle::Bundle;
+use elastictok::bundle::{Bottleneck, Bundle};
 use elastictok::codec::{FrameTime, TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
 use gst::prelude::*;
 use npyz::WriterBuilder;
@@ -127,6 +141,28 @@ fn save<T: npyz::AutoSerialize>(
     Ok(array.finish()?)
 }
 
+fn save_nested(npz: &mut NpzWriter<BufWriter<File>>, shape: TokenShape, blocks: &[TokenBlock]) -> Result<()> {
+    let nested = |b: &TokenBlock| match &b.tokens {
+        TokenValues::Nested { indices, layer_counts, motion } => Some((indices.clone(), layer_counts.clone(), motion.clone())),
+        _ => None,
+    };
+    let (n, cells, layers) = (blocks.len(), shape.cells(), shape.tokens / shape.numbers);
+    let (mut indices, mut layer_counts, mut motion, mut came) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (block, (i, counts, m)) in blocks.iter().filter_map(nested).enumerate() {
+        came.push(i32::try_from(counts.len() / cells)?);
+        indices.extend(i);
+        indices.resize((block + 1) * layers * cells * shape.numbers, 0);
+        layer_counts.extend(counts);
+        layer_counts.resize((block + 1) * layers * cells, 0);
+        motion.extend(m);
+    }
+    let (y, x) = (shape.cells_y, shape.cells_x);
+    save::<i16>(npz, "indices", &[n, layers, y, x, shape.numbers], indices)?;
+    save(npz, "layers", &[n], came)?;
+    save(npz, "layer_counts", &[n, layers, y, x], layer_counts)?;
+    save(npz, "motion", &[n, 3, y, x], motion)
+}
+
 /// Reads tokens out of the stream that `pipeline` (in gst-launch syntax) ends in, and writes them as arrays to `output`.
 pub fn read(pipeline: &str, model: &str, output: &Path) -> Result<()> {
     let Tapped { header, shape, blocks } = tap(pipeline, Bundle::resolve(model)?.as_ref())?;
@@ -134,14 +170,18 @@ pub fn read(pipeline: &str, model: &str, output: &Path) -> Result<()> {
     let (n, t) = (blocks.len(), usize::from(header.block_length));
     let mut sizes = vec![n, shape.cells_y, shape.cells_x];
     save(&mut npz, "counts", &sizes, blocks.iter().flat_map(|b| b.counts.iter().copied()))?;
-    sizes.push(shape.tokens);
-    if let Some(TokenBlock { tokens: TokenValues::Means(_), .. }) = blocks.first() {
-        sizes.push(shape.numbers);
-        let means = blocks.iter().filter_map(|b| if let TokenValues::Means(m) = &b.tokens { Some(m) } else { None });
-        save(&mut npz, "tokens", &sizes, means.flatten().copied())?;
-    } else {
-        let indices = blocks.iter().filter_map(|b| if let TokenValues::Indices(i) = &b.tokens { Some(i) } else { None });
-        save(&mut npz, "tokens", &sizes, indices.flatten().copied())?;
+    match blocks.first().map(|b| &b.tokens) {
+        Some(TokenValues::Means(_)) => {
+            sizes.extend([shape.tokens, shape.numbers]);
+            let means = blocks.iter().filter_map(|b| if let TokenValues::Means(m) = &b.tokens { Some(m) } else { None });
+            save(&mut npz, "tokens", &sizes, means.flatten().copied())?;
+        }
+        Some(TokenValues::Nested { .. }) => save_nested(&mut npz, shape, &blocks)?,
+        _ => {
+            sizes.push(shape.tokens);
+            let indices = blocks.iter().filter_map(|b| if let TokenValues::Indices(i) = &b.tokens { Some(i) } else { None });
+            save(&mut npz, "tokens", &sizes, indices.flatten().copied())?;
+        }
     }
     let each = |of: fn(&FrameTime) -> Option<u64>| {
         let time = move |b: &TokenBlock, i| b.times.get(i).and_then(of).map_or(-1, |ns| ns as i64);
@@ -170,6 +210,29 @@ fn load<T: npyz::Deserialize>(npz: &mut NpzArchive<BufReader<File>>, name: &str)
     array.into_vec().with_context(|| format!("array '{name}'"))
 }
 
+/// The tokens of every block.
+fn load_tokens(npz: &mut NpzArchive<BufReader<File>>, bundle: &Bundle, shape: TokenShape) -> Result<Vec<TokenValues>> {
+    let numbers = shape.cells() * shape.tokens;
+    Ok(match bundle.manifest.bottleneck {
+        Bottleneck::Fsq { .. } => {
+            load(npz, "tokens")?.chunks_exact(numbers).map(|block| TokenValues::Indices(block.to_vec())).collect()
+        }
+        Bottleneck::Vae { .. } => {
+            load(npz, "tokens")?.chunks_exact(numbers * shape.numbers).map(|block| TokenValues::Means(block.to_vec())).collect()
+        }
+        Bottleneck::Nested { .. } => {
+            let (indices, motion): (Vec<i16>, Vec<i32>) = (load(npz, "indices")?, load(npz, "motion")?);
+            let blocks = indices.chunks_exact(numbers).zip(motion.chunks_exact(3 * shape.cells()));
+            let nested = |((indices, motion), layers): ((&[i16], &[i32]), i32)| {
+                let came = usize::try_from(layers).unwrap_or(0).saturating_mul(shape.cells() * shape.numbers);
+                let indices = indices.get(..came).context("'layers' are more than 'indices' has")?.to_vec();
+                Ok(TokenValues::Nested { indices, layer_counts: Vec::new(), motion: motion.to_vec() })
+            };
+            blocks.zip(load::<i32>(npz, "layers")?).map(nested).collect::<Result<_>>()?
+        }
+    })
+}
+
 /// Makes the stream `output` of the arrays in `input`.
 pub fn write(input: &Path, model: &str, output: &Path) -> Result<()> {
     let mut npz = NpzArchive::open(input).with_context(|| input.display().to_string())?;
@@ -179,14 +242,7 @@ pub fn write(input: &Path, model: &str, output: &Path) -> Result<()> {
     let mut writer = TokenWriter::new(&bundle, &header)?;
     let counts: Vec<i32> = load(&mut npz, "counts")?;
     let (headers, lengths): (Vec<u8>, Vec<i32>) = (load(&mut npz, "headers")?, load(&mut npz, "header_bytes")?);
-    let numbers = shape.cells() * shape.tokens * shape.numbers;
-    let mut tokens: Box<dyn Iterator<Item = TokenValues>> = if shape.numbers == 1 {
-        let all: Vec<i32> = load(&mut npz, "tokens")?;
-        Box::new((0..all.len() / numbers).map(move |i| TokenValues::Indices(all[i * numbers..(i + 1) * numbers].to_vec())))
-    } else {
-        let all: Vec<f32> = load(&mut npz, "tokens")?;
-        Box::new((0..all.len() / numbers).map(move |i| TokenValues::Means(all[i * numbers..(i + 1) * numbers].to_vec())))
-    };
+    let mut tokens = load_tokens(&mut npz, &bundle, shape)?.into_iter();
     ensure!(counts.len() == lengths.len() * shape.cells(), "'counts' and 'header_bytes' are not of the same number of blocks");
     let mut stream = StreamWriter::new(&header)?;
     let (mut out, mut file) = (BytesMut::new(), BufWriter::new(File::create(output)?));

@@ -49,6 +49,11 @@ impl Common {
         })
     }
 
+    /// Where the cells lie in the field, in raster order.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        (0..self.layout.cells()).map(|cell| self.field.place(cell % self.layout.cells_x, cell / self.layout.cells_x))
+    }
+
     /// Readies contexts and field for a level.
     fn begin(&mut self, depth: usize, level: usize, contexts: &mut [Context]) {
         let set = Set::both(depth, level);
@@ -154,6 +159,25 @@ impl NestedEncoder {
             base: &coarser[level.level - 1],
         };
         Ok(refiner.run(latents, &mut self.work, field, around, &mut finer[0]))
+    }
+
+    /// Takes the signed quantisation indices of one level, \[cells, C\] in token order, in place of choosing them.
+    pub fn load_level(&mut self, level: usize, indices: &[i16]) -> Result<()> {
+        let c = self.common.layout.coefficients;
+        if level >= self.depth || indices.len() != self.common.layout.cells() * c || indices.contains(&i16::MIN) {
+            return Err(Error::Settings(format!(
+                "{} indices for layer {level} of {}; give one from -32767 to 32767 for each of {c} coefficients of {} cells",
+                indices.len(),
+                self.depth,
+                self.common.layout.cells()
+            )));
+        }
+        let target = &mut self.targets[level];
+        for (place, cell) in self.common.places().zip(indices.chunks_exact(c)) {
+            target.values[place * c..(place + 1) * c].copy_from_slice(cell);
+            target.extents[place] = cell.iter().rposition(|k| *k != 0).map_or(0, |i| i as u16 + 1);
+        }
+        Ok(())
     }
 
     /// Decides on levels 0 to `finest` together, into the finest one's target.
@@ -335,13 +359,38 @@ impl NestedDecoder {
             for (i, &m) in values.iter().enumerate().filter(|(_, m)| **m != 0) {
                 out[usize::from(layout.slots[i])] = rebuild.value(i32::from(m), groups[i]) as i16;
             }
-            let top = (0..=last).rev().find(|l| field.counts[*l][place] > 0);
-            *count = match top {
-                Some(l) => (l * c + usize::from(field.counts[l][place])) as i32,
-                None => (0..extent).rev().find(|i| layout.constant[*i] && values[*i] != 0).map_or(0, |i| i as i32 + 1),
-            };
+            *count = self.count_tokens(last, place) as i32;
         }
         Ok(())
+    }
+
+    /// 1 + the index of the last token that levels up to `last` sent for the cell at `place`, 0: none.
+    fn count_tokens(&self, last: usize, place: usize) -> usize {
+        let Common { layout, field, .. } = &self.common;
+        let (c, extent) = (layout.coefficients, usize::from(field.extents[place]));
+        match (0..=last).rev().find(|l| field.counts[*l][place] > 0) {
+            Some(l) => l * c + usize::from(field.counts[l][place]),
+            None => (0..extent).rev().find(|&i| layout.constant[i] && field.value(place, i) != 0).map_or(0, |i| i + 1),
+        }
+    }
+
+    /// Counts \[cells\] by the levels read so far: as [`dequantise`](Self::dequantise) gives them.
+    pub fn counts(&self) -> Vec<i32> {
+        let last = self.levels.checked_sub(1);
+        let count = |place: usize| last.filter(|_| self.common.field.extents[place] > 0).map_or(0, |l| self.count_tokens(l, place));
+        self.common.places().map(|place| count(place) as i32).collect()
+    }
+
+    /// Coefficients that each cell sent in the level read last, \[cells\].
+    pub fn level_counts(&self) -> impl Iterator<Item = u16> {
+        let counts = self.levels.checked_sub(1).map(|last| &self.common.field.counts[last]);
+        self.common.places().map(move |place| counts.map_or(0, |c| c[place]))
+    }
+
+    /// Signed quantisation indices after the level read last, \[cells, C\] in token order.
+    pub fn indices(&self) -> impl Iterator<Item = i16> {
+        let c = self.common.layout.coefficients;
+        self.common.places().flat_map(move |place| self.common.field.values[place * c..(place + 1) * c].iter().copied())
     }
 }
 

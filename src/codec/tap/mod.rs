@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tokens out of blocks and back, without a graph: for those who feed token streams to models of their own.
+
+mod fixed;
+mod nested;
+
+use bytes::{Bytes, BytesMut};
+
+use self::nested::{NestedReader, NestedWriter};
+use super::FrameTime;
+use super::setup::{Nested, check_model, fixed as fixed_coder};
+use crate::bitstream::{Block, BlockHeader, BlockWriter, SequenceHeader};
+use crate::bundle::{Bottleneck, Bundle};
+use crate::timing::Timeline;
+use crate::tokens::fixed::FixedCoder;
+use crate::{Error, Result};
+
+/// Sizes of a block's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenShape {
+    /// Rows of cells.
+    pub cells_y: usize,
+    /// Cells in a row.
+    pub cells_x: usize,
+    /// K, tokens of a cell.
+    pub tokens: usize,
+    /// Numbers of a token: 1 for `fsq`, D for `vae`; for `nested`, C coefficients of a cell in each layer, K = L * C.
+    pub numbers: usize,
+}
+
+impl TokenShape {
+    /// Cells of a block.
+    pub fn cells(&self) -> usize {
+        self.cells_y * self.cells_x
+    }
+}
+
+/// The tokens of a block, cells in raster order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TokenValues {
+    /// `fsq`: codebook indices, \[cells, K\], zero from each cell's count on.
+    Indices(Vec<i32>),
+    /// `vae`: dequantised means, \[cells, K, D\], zero from each cell's count on.
+    Means(Vec<f32>),
+    /// `nested`: what each layer says, and where the block is predicted from.
+    Nested {
+        /// Signed quantisation indices as a receiver of that many layers has them, \[layers, cells, C\] in token order. There
+        /// are as many layers as came, one or more.
+        indices: Vec<i16>,
+        /// Coefficients that each cell sent in each layer, \[layers, cells\], 0..=C. They follow from the indices:
+        /// [`TokenWriter`] does not read them.
+        layer_counts: Vec<i32>,
+        /// Planes dy, dx (quarter pixels) and mode (0 inter, 1 intra), \[3, cells\]; in a key block all cells are intra.
+        motion: Vec<i32>,
+    },
+}
+
+/// A block as its tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenBlock {
+    /// What the block says of itself: key or position, real frames, times.
+    pub header: BlockHeader,
+    /// Times of its real frames in ns; from the stream and the packet that it came in. [`TokenWriter`] takes the header's.
+    pub times: Vec<FrameTime>,
+    /// Tokens kept of each cell, \[cells\], 0..=K. Of `nested` tokens they follow from the others: [`TokenWriter`] does not read
+    /// them.
+    pub counts: Vec<i32>,
+    /// The tokens.
+    pub tokens: TokenValues,
+}
+
+/// Checks that `bundle` made the stream, and says what its tokens look like.
+fn shape(bundle: &Bundle, header: &SequenceHeader) -> Result<TokenShape> {
+    header.validate()?;
+    check_model(bundle, header)?;
+    let manifest = &bundle.manifest;
+    let geometry = bundle.geometry(header.width, header.height)?;
+    let numbers = match &manifest.bottleneck {
+        Bottleneck::Fsq { .. } => 1,
+        Bottleneck::Vae { dimensions, .. } => *dimensions as usize,
+        Bottleneck::Nested { positions, .. } => positions.len(),
+    };
+    let tokens = manifest.tokens_per_cell as usize;
+    Ok(TokenShape { cells_y: geometry.cells_y, cells_x: geometry.cells_x, tokens, numbers })
+}
+
+enum Reader {
+    Fixed(FixedCoder),
+    Nested(Box<NestedReader>),
+}
+
+/// Reads the blocks of one stream, in order.
+pub struct TokenReader {
+    reader: Reader,
+    shape: TokenShape,
+    timeline: Timeline,
+    block_length: u8,
+}
+
+impl TokenReader {
+    /// A reader for a stream; [`Error::Model`]: the stream was made with another bundle.
+    pub fn new(bundle: &Bundle, header: &SequenceHeader) -> Result<Self> {
+        let shape = shape(bundle, header)?;
+        let geometry = bundle.geometry(header.width, header.height)?;
+        let reader = match &bundle.manifest.bottleneck {
+            Bottleneck::Nested { .. } => {
+                let nested = Nested::new(&bundle.manifest, &bundle.tables, &geometry)?;
+                Reader::Nested(Box::new(NestedReader::new(&nested)?))
+            }
+            _ => Reader::Fixed(fixed_coder(&bundle.manifest, &geometry)?),
+        };
+        let timeline = Timeline::new(header.framerate, header.block_length)?;
+        Ok(Self { reader, shape, timeline, block_length: header.block_length })
+    }
+
+    /// Sizes of every block.
+    pub fn shape(&self) -> TokenShape {
+        self.shape
+    }
+
+    /// The tokens of a block, whole or thinned; `pts` (ns): the time stamp of the buffer it came in, if that has one. A block
+    /// that is damaged anywhere is refused.
+    pub fn read(&mut self, block: &[u8], pts: Option<u64>) -> Result<TokenBlock> {
+        let block = Block::parse(block, self.block_length)?;
+        let header = block.header().clone();
+        let mut segments = Vec::new();
+        for segment in block.segments() {
+            segments.push(segment.map_err(|fault| {
+                Error::Malformed(format!(
+                    "block: layer {}: {fault}; drop it and go on with the next key block",
+                    segments.len()
+                ))
+            })?);
+        }
+        if segments.is_empty() {
+            // Without a segment, the first layer is empty.
+            segments.push(&[]);
+        }
+        let (counts, tokens) = match &mut self.reader {
+            Reader::Fixed(coder) => fixed::read(coder, self.shape, &segments)?,
+            Reader::Nested(reader) => reader.read(&header, &segments)?,
+        };
+        let times = self.timeline.decode(header.position, header.frames, &header.timing, pts).frames().to_vec();
+        Ok(TokenBlock { header, times, counts, tokens })
+    }
+}
+
+enum Writer {
+    Fixed(FixedCoder),
+    Nested(Box<NestedWriter>),
+}
+
+/// Writes the blocks of one stream. What [`TokenReader`] read of a block that this version's encoder made, or of a thinned one, is
+/// written byte for byte as it was.
+pub struct TokenWriter {
+    writer: Writer,
+    block_length: u8,
+    out: BytesMut,
+}
+
+impl TokenWriter {
+    /// A writer for a stream with this header; errors as for [`TokenReader::new`].
+    pub fn new(bundle: &Bundle, header: &SequenceHeader) -> Result<Self> {
+        shape(bundle, header)?;
+        let geometry = bundle.geometry(header.width, header.height)?;
+        let writer = match &bundle.manifest.bottleneck {
+            Bottleneck::Nested { .. } => {
+                let nested = Nested::new(&bundle.manifest, &bundle.tables, &geometry)?;
+                Writer::Nested(Box::new(NestedWriter::new(&nested)?))
+            }
+            _ => Writer::Fixed(fixed_coder(&bundle.manifest, &geometry)?),
+        };
+        Ok(Self { writer, block_length: header.block_length, out: BytesMut::new() })
+    }
+
+    /// The block of these tokens. [`Error::Settings`] or [`Error::Model`]: a count, an index or an array is not as the bundle has it.
+    pub fn write(&mut self, block: &TokenBlock) -> Result<Bytes> {
+        let segments = match (&mut self.writer, &block.tokens) {
+            (Writer::Nested(writer), TokenValues::Nested { indices, motion, .. }) => {
+                writer.write(&block.header, indices, motion)?
+            }
+            (Writer::Fixed(coder), tokens) => fixed::write(coder, tokens, &block.counts)?,
+            (Writer::Nested(_), _) => {
+                return Err(Error::Settings("the bundle's tokens are nested; give indices of layers and motion".into()));
+            }
+        };
+        self.out.clear();
+        let mut writer = BlockWriter::begin(&block.header, self.block_length, &mut self.out)?;
+        segments.iter().for_each(|segment| writer.segment(segment));
+        Ok(self.out.split().freeze())
+    }
+}

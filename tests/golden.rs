@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Golden streams: short files in `tests/golden`, each with what it must decode to. `docs/bitstream.md` names them.
+//!
+//! They pin the stream: a decoder that reads them differently reads another format. To add one, name it in [`recipes`] and run
+//! `ELASTICTOK_WRITE_GOLDEN=1 cargo test --test golden`, which writes what is missing and leaves what is there.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use common::{runtime, tiny};
+use elastictok::bitstream::{SequenceHeader, StreamReader, StreamWriter, UnitKind, thin};
+use elastictok::bundle::{Bottleneck, Bundle, fingerprint_name};
+use elastictok::codec::{
+    Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, RateControl, SearchMethod, TokenReader, TokenValues,
+    TokenWriter,
+};
+use elastictok::frame::{PixelFormat, PlanesMut, PlanesRef, SourceFormat};
+use sha2::{Digest, Sha256};
+
+/// How a golden stream is made.
+struct Recipe {
+    name: &'static str,
+    bundle: &'static str,
+    width: usize,
+    height: usize,
+    frames: usize,
+    /// Frame at which the scene changes.
+    cut: usize,
+    /// Layers that stay.
+    thin: Option<usize>,
+    settings: fn(&mut EncoderConfig),
+}
+
+fn recipes() -> Vec<Recipe> {
+    let builtin = Recipe {
+        name: "",
+        bundle: "builtin",
+        width: 64,
+        height: 48,
+        frames: 8,
+        cut: usize::MAX,
+        thin: None,
+        settings: |c| c.live.target_psnr = 46.0,
+    };
+    let fixed = |name, bundle| Recipe {
+        name,
+        bundle,
+        settings: |c| {
+            (c.search, c.key_int_max) = (SearchMethod::Binary, 6);
+            c.live.target_mse = 0.004;
+        },
+        ..builtin
+    };
+    vec![
+        Recipe { name: "builtin-one-layer", settings: |c| c.live.target_psnr = 32.0, ..builtin },
+        Recipe {
+            name: "builtin-two-layers",
+            settings: |c| (c.layers, c.live.target_psnr) = (2, 40.0),
+            ..builtin
+        },
+        Recipe { name: "builtin-three-layers", ..builtin },
+        Recipe { name: "builtin-drift-free", settings: |c| (c.drift_free, c.live.target_psnr) = (true, 46.0), ..builtin },
+        Recipe { name: "builtin-thinned", thin: Some(1), ..builtin },
+        Recipe { name: "builtin-odd-size", width: 51, height: 35, ..builtin },
+        Recipe {
+            name: "builtin-partial-last-block",
+            frames: 7,
+            settings: |c| (c.key_int_max, c.live.target_psnr) = (4, 36.0),
+            ..builtin
+        },
+        Recipe { name: "builtin-scene-cut", cut: 4, settings: |c| c.live.target_psnr = 36.0, ..builtin },
+        Recipe {
+            name: "builtin-irregular-times",
+            settings: |c| (c.framerate, c.live.target_psnr) = ((0, 1), 34.0),
+            ..builtin
+        },
+        Recipe {
+            name: "builtin-bitrate",
+            settings: |c| (c.live.rate_control, c.live.bitrate) = (RateControl::Bitrate, 200),
+            ..builtin
+        },
+        fixed("fsq", "fsq"),
+        fixed("vae", "vae"),
+    ]
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn bundle(name: &str) -> Arc<Bundle> {
+    if name == "builtin" { Bundle::builtin().unwrap() } else { Arc::new(tiny(name)) }
+}
+
+/// The bundle that made a stream.
+fn maker(header: &SequenceHeader) -> Arc<Bundle> {
+    let known = ["builtin", "fsq", "vae"].into_iter().map(bundle).find(|b| b.fingerprint == header.fingerprint);
+    known.unwrap_or_else(|| {
+        panic!(
+            "no bundle has fingerprint {}: a bundle has changed that golden streams depend on; \
+             if that is meant, make them again and say so in the change log",
+            fingerprint_name(&header.fingerprint)
+        )
+    })
+}
+
+/// Sample (y, x) of component `c` of frame `n`: a textured ground that pans, with a square that moves over it. Whole numbers, so the
+/// same on every machine.
+fn sample(recipe: &Recipe, n: usize, c: usize, y: usize, x: usize) -> u8 {
+    let scene = if n >= recipe.cut { 5 } else { 0 };
+    let (u, v) = (x + 3 * n, y + n);
+    let texture = (u * 7 + v * 13 + scene * 29) % 23 + (u * v / 16 + scene) % 17;
+    let slope = (u * 3 + scene * 40) % 128 / 2;
+    let square = (y + 64 - 2 * n % 32) % 48 < 14 && (x + 64 - n) % 56 < 18;
+    (60 + 20 * c + texture + slope + if square { 55 } else { 0 }) as u8
+}
+
+/// The planes of frame `n`.
+fn picture(recipe: &Recipe, format: PixelFormat, n: usize) -> [Vec<u8>; 3] {
+    let (w, h) = (recipe.width, recipe.height);
+    let plane = |c: usize, step: usize| -> Vec<u8> {
+        let row = |y: usize| (0..w.div_ceil(step)).map(move |x| sample(recipe, n, c, y * step, x * step));
+        (0..h.div_ceil(step)).flat_map(row).collect()
+    };
+    match format {
+        PixelFormat::I420 => [plane(0, 1), plane(1, 2), plane(2, 2)],
+        // Smooth patches, which is what the small bundles can code.
+        PixelFormat::Rgb => {
+            let pixel = |i: usize| [0, 1, 2].map(|c| sample(recipe, n, c, i / w / 4 * 4, i % w / 4 * 4));
+            [(0..w * h).flat_map(pixel).collect(), Vec::new(), Vec::new()]
+        }
+    }
+}
+
+fn strides(format: PixelFormat, width: usize) -> [usize; 3] {
+    match format {
+        PixelFormat::I420 => [width, width.div_ceil(2), width.div_ceil(2)],
+        PixelFormat::Rgb => [3 * width, 0, 0],
+    }
+}
+
+fn encode(recipe: &Recipe) -> Vec<u8> {
+    let bundle = bundle(recipe.bundle);
+    let format = bundle.manifest.pixel_format;
+    let mut config = EncoderConfig {
+        bundle,
+        runtime: runtime(),
+        width: recipe.width as u32,
+        height: recipe.height as u32,
+        framerate: (30000, 1001),
+        pixel_aspect_ratio: (12, 11),
+        colorimetry: [2, 6, 6, 6],
+        chroma_site: 1,
+        key_int_max: 0,
+        search: SearchMethod::Regression,
+        layers: 0,
+        drift_free: false,
+        live: LiveSettings::default(),
+    };
+    (recipe.settings)(&mut config);
+    let irregular = config.framerate.0 == 0;
+    let mut encoder = Encoder::new(config).unwrap();
+    let mut writer = StreamWriter::new(encoder.sequence_header()).unwrap();
+    let mut out = BytesMut::new();
+    let mut packets = Vec::new();
+    for n in 0..recipe.frames {
+        let planes = picture(recipe, format, n);
+        let source = if format == PixelFormat::I420 { SourceFormat::I420 } else { SourceFormat::Rgb };
+        let picture =
+            PlanesRef { format: source, planes: [&planes[0], &planes[1], &planes[2]], strides: strides(format, recipe.width) };
+        let at = |n: u64| if irregular { n * 40_000_000 + n * n * 1_234_567 } else { n * 1_001_000_000 / 30 };
+        let time = FrameTime { pts: Some(at(n as u64)), duration: Some(at(n as u64 + 1) - at(n as u64)) };
+        packets.extend(encoder.push(&picture, time).unwrap());
+    }
+    packets.extend(encoder.drain().unwrap());
+    for packet in packets {
+        let block = recipe.thin.map_or(&packet.data[..], |layers| thin(&packet.data, layers).unwrap());
+        writer.write(block, &mut out).unwrap();
+    }
+    out.to_vec()
+}
+
+fn hash(tokens: &TokenValues, counts: &[i32], bundle: &Bundle) -> String {
+    let mut hash = Sha256::new();
+    let mut integers = |values: &mut dyn Iterator<Item = i32>| values.for_each(|v| hash.update(v.to_le_bytes()));
+    match tokens {
+        TokenValues::Indices(indices) => integers(&mut indices.iter().copied()),
+        TokenValues::Means(means) => {
+            let Bottleneck::Vae { scale, .. } = bundle.manifest.bottleneck else { panic!("means of a bundle that has none") };
+            integers(&mut means.iter().map(|m| (f64::from(*m) * f64::from(scale)).round() as i32));
+        }
+        TokenValues::Nested { indices, motion, .. } => {
+            integers(&mut indices.iter().map(|k| i32::from(*k)));
+            integers(&mut motion.iter().copied());
+        }
+    }
+    integers(&mut counts.iter().copied());
+    hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What a stream decodes to, a line for each unit and frame.
+fn describe(stream: &[u8]) -> String {
+    let mut reader = StreamReader::default();
+    reader.push(stream);
+    reader.end();
+    let mut out = String::new();
+    let mut open: Option<(Arc<Bundle>, SequenceHeader, TokenReader, Decoder)> = None;
+    let mut planes: [Vec<u8>; 3] = Default::default();
+    while let Some(unit) = reader.next_unit() {
+        if unit.kind == UnitKind::Sequence {
+            let header = SequenceHeader::parse(&unit.payload).unwrap();
+            if open.as_ref().is_some_and(|o| o.1 == header) {
+                continue;
+            }
+            writeln!(out, "header {}", header.to_bytes().iter().map(|b| format!("{b:02x}")).collect::<String>()).unwrap();
+            let bundle = maker(&header);
+            let reader = TokenReader::new(&bundle, &header).unwrap();
+            let config = DecoderConfig { bundle: bundle.clone(), runtime: runtime(), header: header.clone(), max_layers: None };
+            open = Some((bundle, header, reader, Decoder::new(config).unwrap()));
+            continue;
+        }
+        let (bundle, header, tokens, decoder) = open.as_mut().unwrap();
+        let block = tokens.read(&unit.payload, None).unwrap();
+        let again = TokenWriter::new(bundle, header).unwrap().write(&block).unwrap();
+        assert_eq!(again, unit.payload, "tokens read and written are the same bytes");
+        let layers = match &block.tokens {
+            TokenValues::Nested { layer_counts, .. } => layer_counts.len() / tokens.shape().cells(),
+            _ => bundle.manifest.layers.len(),
+        };
+        writeln!(
+            out,
+            "block epoch {} position {} quantiser {} frames {} layers {layers} tokens {}",
+            block.header.epoch,
+            block.header.position,
+            block.header.quantiser,
+            block.header.frames,
+            hash(&block.tokens, &block.counts, bundle)
+        )
+        .unwrap();
+        let decoded = decoder.decode(&unit.payload, None).unwrap();
+        let (format, w, h) = (bundle.manifest.pixel_format, header.width as usize, header.height as usize);
+        let rows = [h, h.div_ceil(2), h.div_ceil(2)];
+        let strides = strides(format, w);
+        for ((plane, stride), rows) in planes.iter_mut().zip(strides).zip(rows) {
+            plane.resize(stride * rows, 0);
+        }
+        for i in 0..decoded.frames() {
+            let [y, u, v] = &mut planes;
+            decoded.store(i, &mut PlanesMut { planes: [y, u, v], strides }).unwrap();
+            let mean = y.iter().map(|&s| f64::from(s)).sum::<f64>() / y.len() as f64;
+            let time = decoded.time(i);
+            assert_eq!(time, block.times[i]);
+            writeln!(out, "frame {} {} mean {mean:.2}", time.pts.unwrap(), time.duration.unwrap()).unwrap();
+        }
+    }
+    out
+}
+
+/// Compares line by line. Pictures come from float arithmetic, which differs a little between machines: their means may be a quarter of
+/// a grey level apart.
+fn compare(name: &str, expected: &str, found: &str) {
+    let split = |line: &str| line.split_once(" mean ").map(|(l, mean)| (l.to_owned(), mean.parse::<f64>().unwrap()));
+    let mut found = found.lines();
+    for (i, line) in expected.lines().filter(|l| !l.starts_with('#')).enumerate() {
+        let other = found.next().unwrap_or_else(|| panic!("{name}: ends before line {i}: {line}"));
+        match (split(line), split(other)) {
+            (Some((a, x)), Some((b, y))) => assert!(a == b && (x - y).abs() < 0.25, "{name}: {other}, not {line}"),
+            _ => assert_eq!(line, other, "{name}"),
+        }
+    }
+    assert_eq!(found.next(), None, "{name}: goes on after its end");
+}
+
+#[test]
+fn golden_streams_decode_to_what_they_must() {
+    let write = std::env::var_os("ELASTICTOK_WRITE_GOLDEN").is_some();
+    let mut streams = 0;
+    for recipe in recipes() {
+        let (stream, reference) =
+            (folder().join(format!("{}.etok", recipe.name)), folder().join(format!("{}.ref", recipe.name)));
+        if write && !stream.exists() {
+            let made = encode(&recipe);
+            std::fs::write(&reference, format!("# What {}.etok decodes to.\n{}", recipe.name, describe(&made))).unwrap();
+            std::fs::write(&stream, made).unwrap();
+        }
+        let stream = std::fs::read(&stream).unwrap_or_else(|e| panic!("{}: {e}", stream.display()));
+        compare(recipe.name, &std::fs::read_to_string(&reference).unwrap(), &describe(&stream));
+        streams += 1;
+    }
+    let files = std::fs::read_dir(folder()).unwrap().filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "etok"));
+    assert_eq!(files.count(), streams, "a stream in tests/golden without a recipe");
+}
+
+/// A change of the builtin model makes every stream coded before unreadable: it must be deliberate.
+#[test]
+fn the_builtin_bundle_keeps_its_fingerprint() {
+    assert_eq!(fingerprint_name(&Bundle::builtin().unwrap().fingerprint), "b57f5a3dc1e38451");
+}
