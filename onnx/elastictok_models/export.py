@@ -9,6 +9,7 @@ import onnx
 import torch
 
 from . import graph
+from .checkpoint import load_filter
 from .config import CELL, FORMAT_VERSION, Config
 from .distortion import DistortionHead
 from .filter import LoopFilter
@@ -53,16 +54,6 @@ def export(cfg: Config, out: Path, net: LoopFilter | None, tables: Path | None, 
     (out / "bundle.json").write_text(text + "\n")
     if tables is not None and tables != out / "tables.bin":
         shutil.copyfile(tables, out / "tables.bin")
-
-
-def load_filter(path: Path) -> tuple[Config, LoopFilter, str]:
-    """Reads a checkpoint written by train.py: its config, the network and how it was trained."""
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    known = Config.__dataclass_fields__
-    cfg = Config(**{k: v for k, v in saved["config"].items() if k in known})
-    net = LoopFilter(cfg)
-    net.load_state_dict(saved["model"])
-    return cfg, net.eval(), saved.get("training", "")
 
 
 def main():

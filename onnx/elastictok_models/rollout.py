@@ -4,85 +4,18 @@
 The filter changes the reference it will be fed next, so its training data must come from streams decoded with itself: this
 process reloads the newest checkpoint between clips and overwrites the oldest samples of a ring buffer that train.py reads."""
 import argparse
-import json
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from . import graph, motion
-from .config import CELL, PATCH, K, Config
+from .checkpoint import load_filter
+from .clips import planes_of, read_clip, to_patches
+from .config import CELL, K, Config
+from .ring import SIDE, Ring
+from .session import session
 from .transform import order
-
-SIDE = 32  # patches on a side of a sample: 128 pixels
-
-
-class Ring:
-    """Samples on disk: recon, residual float16 and source uint8 [N, SIDE*SIDE, luma_patch + chroma_patch], mask uint8, step
-    float32."""
-
-    def __init__(self, folder: Path, cfg: Config, size: int | None = None):
-        folder.mkdir(parents=True, exist_ok=True)
-        create = size is not None
-        if create:
-            (folder / "count").unlink(missing_ok=True)
-            (folder / "ring.json").write_text(json.dumps({"size": size}))
-        self.size = json.loads((folder / "ring.json").read_text())["size"]
-        open_ = lambda name, dtype, shape: np.memmap(folder / name, dtype, "w+" if create else "r", shape=(self.size, *shape))
-        patch = cfg.luma_patch + cfg.chroma_patch
-        self.recon = open_("recon", np.float16, (SIDE * SIDE, patch))
-        self.residual = open_("residual", np.float16, (SIDE * SIDE, patch))
-        self.source = open_("source", np.uint8, (SIDE * SIDE, patch))
-        self.mask = open_("mask", np.uint8, (SIDE * SIDE,))
-        self.step = open_("step", np.float32, ())
-        self.count_file = folder / "count"
-
-    def count(self) -> int:
-        return int(self.count_file.read_text() or 0) if self.count_file.exists() else 0
-
-
-def read_clip(path: Path) -> np.ndarray:
-    """A clip as uint8 [frames, 3*H/2, W], edges repeated up to whole cells."""
-    probe = subprocess.check_output(["ffprobe", "-v", "error", "-select_streams", "v:0", "-show_entries", "stream=width,height",
-                                     "-of", "csv=p=0", str(path)]).decode().strip().split(",")
-    w, h = int(probe[0]) // 2 * 2, int(probe[1]) // 2 * 2
-    raw = subprocess.check_output(["ffmpeg", "-v", "error", "-i", str(path), "-vf", f"crop={w}:{h}:0:0", "-pix_fmt", "yuv420p",
-                                   "-f", "rawvideo", "-"])
-    flat = np.frombuffer(raw, np.uint8).reshape(-1, w * h * 3 // 2)
-    pad = lambda p, n: np.pad(p, ((0, 0), (0, -p.shape[1] % n), (0, -p.shape[2] % n)), mode="edge")
-    luma = pad(flat[:, :w * h].reshape(-1, h, w), CELL)
-    chroma = [pad(c.reshape(-1, h // 2, w // 2), CELL // 2) for c in np.split(flat[:, w * h:], 2, axis=1)]
-    n, height, width = luma.shape
-    return np.concatenate([p.reshape(n, -1) for p in (luma, *chroma)], 1).reshape(n, height * 3 // 2, width)
-
-
-def session(model, cells_y: int, cells_x: int, threads: int = 1) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    for name, size in (("cells_y", cells_y), ("cells_x", cells_x), ("cells", cells_y * cells_x), ("width", cells_x * CELL),
-                       ("frame_rows", cells_y * CELL * 3 // 2)):
-        options.add_free_dimension_override_by_name(name, size)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def cut(planes: np.ndarray, side: int) -> np.ndarray:
-    """Planes [N, h, w] as patches of side x side samples [h/side, w/side, N*side*side]."""
-    n, h, w = planes.shape
-    return planes.reshape(n, h // side, side, w // side, side).transpose(1, 3, 0, 2, 4).reshape(h // side, w // side, -1)
-
-
-def to_patches(luma: np.ndarray, chroma: np.ndarray) -> np.ndarray:
-    """Luma [T, H, W] and chroma [2T, H/2, W/2] as patches [H/4, W/4, luma_patch + chroma_patch], as the filter takes them."""
-    return np.concatenate([cut(luma, PATCH), cut(chroma, PATCH // 2)], axis=2)
-
-
-def planes_of(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """I420 frames [T, 3*H/2, W] as luma [T, H, W] and chroma [2T, H/2, W/2]."""
-    t, (h, w) = len(frames), (frames.shape[1] * 2 // 3, frames.shape[2])
-    flat = frames.reshape(t, -1)
-    return flat[:, :h * w].reshape(t, h, w), flat[:, h * w:].reshape(2 * t, h // 2, w // 2)
 
 
 def quantise(latents, step, rng, cfg: Config, order_rank):
@@ -158,7 +91,6 @@ def main():
     ap.add_argument("--crops", type=int, default=5)
     ap.add_argument("--seed", type=int, default=0)
     args = ap.parse_args()
-    from .export import load_filter
     cfg, rng = Config(), np.random.default_rng(args.seed)
     ring, at = Ring(args.work, cfg, args.samples), 0
     clips = sorted(p for p in args.data.iterdir() if p.suffix in (".mp4", ".mkv", ".webm", ".y4m"))

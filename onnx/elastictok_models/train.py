@@ -15,7 +15,7 @@ import torch
 from .config import Config
 from .filter import LoopFilter
 from .recover import recover
-from .rollout import SIDE, Ring
+from .ring import SIDE, Ring
 
 
 def batch(ring: Ring, available: int, size: int, rng):

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from .clips import cut, planes_of, read_clip
 from .config import CELL, Config
-from .rollout import cut, planes_of, read_clip, session
+from .session import session
 from .transform import order
 
 

@@ -5,8 +5,9 @@ import pytest
 from onnx import numpy_helper
 
 from elastictok_models import graph
-from elastictok_models.config import CELL, Config
-from elastictok_models.rollout import K, planes_of, session, to_patches
+from elastictok_models.clips import planes_of, to_patches
+from elastictok_models.config import CELL, Config, K
+from elastictok_models.session import session
 from elastictok_models.transform import (CHROMA_MATRICES, LUMA_MATRICES, TAP_UNIT, chroma_columns, dct, interpolation_taps, order, positions,
                                          time_and_rows)
 
