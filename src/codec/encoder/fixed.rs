@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::super::loss::{CellLosses, mse_of_psnr, psnr_of};
 use super::super::setup::fixed;
 use super::super::{LiveSettings, SearchMethod};
-use super::{BlockCoder, Coded, EncoderConfig, Spent};
+use super::{BlockCoder, CodedBlock, EncoderConfig, Place, Spent};
 use crate::bundle::{Bundle, SearchRule};
 use crate::frame::Geometry;
 use crate::rate::{RateControl, RateController};
@@ -301,12 +301,10 @@ impl BlockCoder for FixedBlocks {
         Ok(())
     }
 
-    fn wants_key(&mut self) -> bool {
-        // The decoder graph idled while no picture was looked at: its context is of another time.
-        self.must_decode() && !self.in_step
-    }
-
-    fn code(&mut self, key: bool, position: u32) -> Result<Coded> {
+    fn code(&mut self, place: Place) -> Result<CodedBlock> {
+        // Where the decoder graph idled while no picture was looked at, its context is of another time.
+        let key = place.must_be_key || (self.must_decode() && !self.in_step);
+        let position = if key { 0 } else { place.position };
         self.load_decoder()?;
         let before = self.run_time();
         self.ran = Ran::Nothing;
@@ -339,7 +337,7 @@ impl BlockCoder for FixedBlocks {
         }
         self.spent.token_time += started.elapsed();
         let psnr = (self.ran == Ran::Both).then(|| psnr_of(&self.losses));
-        Ok(Coded { left_out: 0, quantiser: 0, psnr, evaluations })
+        Ok(CodedBlock { key, psnr, evaluations, ..CodedBlock::default() })
     }
 
     fn segments(&self) -> &[Vec<u8>] {
@@ -350,7 +348,7 @@ impl BlockCoder for FixedBlocks {
         &self.counts
     }
 
-    fn learn(&mut self, bits: f64) {
+    fn learn(&mut self, _: &CodedBlock, bits: f64) {
         self.rate.spend(bits);
     }
 

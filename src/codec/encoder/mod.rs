@@ -104,11 +104,8 @@ trait BlockCoder: Send {
     /// New settings, checked, from the next block on.
     fn set_live(&mut self, live: LiveSettings) -> Result<()>;
 
-    /// Whether the block had better be a key block; asked where it need not be one.
-    fn wants_key(&mut self) -> bool;
-
-    /// Codes the frames, as a key block (`position` 0) or the block that many after it, and commits the contexts.
-    fn code(&mut self, key: bool, position: u32) -> Result<Coded>;
+    /// Codes the frames and commits the contexts. The coder may make of any block a key block.
+    fn code(&mut self, place: Place) -> Result<CodedBlock>;
 
     /// The block's segments, one for each layer.
     fn segments(&self) -> &[Vec<u8>];
@@ -116,8 +113,8 @@ trait BlockCoder: Send {
     /// The block's counts, \[cells\].
     fn counts(&self) -> &[i32];
 
-    /// Learns what the block became in all.
-    fn learn(&mut self, bits: f64);
+    /// Learns what the block became, with its header.
+    fn learn(&mut self, block: &CodedBlock, bits: f64);
 
     /// Where time went so far.
     fn spent(&self) -> Spent;
@@ -131,12 +128,23 @@ trait BlockCoder: Send {
     }
 }
 
-/// What is known of a block just coded.
+/// Where a block stands in its group.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    must_be_key: bool,
+    /// Blocks since the key block, unless the block becomes one.
+    position: u32,
+}
+
+/// A block just coded; its segments are [`BlockCoder::segments`].
 #[derive(Debug, Clone, Copy, Default)]
-struct Coded {
+struct CodedBlock {
+    key: bool,
     /// Layers fewer than the bundle has.
     left_out: u8,
     quantiser: u8,
+    /// PSNR in dB as estimated before the loop filter, and as decoded; `None` where the coder knows neither.
+    estimated_psnr: Option<f64>,
     psnr: Option<f64>,
     evaluations: u32,
 }
@@ -298,15 +306,16 @@ impl Encoder {
         for i in real..self.block_length {
             self.coder.frames_mut().copy_within((real - 1) * n..real * n, i * n);
         }
-        let key = self.must_be_key() || self.coder.wants_key();
+        let next = self.position.map_or(0, |p| p.saturating_add(1));
+        let coded = self.coder.code(Place { must_be_key: self.must_be_key(), position: next })?;
+        let key = coded.key;
         if key {
             self.epoch = self.epoch.wrapping_add(u8::from(self.position.is_some()));
             self.frames_since_key = 0;
         }
-        let position = if key { 0 } else { self.position.map_or(0, |p| p + 1) };
-        let coded = self.coder.code(key, position)?;
-        let packet = self.pack(key, position, real, &coded)?;
-        self.coder.learn(packet.data.len() as f64 * 8.0);
+        let position = if key { 0 } else { next };
+        let packet = self.pack(position, real, &coded)?;
+        self.coder.learn(&coded, packet.data.len() as f64 * 8.0);
         self.position = Some(position);
         self.frames_since_key += real as u32;
         self.force_key = false;
@@ -326,9 +335,9 @@ impl Encoder {
     }
 
     /// Writes the block as coded.
-    fn pack(&mut self, key: bool, position: u32, real: usize, coded: &Coded) -> Result<Packet> {
+    fn pack(&mut self, position: u32, real: usize, coded: &CodedBlock) -> Result<Packet> {
         let timing = self.timeline.encode(position, &self.times)?;
-        let Coded { left_out, quantiser, .. } = *coded;
+        let CodedBlock { key, left_out, quantiser, .. } = *coded;
         let header = BlockHeader { key, epoch: self.epoch, position, left_out, frames: real as u8, quantiser, timing };
         let mut writer = BlockWriter::begin(&header, self.header.block_length, &mut self.out)?;
         let segments = self.coder.segments();

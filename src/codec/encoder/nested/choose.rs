@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which quantiser a block gets, how many layers, and which tokens.
+
+use std::time::Instant;
+
+use super::super::super::SearchMethod;
+use super::super::super::quality::psnr;
+use super::super::super::setup::effective_step;
+use super::NestedBlocks;
+use super::analyse::Analysis;
+use crate::Result;
+use crate::rate::{COARSEST, KEY_OFFSET, RateControl};
+use crate::tokens::{Estimate, Rdo};
+
+/// Step of a block's coarsest layer at the most, in pixel units: what the in-loop filter was trained to.
+const COARSEST_BASE: f32 = 110.0;
+/// How far `search=full` and `binary` look around the proposed quantiser.
+const SEARCH_WINDOW: u8 = 16;
+
+/// How a block is quantised; its tokens are in [`NestedBlocks::tokens`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice {
+    pub quantiser: u8,
+    /// Layers that the block is coded in.
+    pub depth: usize,
+    /// Bits of the tokens, and luma PSNR before the loop filter.
+    pub bits: f64,
+    pub estimated_psnr: f64,
+    /// Candidates that were decoded to find it.
+    pub evaluations: u32,
+}
+
+impl NestedBlocks {
+    /// Chooses quantiser, depth and tokens of the block transformed.
+    pub(super) fn choose(&mut self, analysis: &Analysis) -> Result<Choice> {
+        let seeks_quality = self.rate.live().rate_control == RateControl::Quality;
+        if seeks_quality && self.method != SearchMethod::Regression {
+            return self.search_quality(analysis);
+        }
+        let mut quantiser = analysis.proposed;
+        if let Some(psnr) = self.predicted_psnr().filter(|_| seeks_quality) {
+            // What the graph foresees spares a trial where the picture is new.
+            quantiser = self.rate.reconsider(analysis.key, quantiser, 0.0, psnr).unwrap_or(quantiser);
+        }
+        let mut choice = self.quantise(analysis, quantiser)?;
+        for _ in 0..2 {
+            let Some(other) = self.rate.reconsider(analysis.key, choice.quantiser, choice.bits, choice.estimated_psnr) else {
+                break;
+            };
+            choice = self.quantise(analysis, other)?;
+        }
+        Ok(choice)
+    }
+
+    /// `full` and `binary`: the coarsest quantiser around the proposed one whose decoded block meets the target, or the finest tried.
+    fn search_quality(&mut self, analysis: &Analysis) -> Result<Choice> {
+        let (first, target) = (analysis.proposed, self.rate.live().target_psnr);
+        // Nothing is known of the first block; later ones are near the one before.
+        let window = if self.first { COARSEST } else { SEARCH_WINDOW };
+        let (mut low, mut high) = (first.saturating_sub(window), first.saturating_add(window).min(COARSEST));
+        let mut evaluations = 0;
+        let mut meets = |this: &mut Self, quantiser: u8| -> Result<bool> {
+            evaluations += 1;
+            let choice = this.quantise(analysis, quantiser)?;
+            this.code_tokens(analysis, &choice)?;
+            Ok(this.reconstruct(analysis, &choice)? >= target)
+        };
+        if self.method == SearchMethod::Full {
+            let mut best = low;
+            for quantiser in low..=high {
+                if meets(self, quantiser)? {
+                    best = quantiser;
+                }
+            }
+            low = best;
+        } else {
+            while low < high {
+                let middle = (low + high).div_ceil(2);
+                if meets(self, middle)? {
+                    low = middle;
+                } else {
+                    high = middle - 1;
+                }
+            }
+        }
+        Ok(Choice { evaluations, ..self.quantise(analysis, low)? })
+    }
+
+    /// Chooses the tokens for one quantiser.
+    fn quantise(&mut self, analysis: &Analysis, quantiser: u8) -> Result<Choice> {
+        let started = Instant::now();
+        let (rdo, depth) = (self.rdo(), self.depth_for(analysis.key, quantiser));
+        let motion = (!analysis.key).then_some(self.analyser.motion());
+        let latents = self.finest.latents()?;
+        let estimate = if self.base.is_empty() || depth == 1 {
+            self.tokens.quantise(latents, quantiser, depth, motion, &rdo)?
+        } else {
+            self.tokens.begin_block(depth, quantiser)?;
+            let mut bits = 0.0;
+            for (layer, base) in self.base.iter().take(depth - 1).enumerate() {
+                bits += self.tokens.quantise_level(layer, base.latents()?, motion, &rdo)?.bits;
+            }
+            let finest = self.tokens.quantise_level(depth - 1, latents, motion, &rdo)?;
+            Estimate { bits: bits + finest.bits, ..finest }
+        };
+        self.spent.token_time += started.elapsed();
+        Ok(Choice {
+            quantiser,
+            depth,
+            bits: estimate.bits,
+            estimated_psnr: self.estimated_psnr(&estimate),
+            evaluations: 0,
+        })
+    }
+
+    /// Layers for a block: no more than leave the coarsest one a picture, and always the same between key blocks where
+    /// receivers must not drift.
+    fn depth_for(&self, key: bool, quantiser: u8) -> usize {
+        if !key && !self.base.is_empty() {
+            return self.group_depth;
+        }
+        // A key block's depth stays: it must fit the coarser blocks that follow.
+        let quantiser = if self.base.is_empty() { quantiser } else { quantiser.saturating_add(KEY_OFFSET as u8) };
+        let fits = |depth: &usize| effective_step(quantiser, self.scale, depth - 1) <= COARSEST_BASE;
+        (1..=self.most_layers).rev().find(fits).unwrap_or(1)
+    }
+
+    fn rdo(&self) -> Rdo {
+        let live = self.rate.live();
+        let or_all = |n: u32| if n == 0 { usize::MAX } else { n as usize };
+        let mut most = or_all(live.max_tokens);
+        if live.rate_control == RateControl::Tokens {
+            most = most.min(or_all(live.tokens));
+        }
+        Rdo { min_tokens: (live.min_tokens as usize).min(most), max_tokens: most, ..Rdo::default() }
+    }
+
+    /// Luma PSNR that the encoder graph predicts for the proposed quantiser, all layers received.
+    fn predicted_psnr(&self) -> Option<f64> {
+        let cells = self.finest.distortion()?.chunks_exact(self.layers);
+        let (n, sum) = (cells.len(), cells.map(|layers| f64::from(layers[self.layers - 1])).sum::<f64>());
+        Some(psnr(sum / n as f64)).filter(|p| p.is_finite())
+    }
+
+    /// Luma PSNR before the loop filter, from what quantisation took away: the transform is orthonormal.
+    fn estimated_psnr(&self, estimate: &Estimate) -> f64 {
+        let samples = (self.geometry.aligned_width * self.geometry.aligned_height * self.block_length) as f64;
+        psnr(estimate.luma / f64::from(self.scale * self.scale) / samples)
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A coding loop: the encoder graph, and the decoder graph that keeps the reference which receivers have.
+
+use std::time::Duration;
+
+use super::super::EncoderConfig;
+use super::analyse::Analysis;
+use crate::frame::Geometry;
+use crate::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensMut};
+use crate::tokens::NestedEncoder;
+use crate::{Error, Result};
+
+/// What receivers of some number of layers have, and what they lack of the picture.
+///
+/// A block goes through [`transform`](Self::transform), [`reconstruct`](Self::reconstruct) (again for every candidate) and
+/// [`commit`](Self::commit).
+pub(super) struct CodingLoop {
+    graph: EncoderGraph,
+    decoder: DecoderGraph,
+    /// Tokens of each cell as reconstructed, \[cells\].
+    counts: Vec<i32>,
+}
+
+impl CodingLoop {
+    pub fn open(config: &EncoderConfig, geometry: &Geometry) -> Result<Self> {
+        let mut decoder = DecoderGraph::open_loop(&config.bundle, geometry, &config.runtime)?;
+        let graph = EncoderGraph::open(&config.bundle, geometry, &config.runtime, &mut decoder)?;
+        Ok(Self { graph, decoder, counts: vec![0; geometry.cells()] })
+    }
+
+    /// T aligned frames to code.
+    pub fn frames(&self) -> &[u8] {
+        self.graph.frames()
+    }
+
+    pub fn frames_mut(&mut self) -> &mut [u8] {
+        self.graph.frames_mut()
+    }
+
+    /// The frames of the block last reconstructed; between blocks the last of them is the reference.
+    pub fn reconstruction(&self) -> &[u8] {
+        self.decoder.frames()
+    }
+
+    /// Tokens of each cell of the block last reconstructed, \[cells\].
+    pub fn counts(&self) -> &[i32] {
+        &self.counts
+    }
+
+    /// The encoder graph's prediction of luma errors for the step it was told, \[cells, L\].
+    pub fn distortion(&self) -> Option<&[f32]> {
+        self.graph.distortion()
+    }
+
+    /// Coefficients of the block last transformed, \[cells, C\] in the graph's order, in units of 1/scale.
+    pub fn latents(&self) -> Result<&[i16]> {
+        match self.graph.tokens() {
+            Tokens::I16(latents) => Ok(latents),
+            _ => Err(Error::Model("a nested bundle's encoder gave no i16 latents; export the bundle again".into())),
+        }
+    }
+
+    /// Forgets the reference: a key block follows.
+    pub fn reset(&mut self) -> Result<()> {
+        self.decoder.reset()?;
+        self.graph.reset()
+    }
+
+    /// Predicts the frames from the reference and transforms what is left. `step`: the proposed quantiser step in pixel units.
+    pub fn transform(&mut self, analysis: &Analysis, motion: &[i32], step: f32) -> Result<()> {
+        let position = i64::from(analysis.position);
+        self.graph.motion_mut().copy_from_slice(motion);
+        self.decoder.motion_mut().copy_from_slice(motion);
+        self.graph.set_position(position);
+        self.decoder.set_position(position);
+        self.graph.set_step(step);
+        self.graph.run(&self.decoder)
+    }
+
+    /// Decodes the first `layers` layers of the block in `tokens`, without committing. `step`: what the block looks quantised
+    /// with to a receiver of that many, in pixel units; `motion`: `None` in a key block.
+    pub fn reconstruct(&mut self, tokens: &NestedEncoder, layers: usize, motion: Option<&[i32]>, step: f32) -> Result<()> {
+        if let TokensMut::I16(latents) = self.decoder.tokens_mut() {
+            tokens.dequantise(layers, motion, latents, &mut self.counts)?;
+        }
+        self.decoder.counts_mut().copy_from_slice(&self.counts);
+        self.decoder.set_step(step);
+        self.decoder.run()
+    }
+
+    /// Makes the block last reconstructed the reference of the next one.
+    pub fn commit(&mut self) {
+        self.decoder.commit();
+        self.graph.commit();
+    }
+
+    pub fn provider(&self) -> &'static str {
+        self.graph.provider()
+    }
+
+    /// Time spent in ONNX Runtime so far.
+    pub fn run_time(&self) -> Duration {
+        self.graph.run_time() + self.decoder.run_time()
+    }
+}
