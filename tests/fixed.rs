@@ -10,7 +10,7 @@ use common::{Rgb, runtime, tiny};
 use elastictok::Error;
 use elastictok::bitstream::{Block, thin};
 use elastictok::bundle::{Bottleneck, Bundle, Graph};
-use elastictok::codec::{DecoderConfig, Encoder, EncoderConfig, LiveSettings, RateControl, SearchMethod, mse_of_psnr, psnr};
+use elastictok::codec::{DecoderConfig, Encoder, EncoderConfig, LiveSettings, RateControl, SearchMethod, psnr};
 use elastictok::runtime::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
 use elastictok::search::Official;
 use elastictok::tokens::fixed::FixedKind;
@@ -421,5 +421,4 @@ fn damaged_layers_leave_the_lower_ones() {
         }
     }
     assert!(seen[0] > 100 && seen[1] > 10, "{seen:?}");
-    assert!(mse_of_psnr(30.0) > 0.0);
 }

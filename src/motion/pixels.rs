@@ -13,6 +13,7 @@ pub(super) use sse2::{Lane, Sum};
 pub(super) use portable::{Lane, Sum};
 
 #[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "intrinsics of a feature that the target always has")]
 mod sse2 {
     use std::arch::x86_64::*;
 
@@ -28,35 +29,41 @@ mod sse2 {
         #[inline(always)]
         pub(in super::super) fn new(s: &[u8; 16]) -> Self {
             let all = u128::from_le_bytes(*s);
+            // SAFETY: every x86-64 processor has SSE2.
             Self(unsafe { _mm_set_epi64x((all >> 64) as i64, all as i64) })
         }
 
         /// Two rows of eight.
         #[inline(always)]
         pub(in super::super) fn of_halves(low: &[u8; 8], high: &[u8; 8]) -> Self {
+            // SAFETY: every x86-64 processor has SSE2.
             Self(unsafe { _mm_set_epi64x(i64::from_le_bytes(*high), i64::from_le_bytes(*low)) })
         }
 
         /// Means, halves rounded up.
         #[inline(always)]
         pub(in super::super) fn mean(self, other: Self) -> Self {
+            // SAFETY: every x86-64 processor has SSE2.
             Self(unsafe { _mm_avg_epu8(self.0, other.0) })
         }
     }
 
     impl Sum {
         pub(in super::super) fn zero() -> Self {
+            // SAFETY: every x86-64 processor has SSE2.
             Self(unsafe { _mm_setzero_si128() })
         }
 
         /// Adds the sum of absolute differences.
         #[inline(always)]
         pub(in super::super) fn add(self, a: Lane, b: Lane) -> Self {
+            // SAFETY: every x86-64 processor has SSE2.
             Self(unsafe { _mm_add_epi32(self.0, _mm_sad_epu8(a.0, b.0)) })
         }
 
         #[inline(always)]
         pub(in super::super) fn total(self) -> u32 {
+            // SAFETY: every x86-64 processor has SSE2.
             unsafe { (_mm_cvtsi128_si32(self.0) + _mm_extract_epi16::<4>(self.0)) as u32 }
         }
     }
