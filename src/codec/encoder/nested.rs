@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::quality::{luma_mse, psnr};
 use super::super::setup::{Nested, effective_step};
 use super::super::{LiveSettings, SearchMethod};
+use super::pace::Span;
 use super::{BlockCoder, Coded, EncoderConfig, Spent, sent_layers};
 use crate::frame::Geometry;
 use crate::motion::MotionSearch;
@@ -90,8 +91,8 @@ fn check(live: &LiveSettings) -> Result<()> {
 }
 
 impl NestedBlocks {
-    /// Loads the graphs; `seconds`: the duration of a full block.
-    pub fn new(config: &EncoderConfig, geometry: Geometry, seconds: f64) -> Result<Self> {
+    /// Loads the graphs.
+    pub fn new(config: &EncoderConfig, geometry: Geometry) -> Result<Self> {
         check(&config.live)?;
         let manifest = &config.bundle.manifest;
         let Nested { layout, tables, levels, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
@@ -120,7 +121,7 @@ impl NestedBlocks {
             )?,
             motion: vec![0; 3 * geometry.cells()],
             intra_share: 1.0,
-            rate: RateController::new(config.live, seconds),
+            rate: RateController::new(config.live),
             block_length,
             first: true,
             evaluations: 0,
@@ -320,6 +321,23 @@ impl BlockCoder for NestedBlocks {
         check(&live)?;
         self.rate.set_live(live);
         Ok(())
+    }
+
+    fn restart(&mut self, live: LiveSettings) -> Result<()> {
+        check(&live)?;
+        self.rate = RateController::new(live);
+        self.first = true;
+        self.evaluations = 0;
+        self.stats = Spent::default();
+        Ok(())
+    }
+
+    fn begin(&mut self, span: Span) {
+        self.rate.begin(span.elapsed, span.seconds);
+    }
+
+    fn least_bitrate(&self) -> Option<f64> {
+        self.rate.least_bitrate()
     }
 
     fn wants_key(&mut self) -> bool {
