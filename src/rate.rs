@@ -91,8 +91,12 @@ const INDICES_PER_HALVING: f64 = 6.5;
 const INDICES_PER_DB: f64 = 1.9;
 /// Time over which the bitrate holds, in seconds.
 const WINDOW: f64 = 1.0;
-/// Largest share of the window that one key block may take beyond its own.
+/// Largest share of the time since the last key block, or of the window, that a key block may take beyond its own.
 const KEY_SHARE: f64 = 0.5;
+/// What is owed at the most, in windows: what could not be held is not to be paid for ever after.
+const MOST_OWED: f64 = 4.0;
+/// Time in seconds after which a bitrate that the coarsest blocks exceed is known to be out of reach.
+const PATIENCE: f64 = 2.0;
 /// Largest step of the quantiser between inter blocks.
 const MOST_CHANGE: f64 = 8.0;
 
@@ -100,8 +104,12 @@ const MOST_CHANGE: f64 = 8.0;
 #[derive(Debug)]
 pub struct RateController {
     live: LiveSettings,
-    /// Duration of a full block in seconds.
+    /// Duration of the block in hand as it is expected, in seconds.
     block_seconds: f64,
+    /// Time since the last key block began, in seconds.
+    key_seconds: f64,
+    /// Bits and seconds of the last blocks, those that were as small as can be, without a break.
+    starved: (f64, f64),
     /// Quantiser of inter blocks; fractional, so that slow corrections add up.
     quantiser: f64,
     started: bool,
@@ -116,20 +124,61 @@ pub struct RateController {
 }
 
 impl RateController {
-    /// A controller for blocks of `block_seconds`; a variable framerate counts as 30 frames/s.
-    pub fn new(live: LiveSettings, block_seconds: f64) -> Self {
-        Self { live, block_seconds, quantiser: 32.0, started: false, since_key: 0, excess: 0.0, shortfall: 0.0, filter_gain: 0.3 }
+    /// A controller at the begin of a stream.
+    pub fn new(live: LiveSettings) -> Self {
+        Self {
+            live,
+            block_seconds: 1.0 / 15.0,
+            key_seconds: WINDOW,
+            starved: (0.0, 0.0),
+            quantiser: 32.0,
+            started: false,
+            since_key: 0,
+            excess: 0.0,
+            shortfall: 0.0,
+            filter_gain: 0.3,
+        }
+    }
+
+    /// Goes on to the next block, which begins `elapsed` seconds after the one before and is expected to last `seconds`.
+    pub fn begin(&mut self, elapsed: f64, seconds: f64) {
+        if self.started {
+            // The block before was taken to last as long as was expected.
+            self.leak(elapsed - self.block_seconds);
+        }
+        self.key_seconds = (self.key_seconds + elapsed).min(WINDOW);
+        self.block_seconds = seconds;
     }
 
     /// New settings, from the next block on.
     pub fn set_live(&mut self, live: LiveSettings) {
         if live.rate_control != self.live.rate_control || live.bitrate != self.live.bitrate {
             self.excess = 0.0;
+            self.starved = (0.0, 0.0);
         }
         self.quantiser += (self.live.target_psnr - live.target_psnr)
             * INDICES_PER_DB
             * f64::from(u8::from(live.rate_control == RateControl::Quality));
         self.live = live;
+    }
+
+    /// Bits per second.
+    fn bits_per_second(&self) -> f64 {
+        f64::from(self.live.bitrate) * 1000.0
+    }
+
+    /// Lets the bucket leak for `seconds`, which may be negative.
+    fn leak(&mut self, seconds: f64) {
+        let window = self.bits_per_second() * WINDOW;
+        self.excess = (self.excess - self.bits_per_second() * seconds).clamp(-window, MOST_OWED * window);
+    }
+
+    /// The least bitrate that the last seconds could be coded at, in kbit/s, where it is above the one to hold.
+    pub fn least_bitrate(&self) -> Option<f64> {
+        let (bits, seconds) = self.starved;
+        let rate = self.bits_per_second();
+        let out_of_reach = seconds >= PATIENCE && self.excess > rate * WINDOW && bits > rate * seconds;
+        out_of_reach.then(|| bits / seconds / 1000.0)
     }
 
     /// Settings in force.
@@ -160,12 +209,13 @@ impl RateController {
 
     /// Bits the next block should have where the bitrate is held; `key`: may take what a key block may.
     pub fn budget(&self, key: bool) -> f64 {
-        let rate = f64::from(self.live.bitrate) * 1000.0;
+        let rate = self.bits_per_second();
         let share = rate * self.block_seconds;
         // What is owed is paid back over half a window, what was saved is spent over a whole one.
         let blocks = (WINDOW / self.block_seconds).max(1.0);
         let correction = if self.excess > 0.0 { self.excess / (0.5 * blocks) } else { self.excess / blocks };
-        let extra = if key { KEY_SHARE * rate * WINDOW } else { 0.0 };
+        // Keys that come often cannot each have what one in a while may.
+        let extra = if key { KEY_SHARE * rate * self.key_seconds } else { 0.0 };
         (share - correction + extra).max(0.2 * share)
     }
 
@@ -198,22 +248,31 @@ impl RateController {
     }
 
     /// Takes the bits of a block out of the bucket; for codecs without a quantiser, instead of [`learn`](Self::learn).
-    pub fn spend(&mut self, bits: f64) {
-        let rate = f64::from(self.live.bitrate) * 1000.0;
-        self.excess = (self.excess + bits - rate * self.block_seconds).max(-rate * WINDOW);
+    /// `least`: it cannot be any smaller.
+    pub fn spend(&mut self, bits: f64, least: bool) {
+        let window = self.bits_per_second() * WINDOW;
+        let excess = self.excess + bits - self.bits_per_second() * self.block_seconds;
+        self.excess = excess.clamp(-window, MOST_OWED * window);
+        let (before, seconds) = self.starved;
+        self.starved = if least { (before + bits, seconds + self.block_seconds) } else { (0.0, 0.0) };
+        self.started = true;
     }
 
     /// Learns what a block became: `bits` in all, luma PSNR as estimated before and measured after the decoder.
     pub fn learn(&mut self, key: bool, used: u8, bits: f64, estimated_psnr: f64, psnr: f64) {
         let inter = f64::from(used) + self.refinement(key);
         self.since_key = if key { 1 } else { self.since_key + 1 };
+        if key {
+            self.key_seconds = 0.0;
+        }
         self.filter_gain += 0.2 * ((psnr - estimated_psnr).clamp(-3.0, 3.0) - self.filter_gain);
         match self.live.rate_control {
             RateControl::Tokens => {}
             RateControl::Bitrate => {
-                let rate = f64::from(self.live.bitrate) * 1000.0;
-                self.spend(bits);
-                self.quantiser = if self.started && key { 0.5 * (self.quantiser + inter) } else { inter };
+                let rate = self.bits_per_second();
+                let started = self.started;
+                self.spend(bits, used >= COARSEST);
+                self.quantiser = if started && key { 0.5 * (self.quantiser + inter) } else { inter };
                 // lean against the bucket, so that its level settles
                 self.quantiser += (self.excess / (rate * WINDOW)).clamp(-1.0, 1.0);
             }
@@ -240,12 +299,24 @@ mod tests {
 
     /// A codec whose bits and quality follow simple laws, with content of varying difficulty.
     fn simulate(controller: &mut RateController, blocks: usize, difficulty: impl Fn(usize) -> f64) -> Vec<(f64, f64)> {
+        simulate_keys(controller, blocks, 120, 1.0 / 15.0, difficulty)
+    }
+
+    /// Blocks of `seconds`, every `keys`-th a key block.
+    fn simulate_keys(
+        controller: &mut RateController,
+        blocks: usize,
+        keys: usize,
+        seconds: f64,
+        difficulty: impl Fn(usize) -> f64,
+    ) -> Vec<(f64, f64)> {
         let result = |q: u8, d: f64, key: bool| {
             (4e5 * d * 2f64.powf(-f64::from(q) / 6.0) * if key { 6.0 } else { 1.0 }, 52.0 - f64::from(q) * 0.5 - d.log2())
         };
         (0..blocks)
             .map(|i| {
-                let (key, d) = (i % 120 == 0, difficulty(i));
+                let (key, d) = (i % keys == 0, difficulty(i));
+                controller.begin(if i == 0 { 0.0 } else { seconds }, seconds);
                 let mut q = controller.propose(key);
                 for _ in 0..2 {
                     let (bits, psnr) = result(q, d, key);
@@ -265,7 +336,7 @@ mod tests {
     fn the_bitrate_is_met_and_follows_a_step() {
         for kbits in [100u32, 500, 3000] {
             let live = LiveSettings { rate_control: RateControl::Bitrate, bitrate: kbits, ..Default::default() };
-            let mut c = RateController::new(live, 1.0 / 15.0);
+            let mut c = RateController::new(live);
             let made = simulate(&mut c, 300, |i| if i % 50 < 25 { 1.0 } else { 2.0 });
             let rate = made.iter().map(|b| b.0).sum::<f64>() / (300.0 / 15.0) / 1000.0;
             assert!((rate / f64::from(kbits) - 1.0).abs() < 0.1, "{rate} for {kbits}");
@@ -277,11 +348,57 @@ mod tests {
         }
     }
 
+    fn kbits(made: &[(f64, f64)], seconds: f64) -> f64 {
+        made.iter().map(|b| b.0).sum::<f64>() / seconds / 1000.0
+    }
+
+    #[test]
+    fn the_bitrate_holds_for_blocks_of_any_duration_and_for_many_keys() {
+        let live = LiveSettings { rate_control: RateControl::Bitrate, bitrate: 400, ..Default::default() };
+        for (seconds, keys) in [(1.0 / 30.0, 120), (0.2, 120), (0.4, 120), (1.0 / 15.0, 1), (1.0 / 15.0, 2), (0.4, 1)] {
+            let blocks = (10.0 / seconds) as usize;
+            let made = simulate_keys(&mut RateController::new(live), blocks, keys, seconds, |_| 1.0);
+            let rate = kbits(&made, 10.0);
+            assert!((rate / 400.0 - 1.0).abs() < 0.1, "{rate} for blocks of {seconds} s, every {keys}. key");
+        }
+    }
+
+    #[test]
+    fn what_really_elapsed_counts() {
+        let live = LiveSettings { rate_control: RateControl::Bitrate, bitrate: 400, ..Default::default() };
+        let mut c = RateController::new(live);
+        let mut bits = 0.0;
+        for i in 0..100 {
+            // Expected to be short, and longer in fact.
+            c.begin(if i == 0 { 0.0 } else { 0.1 }, 0.05);
+            let made = c.budget(false);
+            bits += made;
+            c.learn(i == 0, 30, made, 36.0, 36.0);
+        }
+        assert!((bits / 400e3 / 10.0 - 1.0).abs() < 0.1, "{bits} bits in 10 s");
+    }
+
+    #[test]
+    fn a_bitrate_out_of_reach_is_known_with_the_least_there_is() {
+        let run = |bitrate| {
+            let live = LiveSettings { rate_control: RateControl::Bitrate, bitrate, ..Default::default() };
+            let mut c = RateController::new(live);
+            let rate = kbits(&simulate(&mut c, 150, |_| 100.0), 10.0);
+            (rate, c.least_bitrate(), c)
+        };
+        let (rate, least, mut c) = run(20);
+        let least = least.expect("20 kbit/s cannot be");
+        assert!(rate > 30.0 && (least / rate - 1.0).abs() < 0.2, "{rate} {least}");
+        c.set_live(LiveSettings { bitrate: 2000, ..*c.live() });
+        assert_eq!(c.least_bitrate(), None);
+        assert_eq!(run(2000).1, None);
+    }
+
     #[test]
     fn the_quality_is_met_on_average() {
         for target in [30.0, 36.0, 42.0] {
             let live = LiveSettings { target_psnr: target, ..Default::default() };
-            let mut c = RateController::new(live, 1.0 / 15.0);
+            let mut c = RateController::new(live);
             let made = simulate(&mut c, 240, |i| if i < 120 { 1.0 } else { 4.0 });
             let inter: Vec<f64> = made.iter().enumerate().filter(|(i, _)| i % 120 > 10).map(|(_, b)| b.1).collect();
             let mean = inter.iter().sum::<f64>() / inter.len() as f64;

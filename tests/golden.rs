@@ -58,11 +58,7 @@ fn recipes() -> Vec<Recipe> {
     };
     vec![
         Recipe { name: "builtin-one-layer", settings: |c| c.live.target_psnr = 32.0, ..builtin },
-        Recipe {
-            name: "builtin-two-layers",
-            settings: |c| (c.layers, c.live.target_psnr) = (2, 40.0),
-            ..builtin
-        },
+        Recipe { name: "builtin-two-layers", settings: |c| (c.layers, c.live.target_psnr) = (2, 40.0), ..builtin },
         Recipe { name: "builtin-three-layers", ..builtin },
         Recipe { name: "builtin-drift-free", settings: |c| (c.drift_free, c.live.target_psnr) = (true, 46.0), ..builtin },
         Recipe { name: "builtin-thinned", thin: Some(1), ..builtin },
@@ -74,11 +70,7 @@ fn recipes() -> Vec<Recipe> {
             ..builtin
         },
         Recipe { name: "builtin-scene-cut", cut: 4, settings: |c| c.live.target_psnr = 36.0, ..builtin },
-        Recipe {
-            name: "builtin-irregular-times",
-            settings: |c| (c.framerate, c.live.target_psnr) = ((0, 1), 34.0),
-            ..builtin
-        },
+        Recipe { name: "builtin-irregular-times", settings: |c| (c.framerate, c.live.target_psnr) = ((0, 1), 34.0), ..builtin },
         Recipe {
             name: "builtin-bitrate",
             settings: |c| (c.live.rate_control, c.live.bitrate) = (RateControl::Bitrate, 200),
@@ -281,8 +273,7 @@ fn golden_streams_decode_to_what_they_must() {
     let write = std::env::var_os("ELASTICTOK_WRITE_GOLDEN").is_some();
     let mut streams = 0;
     for recipe in recipes() {
-        let (stream, reference) =
-            (folder().join(format!("{}.etok", recipe.name)), folder().join(format!("{}.ref", recipe.name)));
+        let (stream, reference) = (folder().join(format!("{}.etok", recipe.name)), folder().join(format!("{}.ref", recipe.name)));
         if write && !stream.exists() {
             let made = encode(&recipe);
             std::fs::write(&reference, format!("# What {}.etok decodes to.\n{}", recipe.name, describe(&made))).unwrap();
@@ -292,7 +283,8 @@ fn golden_streams_decode_to_what_they_must() {
         compare(recipe.name, &std::fs::read_to_string(&reference).unwrap(), &describe(&stream));
         streams += 1;
     }
-    let files = std::fs::read_dir(folder()).unwrap().filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "etok"));
+    let files =
+        std::fs::read_dir(folder()).unwrap().filter(|f| f.as_ref().unwrap().path().extension().is_some_and(|e| e == "etok"));
     assert_eq!(files.count(), streams, "a stream in tests/golden without a recipe");
 }
 

@@ -145,8 +145,7 @@ fn nested_blocks_come_back_byte_for_byte() {
     let bundle = Bundle::builtin().unwrap();
     for drift_free in [false, true] {
         let (header, packets) = nested_stream(drift_free);
-        let (mut reader, mut writer) =
-            (TokenReader::new(&bundle, &header).unwrap(), TokenWriter::new(&bundle, &header).unwrap());
+        let (mut reader, mut writer) = (TokenReader::new(&bundle, &header).unwrap(), TokenWriter::new(&bundle, &header).unwrap());
         let shape = reader.shape();
         let mut most = 0;
         for layers in 1..=3 {

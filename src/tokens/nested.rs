@@ -377,7 +377,8 @@ impl NestedDecoder {
     /// Counts \[cells\] by the levels read so far: as [`dequantise`](Self::dequantise) gives them.
     pub fn counts(&self) -> Vec<i32> {
         let last = self.levels.checked_sub(1);
-        let count = |place: usize| last.filter(|_| self.common.field.extents[place] > 0).map_or(0, |l| self.count_tokens(l, place));
+        let count =
+            |place: usize| last.filter(|_| self.common.field.extents[place] > 0).map_or(0, |l| self.count_tokens(l, place));
         self.common.places().map(|place| count(place) as i32).collect()
     }
 

@@ -57,8 +57,8 @@ pub(super) struct FixedBlocks {
 }
 
 impl FixedBlocks {
-    /// Loads the graphs; `seconds`: the duration of a full block.
-    pub fn new(config: &EncoderConfig, geometry: Geometry, seconds: f64) -> Result<Self> {
+    /// Loads the graphs.
+    pub fn new(config: &EncoderConfig, geometry: Geometry) -> Result<Self> {
         let bundle = config.bundle.clone();
         let manifest = &bundle.manifest;
         if config.drift_free {
@@ -80,7 +80,7 @@ impl FixedBlocks {
             coder: fixed(manifest, &geometry)?,
             method: config.search,
             all: layers.map_or(manifest.tokens_per_cell, |last| manifest.layers[last]),
-            rate: RateController::new(config.live, seconds),
+            rate: RateController::new(config.live),
             measure: CellLosses::new(geometry, manifest.block_length as usize),
             losses: vec![0.0; geometry.cells()],
             counts: vec![0; geometry.cells()],
@@ -301,10 +301,23 @@ impl BlockCoder for FixedBlocks {
         Ok(())
     }
 
+    fn restart(&mut self, live: LiveSettings) -> Result<()> {
+        self.check(&live)?;
+        self.rate = RateController::new(live);
+        self.in_step = false;
+        self.spent = Spent::default();
+        self.load_decoder()
+    }
+
+    fn least_bitrate(&self) -> Option<f64> {
+        self.rate.least_bitrate()
+    }
+
     fn code(&mut self, place: Place) -> Result<CodedBlock> {
         // Where the decoder graph idled while no picture was looked at, its context is of another time.
         let key = place.must_be_key || (self.must_decode() && !self.in_step);
         let position = if key { 0 } else { place.position };
+        self.rate.begin(place.span.elapsed, place.span.seconds);
         self.load_decoder()?;
         let before = self.run_time();
         self.ran = Ran::Nothing;
@@ -349,7 +362,9 @@ impl BlockCoder for FixedBlocks {
     }
 
     fn learn(&mut self, _: &CodedBlock, bits: f64) {
-        self.rate.spend(bits);
+        let least = self.problem().least;
+        let all_least = self.counts.iter().all(|&n| n as u32 <= least);
+        self.rate.spend(bits, self.rate.live().rate_control == RateControl::Bitrate && all_least);
     }
 
     fn spent(&self) -> Spent {

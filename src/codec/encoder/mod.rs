@@ -4,6 +4,7 @@
 
 mod fixed;
 mod nested;
+mod pace;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use self::fixed::FixedBlocks;
 pub use self::nested::BlockView;
 use self::nested::NestedBlocks;
+use self::pace::{Pace, Span};
 use super::setup::stream_format;
 use super::{FrameTime, LiveSettings, SearchMethod};
 use crate::Result;
@@ -83,6 +85,8 @@ pub struct EncoderStats {
     pub psnr: Option<f64>,
     /// Quantiser of the last block; 0 for bottlenecks that have none.
     pub quantiser: u8,
+    /// The least bitrate that the last seconds could be coded at, in kbit/s, where it is above the one to hold.
+    pub least_bitrate: Option<f64>,
 }
 
 /// One coded block.
@@ -103,6 +107,12 @@ trait BlockCoder: Send {
 
     /// New settings, checked, from the next block on.
     fn set_live(&mut self, live: LiveSettings) -> Result<()>;
+
+    /// Begins a stream anew, with the graphs as they are; its first block is a key block.
+    fn restart(&mut self, live: LiveSettings) -> Result<()>;
+
+    /// See [`EncoderStats::least_bitrate`].
+    fn least_bitrate(&self) -> Option<f64>;
 
     /// Codes the frames and commits the contexts. The coder may make of any block a key block.
     fn code(&mut self, place: Place) -> Result<CodedBlock>;
@@ -128,12 +138,14 @@ trait BlockCoder: Send {
     }
 }
 
-/// Where a block stands in its group.
+/// Where a block stands in its group and in time.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     must_be_key: bool,
     /// Blocks since the key block, unless the block becomes one.
     position: u32,
+    /// When the block begins, and how long it is expected to last.
+    span: Span,
 }
 
 /// A block just coded; its segments are [`BlockCoder::segments`].
@@ -164,6 +176,7 @@ pub struct Encoder {
     header: SequenceHeader,
     coder: Box<dyn BlockCoder>,
     timeline: Timeline,
+    pace: Pace,
     times: Vec<FrameTime>,
     block_length: usize,
     force_key: bool,
@@ -179,8 +192,33 @@ impl Encoder {
     /// Loads the graphs for the given picture.
     pub fn new(config: EncoderConfig) -> Result<Self> {
         config.live.validate()?;
-        let manifest = &config.bundle.manifest;
         let geometry = config.bundle.geometry(config.width, config.height)?;
+        let coder: Box<dyn BlockCoder> = match config.bundle.manifest.bottleneck {
+            Bottleneck::Nested { .. } => Box::new(NestedBlocks::new(&config, geometry)?),
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedBlocks::new(&config, geometry)?),
+        };
+        Self::with(config, geometry, coder)
+    }
+
+    /// An encoder at the begin of a stream of `config`, with this one's graphs if they serve: to load graphs takes long.
+    pub fn restart(mut self, config: EncoderConfig) -> Result<Self> {
+        let (a, b) = (&self.config, &config);
+        let serve = a.bundle.fingerprint == b.bundle.fingerprint
+            && a.runtime == b.runtime
+            && (a.width, a.height) == (b.width, b.height)
+            && (a.search, a.layers, a.drift_free) == (b.search, b.layers, b.drift_free);
+        if !serve {
+            // Both at once would take twice the memory.
+            drop(self);
+            return Self::new(config);
+        }
+        config.live.validate()?;
+        self.coder.restart(config.live)?;
+        Self::with(config, self.geometry, self.coder)
+    }
+
+    fn with(config: EncoderConfig, geometry: Geometry, coder: Box<dyn BlockCoder>) -> Result<Self> {
+        let manifest = &config.bundle.manifest;
         let header = SequenceHeader {
             fingerprint: config.bundle.fingerprint,
             width: config.width,
@@ -194,14 +232,9 @@ impl Encoder {
         };
         header.validate()?;
         let block_length = manifest.block_length as usize;
-        let fps = if config.framerate.0 == 0 { 30.0 } else { f64::from(config.framerate.0) / f64::from(config.framerate.1) };
-        let seconds = block_length as f64 / fps;
-        let coder: Box<dyn BlockCoder> = match manifest.bottleneck {
-            Bottleneck::Nested { .. } => Box::new(NestedBlocks::new(&config, geometry, seconds)?),
-            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedBlocks::new(&config, geometry, seconds)?),
-        };
         Ok(Self {
             timeline: Timeline::new(config.framerate, header.block_length)?,
+            pace: Pace::new(config.framerate),
             times: Vec::with_capacity(block_length),
             block_length,
             force_key: false,
@@ -264,7 +297,8 @@ impl Encoder {
         self.force_key = true;
     }
 
-    /// Takes a frame; gives a packet when it fills a block.
+    /// Takes a frame; gives a packet when it fills a block. After an error the frames of the block are lost, and the next one
+    /// begins with a key block.
     pub fn push(&mut self, picture: &PlanesRef<'_>, time: FrameTime) -> Result<Option<Packet>> {
         let started = Instant::now();
         let n = self.geometry.frame_bytes();
@@ -272,7 +306,7 @@ impl Encoder {
         load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[at..at + n])?;
         self.times.push(time);
         self.stats.time += started.elapsed();
-        if self.times.len() < self.block_length { Ok(None) } else { self.block().map(Some) }
+        if self.times.len() < self.room() { Ok(None) } else { self.block().map(Some) }
     }
 
     /// Codes the frames that wait, as a shorter block.
@@ -285,6 +319,15 @@ impl Encoder {
         self.position.and_then(|_| self.coder.view())
     }
 
+    /// Frames that the block in hand takes: no more than come before the next key block is due.
+    fn room(&self) -> usize {
+        let since = if self.must_be_key() { 0 } else { self.frames_since_key };
+        match self.config.key_int_max {
+            0 => self.block_length,
+            limit => self.block_length.min((limit - since) as usize),
+        }
+    }
+
     fn must_be_key(&self) -> bool {
         let limit = self.config.key_int_max;
         let full = self.config.bundle.manifest.max_context_blocks;
@@ -292,7 +335,7 @@ impl Encoder {
             None => true,
             Some(p) => {
                 self.force_key
-                    || (limit > 0 && self.frames_since_key + self.block_length as u32 > limit)
+                    || (limit > 0 && self.frames_since_key >= limit)
                     || full.is_some_and(|blocks| p + 1 >= blocks)
                     || p == u32::MAX
             }
@@ -300,6 +343,15 @@ impl Encoder {
     }
 
     fn block(&mut self) -> Result<Packet> {
+        let coded = self.try_block();
+        if coded.is_err() {
+            // What became of the contexts is unknown.
+            self.reset();
+        }
+        coded
+    }
+
+    fn try_block(&mut self) -> Result<Packet> {
         let started = Instant::now();
         let real = self.times.len();
         let n = self.geometry.frame_bytes();
@@ -307,7 +359,8 @@ impl Encoder {
             self.coder.frames_mut().copy_within((real - 1) * n..real * n, i * n);
         }
         let next = self.position.map_or(0, |p| p.saturating_add(1));
-        let coded = self.coder.code(Place { must_be_key: self.must_be_key(), position: next })?;
+        let place = Place { must_be_key: self.must_be_key(), position: next, span: self.pace.next(&self.times) };
+        let coded = self.coder.code(place)?;
         let key = coded.key;
         if key {
             self.epoch = self.epoch.wrapping_add(u8::from(self.position.is_some()));
@@ -329,6 +382,7 @@ impl Encoder {
         s.bytes += packet.data.len() as u64;
         s.evaluations += u64::from(coded.evaluations);
         (s.psnr, s.quantiser) = (coded.psnr, coded.quantiser);
+        s.least_bitrate = self.coder.least_bitrate();
         (s.runtime_time, s.motion_time, s.token_time) = (spent.runtime_time, spent.motion_time, spent.token_time);
         s.time += started.elapsed();
         Ok(packet)

@@ -33,7 +33,9 @@ pub(super) fn write(coder: &mut FixedCoder, tokens: &TokenValues, counts: &[i32]
         TokenValues::Indices(indices) => coder.load_indices(indices, counts)?,
         TokenValues::Means(means) => coder.load_means(means, counts)?,
         TokenValues::Nested { .. } => {
-            return Err(Error::Settings("the tokens are nested, those of the bundle are not; take the bundle that they came from".into()));
+            return Err(Error::Settings(
+                "the tokens are nested, those of the bundle are not; take the bundle that they came from".into(),
+            ));
         }
     }
     let mut segments = vec![Vec::new(); coder.layers()];

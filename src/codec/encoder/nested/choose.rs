@@ -104,13 +104,7 @@ impl NestedBlocks {
             Estimate { bits: bits + finest.bits, ..finest }
         };
         self.spent.token_time += started.elapsed();
-        Ok(Choice {
-            quantiser,
-            depth,
-            bits: estimate.bits,
-            estimated_psnr: self.estimated_psnr(&estimate),
-            evaluations: 0,
-        })
+        Ok(Choice { quantiser, depth, bits: estimate.bits, estimated_psnr: self.estimated_psnr(&estimate), evaluations: 0 })
     }
 
     /// Layers for a block: no more than leave the coarsest one a picture, and always the same between key blocks where

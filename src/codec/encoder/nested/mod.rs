@@ -73,8 +73,8 @@ fn check(live: &LiveSettings) -> Result<()> {
 }
 
 impl NestedBlocks {
-    /// Loads the graphs; `seconds`: the duration of a full block.
-    pub fn new(config: &EncoderConfig, geometry: Geometry, seconds: f64) -> Result<Self> {
+    /// Loads the graphs.
+    pub fn new(config: &EncoderConfig, geometry: Geometry) -> Result<Self> {
         check(&config.live)?;
         let manifest = &config.bundle.manifest;
         let Nested { layout, tables, levels, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
@@ -91,7 +91,7 @@ impl NestedBlocks {
             group_depth: most_layers,
             scale,
             method: config.search,
-            rate: RateController::new(config.live, seconds),
+            rate: RateController::new(config.live),
             block_length,
             first: true,
             segments: vec![Vec::new(); levels],
@@ -103,7 +103,8 @@ impl NestedBlocks {
 
     /// Finds motion, unless the block must be a key block, and whether it had better be one.
     fn analyse(&mut self, place: Place) -> Analysis {
-        let Place { must_be_key, position } = place;
+        let Place { must_be_key, position, span } = place;
+        self.rate.begin(span.elapsed, span.seconds);
         let proposed = self.rate.propose(false);
         let key = must_be_key || {
             let started = Instant::now();
@@ -192,6 +193,18 @@ impl BlockCoder for NestedBlocks {
         check(&live)?;
         self.rate.set_live(live);
         Ok(())
+    }
+
+    fn restart(&mut self, live: LiveSettings) -> Result<()> {
+        check(&live)?;
+        self.rate = RateController::new(live);
+        self.first = true;
+        self.spent = Spent::default();
+        Ok(())
+    }
+
+    fn least_bitrate(&self) -> Option<f64> {
+        self.rate.least_bitrate()
     }
 
     fn code(&mut self, place: Place) -> Result<CodedBlock> {
