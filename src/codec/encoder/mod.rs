@@ -5,6 +5,8 @@
 mod fixed;
 mod nested;
 mod pace;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -256,7 +258,14 @@ impl Encoder {
     /// Takes new settings, effective from the next block.
     pub fn set_live(&mut self, live: LiveSettings) -> Result<()> {
         live.validate()?;
-        self.coder.set_live(live)
+        self.coder.set_live(live)?;
+        self.config.live = live;
+        Ok(())
+    }
+
+    /// The settings in force.
+    pub fn live(&self) -> &LiveSettings {
+        &self.config.live
     }
 
     /// Makes the next block to be coded a key block.
