@@ -267,7 +267,7 @@ fn errors(bus: &gst::Bus) -> Vec<String> {
 #[test]
 fn stopping_or_flushing_while_it_starts_is_no_error() {
     init();
-    for delay in (0..24).map(|n| std::time::Duration::from_millis(n * 12)) {
+    for delay in (0..10).map(|n| std::time::Duration::from_millis(n * 30)) {
         for live in [false, true] {
             let pipeline = gst::parse::launch(&format!(
                 "videotestsrc is-live={live} ! video/x-raw,framerate=30/1 ! videoscale ! elastictokenc execution-provider=cpu threads=1 ! fakesink"
@@ -303,20 +303,74 @@ fn graphs_are_loaded_before_data_flows_where_the_size_is_known() {
 #[test]
 fn encodebin_takes_the_format() {
     init();
-    let path = std::env::temp_dir().join(format!("elastictok-{}-encodebin.etok", std::process::id()));
-    let pipeline = gst::parse::launch(&format!(
-        "videotestsrc num-buffers=12 ! video/x-raw,width=64,height=48 ! encodebin profile=video/x-elastictok ! filesink location={}",
-        path.display()
-    ))
-    .unwrap()
-    .downcast::<gst::Pipeline>()
-    .unwrap();
-    pipeline.set_state(gst::State::Playing).unwrap();
-    let wait = gst::ClockTime::from_seconds(60);
-    let end = pipeline.bus().unwrap().timed_pop_filtered(wait, &[gst::MessageType::Eos, gst::MessageType::Error]).unwrap();
-    assert_eq!(end.type_(), gst::MessageType::Eos, "{end:?}");
-    pipeline.set_state(gst::State::Null).unwrap();
-    let frames = decode(&stream_caps("byte-stream"), [gst::Buffer::from_slice(std::fs::read(&path).unwrap())]);
-    assert_eq!(frames.len(), 12);
-    std::fs::remove_file(path).unwrap();
+    let profile = "video/x-elastictok,stream-format=byte-stream";
+    for bin in ["encodebin", "encodebin2"] {
+        let pipeline = gst::parse::launch(&format!(
+            "videotestsrc num-buffers=12 ! video/x-raw,width=64,height=48 ! {bin} name=bin profile={profile} appsink name=out sync=false"
+        ));
+        let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
+        let out = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
+        let bin = pipeline.by_name("bin").unwrap();
+        let sink = out.static_pad("sink").unwrap();
+        let target = sink.clone();
+        bin.connect_pad_added(move |_, pad| {
+            if pad.direction() == gst::PadDirection::Src && !target.is_linked() {
+                pad.link(&target).unwrap();
+            }
+        });
+        if let Some(pad) = bin.src_pads().into_iter().find(|_| !sink.is_linked()) {
+            pad.link(&sink).unwrap();
+        }
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let wait = gst::ClockTime::from_seconds(60);
+        let mut packets = Vec::new();
+        while let Some(sample) = out.try_pull_sample(wait) {
+            packets.push(sample.buffer_owned().unwrap());
+        }
+        assert_eq!(errors(&pipeline.bus().unwrap()), [""; 0], "{bin}");
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert_eq!(decode(&stream_caps("byte-stream"), packets).len(), 12, "{bin}");
+    }
+    // Found by its format and for nothing else.
+    let rank = |name| gst::ElementFactory::find(name).unwrap().rank();
+    assert!(rank("elastictokenc") < rank("vp8enc"));
+}
+
+#[test]
+fn a_live_source_that_stutters_loses_nothing_and_stops_at_any_time() {
+    init();
+    for round in 0..6u64 {
+        let pipeline = gst::parse::launch(
+            "appsrc name=in is-live=true format=time do-timestamp=true ! elastictokenc execution-provider=cpu threads=1 ! \
+             video/x-elastictok,stream-format=packetized ! appsink name=out sync=false",
+        );
+        let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
+        let caps = raw_caps("I420", 32, 32, (100, 1));
+        let input = pipeline.by_name("in").unwrap().downcast::<gst_app::AppSrc>().unwrap();
+        input.set_caps(Some(&caps));
+        let out = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        // Sleeps around the deadline, so that it and the next frame meet.
+        for n in 0..40 {
+            input.push_buffer(frame(&caps, n, None)).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis((n * 7 + round) % 19));
+        }
+        if round % 2 == 1 {
+            pipeline.set_state(gst::State::Null).unwrap();
+            assert_eq!(errors(&pipeline.bus().unwrap()), [""; 0]);
+            continue;
+        }
+        input.end_of_stream().unwrap();
+        let wait = gst::ClockTime::from_seconds(60);
+        let packets: Vec<_> = std::iter::from_fn(|| out.try_pull_sample(wait)).map(|s| s.buffer_owned().unwrap()).collect();
+        assert_eq!(errors(&pipeline.bus().unwrap()), [""; 0]);
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert_eq!(packets.iter().map(|p| u32::from(frames_in(p))).sum::<u32>(), 40);
+        assert!(packets.is_sorted_by_key(|p| p.pts()), "in order");
+        let (first, rest) = packets.split_first().unwrap();
+        let positions =
+            rest.iter().map(|p| elastictok::bitstream::BlockHeader::parse(&p.map_readable().unwrap(), 2).unwrap().0.position);
+        assert_eq!(keys(&packets), [first.pts().unwrap()]);
+        assert!(positions.eq(1..packets.len() as u32), "coded in the order in which they came");
+    }
 }

@@ -2,6 +2,7 @@
 //! Frames into blocks, and blocks out as buffers.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use elastictok::Error;
 use elastictok::codec::Packet;
@@ -96,12 +97,14 @@ impl ElasticTokEnc {
         let Some(state) = guard.as_mut() else {
             return Err(if self.is_flushing() { gst::FlowError::Flushing } else { gst::FlowError::NotNegotiated });
         };
+        let started = Instant::now();
         let coded = code(state).and_then(|packet| packet.map(|packet| state.take(packet)).transpose());
         let lost = if coded.is_err() { state.forget_block() } else { Vec::new() };
         drop(guard);
         match coded {
             Ok(Some(coded)) => {
                 self.stop_timer();
+                self.note_coding(started.elapsed());
                 if let Some(least) = coded.least {
                     self.tell_least(least);
                 }

@@ -29,6 +29,8 @@ pub struct Deadline {
     wait: gst::ClockTime,
     /// One frame, by the caps.
     frame: gst::ClockTime,
+    /// How long the last block took to code.
+    coding: gst::ClockTime,
     /// Running time at which the last frame was dealt with.
     done: Option<gst::ClockTime>,
     /// The block that waits, and its deadline in running time.
@@ -37,12 +39,15 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The running time by which a block has to be coded whose first frame has `first` and arrived at `now`. What arrives late gets no
-    /// less time than what arrives early: where the encoder is the slow one, short blocks would make it slower.
+    /// The running time at which a block has to be coded whose first frame has `first` and arrived at `now`: in time for what was
+    /// promised, but not before a frame that keeps to the caps can be there. Where the encoder is the slow one, frames arrive
+    /// late, and short blocks would only make it slower.
     fn of_block(&self, first: Option<gst::ClockTime>, now: gst::ClockTime) -> Option<gst::ClockTime> {
-        let due = first.map_or(now, |first| first + self.upstream.unwrap_or_default()).max(now);
+        let promised =
+            first.and_then(|first| first.checked_add(self.upstream?)?.checked_add(self.wait)?.checked_sub(self.coding));
         let grace = (self.frame / GRACE_SHARE).min(MOST_GRACE);
-        due.checked_add(self.wait)?.checked_add(grace)
+        let regular = now.checked_add(self.wait)?.checked_add(grace)?;
+        Some(promised.map_or(regular, |promised| promised.max(regular)))
     }
 }
 
@@ -138,6 +143,11 @@ impl ElasticTokEnc {
     pub(super) fn note_done(&self) {
         let now = self.live_time();
         lock(&self.deadline).done = now;
+    }
+
+    /// A block took so long to code.
+    pub(super) fn note_coding(&self, time: std::time::Duration) {
+        lock(&self.deadline).coding = gst::ClockTime::try_from(time).unwrap_or_default();
     }
 
     /// Codes `block` if it still waits.

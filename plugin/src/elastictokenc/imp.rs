@@ -8,6 +8,10 @@
  * Downstream chooses between `stream-format=packetized` (a block a buffer, header in `codec_data`) and `byte-stream` (units
  * that need nothing else, header before each key block); what takes anything, as a file does, gets a byte stream.
  *
+ * In a live pipeline a block whose next frame is late goes out with the frames that it has. Graphs are loaded at the change to PAUSED where
+ * the caps upstream fix width and height, so that a live stream does not wait for them: put a capsfilter before the encoder. Bitrates are
+ * held by time stamps; where `bitrate` is below the least that the video takes, a warning says so and `stats` has the least.
+ *
  * ## Example pipeline
  * |[
  * gst-launch-1.0 videotestsrc num-buffers=300 ! elastictokenc target-psnr=36 ! filesink location=test.etok
@@ -269,7 +273,10 @@ impl VideoEncoderImpl for ElasticTokEnc {
     }
 
     fn set_format(&self, input: &InputState) -> Result<(), gst::LoggableError> {
-        self.drain().map_err(|e| gst::loggable_error!(CAT, "draining before new caps failed: {e}"))?;
+        if let Err(e) = self.drain() {
+            // Whatever it is, a flush maybe, upstream learns it from its next buffer and not as caps that were refused.
+            gst::debug!(CAT, imp = self, "draining before new caps: {e}");
+        }
         let before = lock(&self.state).take();
         let blocks = before.as_ref().map_or(0, |state| state.block + 1);
         let before = before.map(|state| state.encoder).or_else(|| lock(&self.prepared).take());
