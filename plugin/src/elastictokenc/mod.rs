@@ -3,14 +3,19 @@
 use gst::glib;
 use gst::prelude::*;
 
+mod blocks;
+mod deadline;
 mod imp;
+mod open;
 mod settings;
 mod stats;
+mod times;
 
 glib::wrapper! {
     pub struct ElasticTokEnc(ObjectSubclass<imp::ElasticTokEnc>) @extends gst_video::VideoEncoder, gst::Element, gst::Object, @implements gst::Preset;
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    gst::Element::register(Some(plugin), "elastictokenc", gst::Rank::NONE, ElasticTokEnc::static_type())
+    // encodebin takes no encoder of a lower rank. It is found by its caps only, so nobody gets it who did not ask for the format.
+    gst::Element::register(Some(plugin), "elastictokenc", gst::Rank::MARGINAL, ElasticTokEnc::static_type())
 }

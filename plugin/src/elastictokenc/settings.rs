@@ -182,7 +182,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
-                .blurb("Measurements since the stream began: blocks, tokens, bytes of each layer, candidates evaluated, times in ms, PSNR of the last block where it was decoded, search and provider in use")
+                .blurb("Measurements since the stream began: blocks, tokens, bytes of each layer, candidates evaluated, times in ms, PSNR of the last block where it was decoded, search and provider in use, and the least bitrate in kbit/s where bitrate is below it")
                 .read_only()
                 .build(),
         ]);

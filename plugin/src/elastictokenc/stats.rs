@@ -38,6 +38,9 @@ pub fn structure(encoder: &Encoder, search: SearchMethod, token_bits: Option<f64
     if let Some(psnr) = s.psnr {
         stats = stats.field("psnr", psnr);
     }
+    if let Some(least) = s.least_bitrate {
+        stats = stats.field("least-bitrate", least.ceil() as u32);
+    }
     stats = match token_bits {
         Some(bits) => stats.field("token-bits", bits),
         None => stats.field("quantiser", u32::from(s.quantiser)),

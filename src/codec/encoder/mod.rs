@@ -5,6 +5,8 @@
 mod fixed;
 mod nested;
 mod pace;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -200,21 +202,25 @@ impl Encoder {
         Self::with(config, geometry, coder)
     }
 
-    /// An encoder at the begin of a stream of `config`, with this one's graphs if they serve: to load graphs takes long.
+    /// An encoder at the begin of a stream of `config`, with this one's graphs if they serve: to load graphs takes long. Its epochs
+    /// follow this one's, so that a decoder cannot take the blocks of one for those of the other.
     pub fn restart(mut self, config: EncoderConfig) -> Result<Self> {
         let (a, b) = (&self.config, &config);
         let serve = a.bundle.fingerprint == b.bundle.fingerprint
             && a.runtime == b.runtime
             && (a.width, a.height) == (b.width, b.height)
             && (a.search, a.layers, a.drift_free) == (b.search, b.layers, b.drift_free);
-        if !serve {
+        let epoch = self.epoch.wrapping_add(u8::from(self.position.is_some()));
+        let made = if serve {
+            config.live.validate()?;
+            self.coder.restart(config.live)?;
+            Self::with(config, self.geometry, self.coder)?
+        } else {
             // Both at once would take twice the memory.
             drop(self);
-            return Self::new(config);
-        }
-        config.live.validate()?;
-        self.coder.restart(config.live)?;
-        Self::with(config, self.geometry, self.coder)
+            Self::new(config)?
+        };
+        Ok(Self { epoch, ..made })
     }
 
     fn with(config: EncoderConfig, geometry: Geometry, coder: Box<dyn BlockCoder>) -> Result<Self> {
@@ -263,7 +269,14 @@ impl Encoder {
     /// Takes new settings, effective from the next block.
     pub fn set_live(&mut self, live: LiveSettings) -> Result<()> {
         live.validate()?;
-        self.coder.set_live(live)
+        self.coder.set_live(live)?;
+        self.config.live = live;
+        Ok(())
+    }
+
+    /// The settings in force.
+    pub fn live(&self) -> &LiveSettings {
+        &self.config.live
     }
 
     /// Makes the next block to be coded a key block.

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Frames into blocks, and blocks out as buffers.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use elastictok::Error;
+use elastictok::codec::Packet;
+use elastictok::frame::{PlanesRef, SourceFormat};
+use gst::subclass::prelude::*;
+use gst_video::prelude::*;
+
+use super::imp::{CAT, ElasticTokEnc, State};
+use super::times;
+use crate::common::{error_message, lock};
+use crate::framemetas;
+
+/// A block on its way out.
+struct Coded {
+    buffer: gst::Buffer,
+    key: bool,
+    frames: Vec<u32>,
+    /// The bitrate cannot be held: the one asked for and the least there is, in kbit/s, if the user was not told yet.
+    least: Option<(u32, f64)>,
+}
+
+impl ElasticTokEnc {
+    fn post(&self, error: &Error) -> gst::FlowError {
+        self.post_error_message(error_message(error));
+        gst::FlowError::Error
+    }
+
+    /// Takes frames off the base class's list that go into another one's buffer or, after an error, nowhere.
+    fn absorb<'a>(
+        &self,
+        frames: impl Iterator<Item = gst_video::VideoCodecFrame<'a>>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        // Without a buffer, a frame is taken off with its events in order; that it was dropped, as the base class then says on
+        // the bus, is not so. gst_video_encoder_release_frame() came with 1.26.
+        self.absorbing.store(true, Ordering::Relaxed);
+        let mut released = Ok(gst::FlowSuccess::Ok);
+        // All of them, whatever becomes of one.
+        for frame in frames {
+            released = released.and(obj.finish_frame(frame));
+        }
+        self.absorbing.store(false, Ordering::Relaxed);
+        released
+    }
+
+    /// Pushes a block: its first frame carries the buffer, the others are in it.
+    fn finish_block(&self, mut coded: Coded) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let obj = self.obj();
+        // The stream lock that comes with a frame is kept to the end, so that blocks stay in order.
+        let _first = obj.oldest_frame();
+        // They are gone where a flush came between.
+        let mut frames = coded.frames.iter().filter_map(|&n| obj.frame(n as i32)).collect::<Vec<_>>().into_iter();
+        let Some(mut first) = frames.next() else { return Ok(gst::FlowSuccess::Ok) };
+        gst::log!(CAT, imp = self, "block of {} frames, {} bytes, key {}", coded.frames.len(), coded.buffer.size(), coded.key);
+        let last = frames.as_slice().last();
+        let end = last.and_then(|f| Some(f.pts()? + f.duration()?)).and_then(|end| end.checked_sub(first.pts()?));
+        let sum = frames.as_slice().iter().map(|f| f.duration()).chain([first.duration()]).sum::<Option<gst::ClockTime>>();
+        first.set_duration(end.or(sum));
+        for (index, frame) in frames.as_slice().iter().enumerate() {
+            if let Some(input) = frame.input_buffer() {
+                framemetas::attach(coded.buffer.make_mut(), index + 1, input);
+            }
+        }
+        first.set_output_buffer(coded.buffer);
+        if coded.key {
+            first.set_flags(gst_video::VideoCodecFrameFlags::SYNC_POINT);
+        }
+        let flow = obj.finish_frame(first);
+        let released = self.absorb(frames);
+        flow.and(released)
+    }
+
+    /// Says once that the bitrate cannot be held.
+    fn tell_least(&self, (asked, least): (u32, f64)) {
+        gst::element_imp_warning!(
+            self,
+            gst::LibraryError::Settings,
+            (
+                "{asked} kbit/s cannot be held: this video takes about {} kbit/s at the least; set bitrate to that or more, or \
+                 lower the resolution or the framerate",
+                least.ceil()
+            )
+        );
+    }
+
+    /// Runs `code` on the encoder, and pushes the block that it may give without the state's lock.
+    fn encode(
+        &self,
+        code: impl FnOnce(&mut State) -> elastictok::Result<Option<Packet>>,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let mut guard = lock(&self.state);
+        let Some(state) = guard.as_mut() else {
+            return Err(if self.is_flushing() { gst::FlowError::Flushing } else { gst::FlowError::NotNegotiated });
+        };
+        let started = Instant::now();
+        let coded = code(state).and_then(|packet| packet.map(|packet| state.take(packet)).transpose());
+        let lost = if coded.is_err() { state.forget_block() } else { Vec::new() };
+        drop(guard);
+        match coded {
+            Ok(Some(coded)) => {
+                self.stop_timer();
+                self.note_coding(started.elapsed());
+                if let Some(least) = coded.least {
+                    self.tell_least(least);
+                }
+                self.finish_block(coded)
+            }
+            Ok(None) => Ok(gst::FlowSuccess::Ok),
+            Err(e) => {
+                self.stop_timer();
+                let obj = self.obj();
+                let _ = self.absorb(lost.iter().filter_map(|&n| obj.frame(n as i32)));
+                Err(self.post(&e))
+            }
+        }
+    }
+
+    /// Codes the frames that wait as a shorter block.
+    pub(super) fn drain(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // A frame that waits comes with the stream lock: a block that is on its way out goes first.
+        let obj = self.obj();
+        let Some(_first) = obj.oldest_frame() else { return Ok(gst::FlowSuccess::Ok) };
+        if lock(&self.state).is_none() {
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        self.encode(|state| state.encoder.drain())
+    }
+
+    /// Codes a frame of the base class's.
+    pub(super) fn encode_frame(&self, frame: gst_video::VideoCodecFrame<'_>) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let arrived = self.live_time();
+        let segment = self.obj().input_segment();
+        let (pts, number) = (frame.pts(), frame.system_frame_number());
+        let failed = {
+            let mut guard = lock(&self.state);
+            guard.as_mut().and_then(|state| state.failed.take())
+        };
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        let broken = lock(&self.state).as_mut().is_some_and(|state| state.times.breaks(pts));
+        if broken || frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME) {
+            // The key block begins with this very frame.
+            self.drain()?;
+            if let Some(state) = lock(&self.state).as_mut() {
+                state.encoder.force_key();
+            }
+        }
+        let time = times::of_frame(&segment, pts, frame.duration());
+        let Some(buffer) = frame.input_buffer_owned() else { return Err(gst::FlowError::Error) };
+        // Given back to the base class, which keeps it until its block is finished.
+        drop(frame);
+        let flow = self.encode(|state| {
+            let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(&buffer, &state.info)
+                .map_err(|_| Error::Settings("an input buffer does not hold a picture of the negotiated format".into()))?;
+            let format = match picture.format() {
+                gst_video::VideoFormat::Nv12 => SourceFormat::Nv12,
+                gst_video::VideoFormat::Rgb => SourceFormat::Rgb,
+                _ => SourceFormat::I420,
+            };
+            let mut planes: [&[u8]; 3] = [&[]; 3];
+            let mut strides = [0; 3];
+            for i in 0..(picture.n_planes() as usize).min(3) {
+                planes[i] = picture.plane_data(i as u32).unwrap_or_default();
+                strides[i] = picture.plane_stride()[i].max(0) as usize;
+            }
+            state.waiting.push(number);
+            state.encoder.push(&PlanesRef { format, planes, strides }, time)
+        })?;
+        let waiting = lock(&self.state).as_ref().filter(|s| !s.waiting.is_empty()).map(|s| s.block);
+        if let Some(block) = waiting
+            && self.is_pointless_to_wait(block, times::running_time(&segment, pts), arrived)
+        {
+            return self.drain();
+        }
+        Ok(flow)
+    }
+}
+
+impl State {
+    /// Makes a buffer of a packet.
+    fn take(&mut self, packet: Packet) -> elastictok::Result<Coded> {
+        let buffer = match &mut self.writer {
+            Some(writer) => {
+                let mut bytes = bytes::BytesMut::new();
+                writer.write(&packet.data, &mut bytes)?;
+                gst::Buffer::from_slice(bytes)
+            }
+            None => gst::Buffer::from_slice(packet.data),
+        };
+        let least = self.encoder.stats().least_bitrate.filter(|_| !self.told_least);
+        self.told_least |= least.is_some();
+        let least = least.map(|least| (self.encoder.live().bitrate, least));
+        Ok(Coded { buffer, key: packet.key, frames: self.forget_block(), least })
+    }
+
+    /// The next frame begins another block; the frames of this one.
+    pub(super) fn forget_block(&mut self) -> Vec<u32> {
+        self.block += 1;
+        std::mem::take(&mut self.waiting)
+    }
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Filling blocks, with a coder that fails when told to.
+
+use std::sync::Mutex;
+
+use super::*;
+use crate::Error;
+use crate::frame::SourceFormat;
+
+/// What the coder did and is to do.
+#[derive(Default)]
+struct Told {
+    keys: Vec<bool>,
+    fail: bool,
+}
+
+struct FakeCoder {
+    frames: Vec<u8>,
+    told: Arc<Mutex<Told>>,
+    segments: Vec<Vec<u8>>,
+}
+
+impl BlockCoder for FakeCoder {
+    fn frames_mut(&mut self) -> &mut [u8] {
+        &mut self.frames
+    }
+
+    fn set_live(&mut self, _: LiveSettings) -> Result<()> {
+        Ok(())
+    }
+
+    fn restart(&mut self, _: LiveSettings) -> Result<()> {
+        Ok(())
+    }
+
+    fn begin(&mut self, _: Span) {}
+
+    fn least_bitrate(&self) -> Option<f64> {
+        None
+    }
+
+    fn wants_key(&mut self) -> bool {
+        false
+    }
+
+    fn code(&mut self, key: bool, _: u32) -> Result<Coded> {
+        let mut told = self.told.lock().expect("no panic before");
+        if std::mem::take(&mut told.fail) {
+            return Err(Error::Runtime("told to fail".into()));
+        }
+        told.keys.push(key);
+        Ok(Coded::default())
+    }
+
+    fn segments(&self) -> &[Vec<u8>] {
+        &self.segments
+    }
+
+    fn counts(&self) -> &[i32] {
+        &[]
+    }
+
+    fn learn(&mut self, _: f64) {}
+
+    fn spent(&self) -> Spent {
+        Spent::default()
+    }
+
+    fn provider(&self) -> &'static str {
+        "none"
+    }
+}
+
+fn encoder(key_int_max: u32) -> (Encoder, Arc<Mutex<Told>>) {
+    let bundle = Bundle::resolve("builtin").expect("the builtin bundle");
+    let geometry = bundle.geometry(16, 16).expect("a size");
+    let told = Arc::new(Mutex::new(Told::default()));
+    let frames = vec![0; geometry.frame_bytes() * bundle.manifest.block_length as usize];
+    let coder = FakeCoder { frames, told: told.clone(), segments: vec![Vec::new(); bundle.manifest.layers.len()] };
+    let config = EncoderConfig {
+        bundle,
+        runtime: RuntimeConfig::default(),
+        width: 16,
+        height: 16,
+        framerate: (30, 1),
+        pixel_aspect_ratio: (1, 1),
+        colorimetry: [0, 2, 2, 2],
+        chroma_site: 0,
+        key_int_max,
+        search: SearchMethod::default(),
+        layers: 0,
+        drift_free: false,
+        live: LiveSettings::default(),
+    };
+    (Encoder::with(config, geometry, Box::new(coder)).expect("an encoder"), told)
+}
+
+fn push(encoder: &mut Encoder) -> Result<Option<Packet>> {
+    let (luma, chroma) = ([90; 256], [128; 64]);
+    let picture = PlanesRef { format: SourceFormat::I420, planes: [&luma, &chroma, &chroma], strides: [16, 8, 8] };
+    encoder.push(&picture, FrameTime::default())
+}
+
+#[test]
+fn after_an_error_coding_goes_on_with_a_key_block() {
+    let (mut encoder, told) = encoder(0);
+    for _ in 0..4 {
+        push(&mut encoder).expect("coded");
+    }
+    push(&mut encoder).expect("kept");
+    told.lock().expect("no panic").fail = true;
+    assert!(matches!(push(&mut encoder), Err(Error::Runtime(_))));
+    assert_eq!(encoder.pending(), 0);
+    // A picture that does not hold what it should is refused and nothing else is lost.
+    push(&mut encoder).expect("kept");
+    let short = PlanesRef { format: SourceFormat::I420, planes: [&[0; 4], &[], &[]], strides: [16, 8, 8] };
+    assert!(encoder.push(&short, FrameTime::default()).is_err());
+    assert!(push(&mut encoder).expect("coded").expect("full").key);
+    told.lock().expect("no panic").fail = true;
+    push(&mut encoder).expect("kept");
+    assert!(encoder.drain().is_err());
+    assert!(encoder.drain().expect("nothing waits").is_none());
+    assert_eq!(told.lock().expect("no panic").keys, [true, false, true]);
+}
+
+#[test]
+fn a_block_is_cut_short_where_a_key_block_is_due() {
+    for (limit, expected) in
+        [(1, &[1, 1, 1, 1][..]), (3, &[2, 1, 2, 1]), (5, &[2, 2, 1, 2]), (4, &[2, 2, 2, 2]), (0, &[2, 2, 2, 2])]
+    {
+        let (mut encoder, told) = encoder(limit);
+        let mut frames = Vec::new();
+        while frames.len() < 4 {
+            frames.extend(push(&mut encoder).expect("coded").map(|packet| packet.frames));
+        }
+        assert_eq!(frames, expected, "limit {limit}");
+        let mut since = 0;
+        let keys: Vec<_> = frames
+            .iter()
+            .map(|n| {
+                let key = since == 0;
+                since = if limit > 0 && since + n >= limit { 0 } else { since + n };
+                key
+            })
+            .collect();
+        assert_eq!(told.lock().expect("no panic").keys, keys, "limit {limit}");
+    }
+}
