@@ -10,12 +10,14 @@ mod elastictokdec;
 mod elastictokenc;
 mod elastictokparse;
 mod elastictokthin;
+mod framemetas;
 mod keyrequest;
 mod logging;
 mod typefind;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     logging::forward();
+    framemetas::register();
     // ONNX Runtime may lie beside the plugin.
     if let Some(directory) = plugin.filename().as_deref().and_then(std::path::Path::parent) {
         elastictok::runtime::set_search_directory(directory.to_owned());
