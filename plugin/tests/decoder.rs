@@ -167,6 +167,30 @@ fn every_picture_is_a_frame_of_its_own() {
 }
 
 #[test]
+fn every_picture_has_its_own_metas() {
+    let (caps, mut packets) = stream(6, 0);
+    let caption = |buffer: &mut gst::BufferRef, n: u8| {
+        gst_video::VideoCaptionMeta::add(buffer, gst_video::VideoCaptionType::Cea608Raw, &[n, n]);
+    };
+    // As the encoder sends them, from a sender that knows no metas of later frames, and without any.
+    caption(packets[0].make_mut(), 10);
+    let mut carrier = gst::Buffer::new();
+    caption(carrier.make_mut(), 11);
+    let block = packets[0].make_mut();
+    gst::meta::CustomMeta::add(block, "ElasticTokFrameMeta").unwrap().mut_structure().set("1", carrier);
+    caption(packets[1].make_mut(), 12);
+    let mut h = decoder(&caps);
+    for packet in packets {
+        h.push(packet).unwrap();
+    }
+    let captions: Vec<Vec<u8>> = drain(&mut h)
+        .iter()
+        .map(|b| b.iter_meta::<gst_video::VideoCaptionMeta>().flat_map(|m| m.data().to_vec()).collect())
+        .collect();
+    assert_eq!(captions, [&[10, 10][..], &[11, 11], &[12, 12], &[], &[], &[]]);
+}
+
+#[test]
 fn key_unit_trick_mode_shows_a_picture_per_key_block() {
     let (caps, packets) = stream(24, 6);
     let mut h = decoder(&caps);

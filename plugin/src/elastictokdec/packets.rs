@@ -20,6 +20,7 @@ use super::format::ADVICE;
 use super::imp::ElasticTokDec;
 use super::pictures::clock_time;
 use crate::common::lock;
+use crate::framemetas;
 
 type Flow = Result<gst::FlowSuccess, gst::FlowError>;
 
@@ -61,19 +62,20 @@ impl ElasticTokDec {
     fn chain(&self, packet: gst::Buffer, base: impl Fn(gst::Buffer) -> Flow) -> Flow {
         // After an error, pictures may be left.
         lock(&self.state).pictures = Pictures::default();
-        let mut flow = base(packet)?;
+        let mut flow = base(packet.clone())?;
         let count = lock(&self.state).pictures.count;
         for index in 1..count {
-            flow = base(self.request(index))?;
+            flow = base(self.request(index, &packet))?;
         }
         Ok(flow)
     }
 
-    /// A buffer that makes the base class ask for picture `index` of the last block.
-    fn request(&self, index: usize) -> gst::Buffer {
+    /// A buffer that makes the base class ask for picture `index` of the last block, which came in `packet`.
+    fn request(&self, index: usize, packet: &gst::Buffer) -> gst::Buffer {
         let mut request = gst::Buffer::new();
         let buffer = request.make_mut();
         buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
+        framemetas::restore(packet, index, buffer);
         let mut state = lock(&self.state);
         state.pictures.next = Some(index);
         buffer.set_pts(state.decoder.as_ref().and_then(|d| clock_time(d.block().time(index).pts)));
