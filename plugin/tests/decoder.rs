@@ -218,6 +218,27 @@ fn key_unit_trick_mode_shows_a_picture_per_key_block() {
 }
 
 #[test]
+fn late_pictures_are_decoded_but_not_shown() {
+    let (caps, packets) = stream(12, 0);
+    let all = decode(&caps, packets.clone());
+    for qos in [true, false] {
+        let mut h = decoder(&caps);
+        h.element().unwrap().set_property("qos", qos);
+        h.push(packets[0].clone()).unwrap();
+        drain(&mut h);
+        let event = gst::event::Qos::builder(gst::QOSType::Underflow, 1.0, 0).timestamp(at(7)).build();
+        h.element().unwrap().static_pad("src").unwrap().send_event(event);
+        for packet in &packets[1..] {
+            h.push(packet.clone()).unwrap();
+        }
+        let shown = drain(&mut h);
+        let expected = if qos { &all[7..] } else { &all[2..] };
+        let content = |b: &gst::Buffer| (b.pts(), b.map_readable().unwrap().to_vec());
+        assert!(shown.iter().map(content).eq(expected.iter().map(content)), "qos={qos}: {}", shown.len());
+    }
+}
+
+#[test]
 fn playing_backwards_is_refused() {
     let (caps, packets) = stream(4, 0);
     let mut h = decoder(&caps);

@@ -23,6 +23,11 @@ impl ElasticTokDec {
         index: usize,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let obj = self.obj();
+        // Too late to be shown: the picture was decoded for those that depend on it, and is not copied. The base class would
+        // drop it too, but only after that.
+        if obj.max_decode_time(&frame) < 0 && obj.property("qos") {
+            return obj.drop_frame(frame);
+        }
         // From downstream's pool, which may wait: so before the state is locked, and no more at a time than are shown.
         if let Err(flow) = obj.allocate_output_frame(&mut frame, None) {
             obj.release_frame(frame);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What follows from blocks that cannot be decoded: what the user is told, and what is asked of the sender.
 //!
-//! The base class has requests for sync points of its own. They are not used here: they are sent for each frame that is
-//! dropped or only once, they tell a lost context by delta flags, which not every transport keeps, and they are off unless
-//! the user sets a property.
+//! The base class can request sync points too. That is not used here: it goes by delta flags, which not every transport keeps,
+//! it does not see that a block in between is missing, and it sends a request once or with every frame.
 
 use std::time::Instant;
 
