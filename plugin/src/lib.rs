@@ -11,6 +11,7 @@ mod elastictokenc;
 mod elastictokparse;
 mod elastictokthin;
 mod framemetas;
+mod keyrequest;
 mod logging;
 mod typefind;
 

@@ -79,17 +79,51 @@ fn a_file_plays_through_decodebin3() {
 }
 
 #[test]
-fn a_byte_stream_decodes_with_and_without_the_parser() {
+fn a_byte_stream_decodes_behind_the_parser_only() {
     let path = record("forms.etok", 21);
-    for chain in [
-        "elastictokdec",
-        "elastictokparse ! elastictokdec",
-        "elastictokparse ! video/x-elastictok,stream-format=byte-stream ! elastictokdec",
-    ] {
-        let p = Pipeline::new(&format!("filesrc location={path} blocksize=100 ! {chain} ! fakesink name=out sync=false"));
+    let source = format!("filesrc location={path} blocksize=100");
+    for parser in ["elastictokparse", "elastictokparse ! video/x-elastictok,stream-format=byte-stream ! elastictokparse"] {
+        let p = Pipeline::new(&format!("{source} ! {parser} ! elastictokdec ! fakesink name=out sync=false"));
         let seen = count(&p, "out");
         p.run();
-        assert_eq!(seen.lock().unwrap().len(), 21, "{chain}");
+        assert_eq!(seen.lock().unwrap().len(), 21, "{parser}");
+    }
+    for typefind in [false, true] {
+        let p = Pipeline::new(&format!("{source} typefind={typefind} ! elastictokdec ! fakesink"));
+        let _ = p.0.set_state(gst::State::Playing);
+        let error = p.0.bus().unwrap().timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Error]).unwrap();
+        assert!(format!("{:?}", error.view()).contains("put elastictokparse before"), "typefind={typefind}: {error:?}");
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn every_autoplugger_finds_parser_and_decoder() {
+    let path = record("autoplug.etok", 9);
+    for plugger in ["decodebin", "decodebin3"] {
+        let p = Pipeline::new(&format!("filesrc location={path} ! {plugger} ! fakesink name=out sync=false"));
+        let seen = count(&p, "out");
+        p.run();
+        assert_eq!(seen.lock().unwrap().len(), 9, "{plugger}");
+    }
+    for plugger in ["uridecodebin", "uridecodebin3"] {
+        let p = Pipeline::new(&format!("{plugger} uri=file://{path} ! fakesink name=out sync=false"));
+        let seen = count(&p, "out");
+        p.run();
+        assert_eq!(seen.lock().unwrap().len(), 9, "{plugger}");
+    }
+    for plugger in ["playbin", "playbin3"] {
+        let p = Pipeline::new(&format!("{plugger} uri=file://{path}"));
+        let sink = gst::ElementFactory::make("fakesink").property("sync", false).build().unwrap();
+        p.0.set_property("video-sink", &sink);
+        let shown = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = shown.clone();
+        sink.static_pad("sink").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            gst::PadProbeReturn::Ok
+        });
+        p.run();
+        assert_eq!(shown.load(std::sync::atomic::Ordering::Relaxed), 9, "{plugger}");
     }
     std::fs::remove_file(path).unwrap();
 }

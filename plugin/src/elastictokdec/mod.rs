@@ -3,8 +3,12 @@
 use gst::glib;
 use gst::prelude::*;
 
+mod format;
 mod imp;
-mod input;
+mod packets;
+mod pictures;
+mod stats;
+mod trouble;
 
 glib::wrapper! {
     pub struct ElasticTokDec(ObjectSubclass<imp::ElasticTokDec>) @extends gst_video::VideoDecoder, gst::Element, gst::Object;

@@ -172,7 +172,7 @@ impl ObjectImpl for ElasticTokThin {
         match pspec.name() {
             "max-layers" => lock(&self.settings).max_layers.to_value(),
             "bitrate" => lock(&self.settings).bitrate.to_value(),
-            _ => {
+            "stats" => {
                 let state = lock(&self.state);
                 gst::Structure::builder("elastictokthin-stats")
                     .field("blocks", state.blocks)
@@ -181,6 +181,10 @@ impl ObjectImpl for ElasticTokThin {
                     .field("layers", state.thinner.layers() as u32)
                     .build()
                     .to_value()
+            }
+            other => {
+                gst::error!(CAT, imp = self, "no property {other}");
+                pspec.default_value().clone()
             }
         }
     }

@@ -27,10 +27,14 @@ pub fn raw_caps(format: &str, width: i32, height: i32, rate: (i32, i32)) -> gst:
         .build()
 }
 
-/// A harness around one element with properties.
-fn harness(description: &str) -> gst_check::Harness {
+/// A harness around one element with properties, or several that are linked.
+pub fn harness(description: &str) -> gst_check::Harness {
     init();
-    let element = gst::parse::launch(description).unwrap();
+    let element: gst::Element = if description.contains('!') {
+        gst::parse::bin_from_description(description, true).unwrap().upcast()
+    } else {
+        gst::parse::launch(description).unwrap()
+    };
     gst_check::Harness::with_element(&element, Some("sink"), Some("src"))
 }
 
@@ -100,8 +104,11 @@ pub fn decode(caps: &gst::Caps, packets: impl IntoIterator<Item = gst::Buffer>) 
     drain(&mut h)
 }
 
+/// A decoder, with a parser before it where the stream is not packetized.
 pub fn decoder(caps: &gst::Caps) -> gst_check::Harness {
-    let mut h = harness("elastictokdec execution-provider=cpu threads=1");
+    let packets = caps.structure(0).unwrap().get::<&str>("stream-format") == Ok("packetized");
+    let parser = if packets { "" } else { "elastictokparse ! " };
+    let mut h = harness(&format!("{parser}elastictokdec execution-provider=cpu threads=1"));
     h.set_src_caps(caps.clone());
     h
 }

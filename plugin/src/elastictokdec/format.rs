@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From caps to a decoder and to caps downstream; what is no packets is refused with advice.
+
+use elastictok::Error;
+use elastictok::bitstream::SequenceHeader;
+use elastictok::bundle::Bundle;
+use elastictok::codec::{Decoder, DecoderConfig};
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_video::prelude::*;
+
+use super::imp::{CAT, ElasticTokDec};
+use super::packets::Pictures;
+use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, contradiction, error_message, lock, video_info};
+
+pub type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
+
+/// What to do about a stream that is not cut into packets.
+pub const ADVICE: &str = "what comes in is not cut into packets; put elastictokparse before elastictokdec";
+
+impl ElasticTokDec {
+    /// Makes a decoder for caps, unless the one in use fits them, and tells downstream the format.
+    pub(super) fn take_format(&self, input: &InputState) -> Result<(), gst::ErrorMessage> {
+        let header = header_of(input)?;
+        let structure = input.caps().and_then(|c| c.structure(0));
+        if let Some(what) = structure.and_then(|s| contradiction(s, &header)) {
+            return Err(error_message(&Error::Malformed(format!("{what}; send the caps that belong to the stream"))));
+        }
+        let info =
+            video_info(&header).map_err(|e| error_message(&Error::Unsupported(format!("the stream's video format: {e}"))))?;
+        let fits = lock(&self.state).decoder.as_ref().is_some_and(|d| *d.sequence_header() == header);
+        if !fits {
+            let decoder = self.open(header).map_err(|e| error_message(&e))?;
+            let mut state = lock(&self.state);
+            state.decoder = Some(decoder);
+            state.info = Some(info.clone());
+            state.pictures = Pictures::default();
+        }
+        let obj = self.obj();
+        let mut tags = gst::TagList::new();
+        tags.make_mut().add::<gst::tags::VideoCodec>(&"ElasticTok", gst::TagMergeMode::Replace);
+        obj.merge_tags(Some(&tags), gst::TagMergeMode::Replace);
+        let unusable = |e| gst::error_msg!(gst::CoreError::Negotiation, ["no output of {}: {e}", info.name()]);
+        let mut output = obj.set_output_state(info.format(), info.width(), info.height(), Some(input)).map_err(unusable)?;
+        output.set_info(info);
+        // Downstream learns the format as early as can be. A flush or a stop may come between: the base class negotiates again
+        // before the next picture and can tell one from the other there, so here it is no failure.
+        if obj.negotiate(output).is_err() {
+            gst::debug!(CAT, imp = self, "not negotiated yet, flushing: {}", self.is_flushing());
+        }
+        Ok(())
+    }
+
+    fn open(&self, header: SequenceHeader) -> Result<Decoder, Error> {
+        let settings = lock(&self.settings).clone();
+        // With model=builtin any builtin bundle will do that made the stream.
+        let named = Bundle::by_fingerprint(&header.fingerprint)?.filter(|_| settings.model.model == DEFAULT_MODEL);
+        let bundle = named.or_else(|| lock(&self.state).bundle.clone());
+        let config = DecoderConfig {
+            bundle: bundle.ok_or_else(|| Error::Settings("the decoder is not started".into()))?,
+            runtime: settings.model.runtime(),
+            max_layers: settings.layers(),
+            header,
+        };
+        let decoder = Decoder::new(config)?;
+        let header = decoder.sequence_header();
+        gst::info!(CAT, imp = self, "{}x{} on {}", header.width, header.height, decoder.provider());
+        Ok(decoder)
+    }
+
+    /// Says what to do where caps come that the pad template excludes. The pad refuses them itself, without a word, and before
+    /// the base class sees the event.
+    pub(super) fn watch_caps(&self) {
+        self.obj().sink_pad().add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |pad, info| {
+            if let Some(gst::EventView::Caps(caps)) = info.event().map(|e| e.view())
+                && is_unparsed(caps.caps())
+                && let Some(element) = pad.parent_element()
+            {
+                gst::element_error!(element, gst::StreamError::Format, ("{ADVICE}"), ["{}", caps.caps()]);
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    /// Whether a failure of downstream is a flush or the end of it all, which are no errors.
+    pub(super) fn is_flushing(&self) -> bool {
+        self.obj().src_pad().pad_flags().contains(gst::PadFlags::FLUSHING)
+    }
+}
+
+fn is_unparsed(caps: &gst::CapsRef) -> bool {
+    caps.structure(0).is_some_and(|s| s.name() == MEDIA_TYPE && s.get::<&str>("stream-format") != Ok("packetized"))
+}
+
+/// The sequence header in the caps.
+fn header_of(input: &InputState) -> Result<SequenceHeader, gst::ErrorMessage> {
+    const MISSING: &str = "packetized caps have no codec_data; keep the caps that the encoder or elastictokparse sent";
+    let data = input.codec_data().ok_or_else(|| gst::error_msg!(gst::StreamError::Format, ["{MISSING}"]))?;
+    let data = data.map_readable().map_err(|_| gst::error_msg!(gst::StreamError::Format, ["codec_data cannot be read"]))?;
+    SequenceHeader::parse(&data).map_err(|e| error_message(&e))
+}

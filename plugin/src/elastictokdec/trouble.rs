@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What follows from blocks that cannot be decoded: what the user is told, and what is asked of the sender.
+//!
+//! The base class can request sync points too. That is not used here: it goes by delta flags, which not every transport keeps,
+//! it does not see that a block in between is missing, and it sends a request once or with every frame.
+
+use std::time::Instant;
+
+use elastictok::Error;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_video::prelude::*;
+
+use super::imp::{CAT, ElasticTokDec};
+use crate::common::{error_message, lock};
+use crate::keyrequest::KeyRequest;
+
+impl ElasticTokDec {
+    pub(super) fn post(&self, error: &Error) -> gst::FlowError {
+        self.post_error_message(error_message(error));
+        gst::FlowError::Error
+    }
+
+    /// Tells the user when trouble begins; the log has the rest of it.
+    pub(super) fn warn(&self, what: &str) {
+        gst::warning!(CAT, imp = self, "{what}");
+        if !std::mem::replace(&mut lock(&self.state).troubled, true) {
+            gst::element_imp_warning!(self, gst::StreamError::Decode, ["{what}"]);
+        }
+    }
+
+    /// Asks the sender for a key block, unless it was asked just now.
+    pub(super) fn ask_for_key(&self) {
+        let due = lock(&self.state).key_request.due(Instant::now());
+        if due {
+            self.obj().sink_pad().push_event(KeyRequest::event());
+        }
+    }
+
+    /// What follows from a block that cannot be decoded.
+    pub(super) fn refuse_block(&self, error: &Error) -> Result<gst::FlowSuccess, gst::FlowError> {
+        match error {
+            Error::ContextLost(_) => {
+                // After the trick mode for key units there is no context, and nothing is wrong.
+                if !lock(&self.state).skipped {
+                    self.warn(&error.to_string());
+                }
+                self.ask_for_key();
+                Ok(gst::FlowSuccess::Ok)
+            }
+            Error::Malformed(_) | Error::Limit(_) => {
+                self.warn(&error.to_string());
+                self.ask_for_key();
+                gst_video::video_decoder_error!(self.obj(), 1, gst::StreamError::Decode, ["{error}"])
+            }
+            _ => Err(self.post(error)),
+        }
+    }
+}
