@@ -10,6 +10,7 @@ mod elastictokdec;
 mod elastictokenc;
 mod elastictokparse;
 mod elastictokthin;
+mod keyrequest;
 mod logging;
 mod typefind;
 
