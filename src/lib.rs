@@ -9,11 +9,13 @@ pub mod codec;
 pub mod entropy;
 pub mod error;
 pub mod frame;
+pub mod index;
 pub mod motion;
 pub mod rate;
 pub mod runtime;
 pub mod search;
 pub mod timing;
 pub mod tokens;
+pub mod track;
 
 pub use error::{Error, Result};

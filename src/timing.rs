@@ -96,6 +96,24 @@ pub struct BlockTimes {
 }
 
 impl BlockTimes {
+    /// The times of a block's frames, of which there are 16 at the most; more are left out.
+    pub fn new(frames: &[FrameTime]) -> Self {
+        let mut made = Self { frames: frames.len().min(FRAMES), ..Self::default() };
+        for (slot, time) in made.times.iter_mut().zip(frames) {
+            *slot = *time;
+        }
+        made
+    }
+
+    /// How long the block lasts in ns; `None` where its frames do not say.
+    pub fn length(&self) -> Option<u64> {
+        let frames = self.frames();
+        let start = frames.first().and_then(|frame| frame.pts);
+        let end = frames.last().and_then(|frame| frame.pts?.checked_add(frame.duration?));
+        let length = start.zip(end).and_then(|(start, end)| end.checked_sub(start));
+        length.or_else(|| frames.iter().try_fold(0u64, |sum, frame| sum.checked_add(frame.duration?)))
+    }
+
     /// One entry per frame, in order.
     pub fn frames(&self) -> &[FrameTime] {
         &self.times[..self.frames]

@@ -66,12 +66,17 @@ impl StreamWriter {
                 self.max_block_bytes
             )));
         }
-        if header.key() || !self.started {
-            out.extend_from_slice(&self.sequence);
-            self.started = true;
+        if let Some(sequence) = self.precede(header.key()) {
+            out.extend_from_slice(&sequence);
         }
         put_unit(UnitKind::Block, block, out);
         Ok(())
+    }
+
+    /// The sequence header's unit, where it belongs before a block whose own unit is there already; counts it as written.
+    pub fn precede(&mut self, key: bool) -> Option<Bytes> {
+        let due = key || !std::mem::replace(&mut self.started, true);
+        due.then(|| self.sequence.clone())
     }
 }
 

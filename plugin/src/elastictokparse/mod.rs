@@ -4,7 +4,8 @@ use gst::glib;
 use gst::prelude::*;
 
 mod imp;
-mod index;
+mod seek;
+mod stream;
 
 glib::wrapper! {
     pub struct ElasticTokParse(ObjectSubclass<imp::ElasticTokParse>) @extends gst_base::BaseParse, gst::Element, gst::Object;

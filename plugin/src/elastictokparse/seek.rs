@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Seeks, the index that makes them exact, and the segment that goes downstream.
+
+use std::time::Duration;
+
+use elastictok::index::Index;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::prelude::*;
+
+use super::imp::{CAT, ElasticTokParse};
+use super::stream::Arrival;
+use crate::common::lock;
+
+/// Files that take longer to look through are left to the base class's estimates.
+const BUDGET: Duration = Duration::from_secs(1);
+
+impl ElasticTokParse {
+    /// Looks through a file once, for exact seeks and its duration. Fails where a flush or the end of the element comes between.
+    pub(super) fn build_index(&self) -> Result<(), gst::FlowError> {
+        let obj = self.obj();
+        let sink = obj.sink_pad();
+        if sink.mode() != gst::PadMode::Pull || lock(&self.state).index.is_some() {
+            return Ok(());
+        }
+        let Some(size) = sink.peer_query_duration::<gst::format::Bytes>().map(|b| *b) else { return Ok(()) };
+        let read = |at, bytes: usize| match sink.pull_range(at, bytes as u32) {
+            Ok(buffer) => Ok(buffer.into_mapped_buffer_readable().ok()),
+            Err(gst::FlowError::Flushing) => Err(gst::FlowError::Flushing),
+            Err(_) => Ok(None),
+        };
+        self.use_index(Index::scan(size, BUDGET, |at, bytes| read(at, bytes).map(Window))?);
+        Ok(())
+    }
+
+    fn use_index(&self, index: Index) {
+        let obj = self.obj();
+        gst::debug!(CAT, imp = self, "{} key blocks, end {:?}, complete {}", index.keys().len(), index.end, index.complete);
+        for key in index.keys() {
+            if let Some(time) = key.time.and_then(|time| gst::ClockTime::try_from(time).ok()) {
+                obj.add_index_entry(key.offset, time, true, true);
+            }
+        }
+        // The base class counts in signed numbers.
+        let end = index.end.filter(|&end| index.complete && i64::try_from(end).is_ok());
+        if let Some(end) = end {
+            obj.set_duration(gst::ClockTime::from_nseconds(end), 0);
+        }
+        lock(&self.state).index = Some(index);
+    }
+
+    pub(super) fn seek(&self, event: gst::Event) -> bool {
+        let gst::EventView::Seek(seek) = event.view() else { return self.parent_src_event(event) };
+        let (rate, flags, start_type, start, stop_type, stop) = seek.get();
+        if rate < 0.0 {
+            gst::info!(CAT, imp = self, "blocks depend on those before them: no playing backwards");
+            return false;
+        }
+        let pull = self.obj().sink_pad().mode() == gst::PadMode::Pull;
+        if lock(&self.state).timed && !pull {
+            return self.parent_src_event(event);
+        }
+        let target = match (start_type, start) {
+            (gst::SeekType::Set, gst::GenericFormattedValue::Time(Some(time))) => time,
+            // To change the rate only, for example: from where playback is.
+            (gst::SeekType::None, gst::GenericFormattedValue::Time(_)) => {
+                match self.obj().src_pad().query_position::<gst::ClockTime>() {
+                    Some(time) => time,
+                    None => return self.parent_src_event(event),
+                }
+            }
+            _ => return self.parent_src_event(event),
+        };
+        let exact = {
+            let mut state = lock(&self.state);
+            if !pull {
+                state.arrival = Arrival::Seeking;
+                state.flags = Some(segment_flags(flags));
+                state.snap = !flags.contains(gst::SeekFlags::ACCURATE);
+            }
+            let index = state.index.as_ref().filter(|index| index.complete);
+            index.map(|index| snapped(index, target, flags))
+        };
+        // The base class looks its index up only for accurate seeks, else it guesses from the bitrate.
+        let accuracy = if exact.is_some() { gst::SeekFlags::ACCURATE } else { gst::SeekFlags::empty() };
+        let exact = gst::event::Seek::builder(
+            rate,
+            flags | accuracy,
+            gst::SeekType::Set,
+            gst::GenericFormattedValue::Time(Some(exact.unwrap_or(target))),
+            stop_type,
+            stop,
+        )
+        .seqnum(event.seqnum())
+        .build();
+        let done = self.parent_src_event(exact);
+        if !done {
+            let mut state = lock(&self.state);
+            if state.arrival == Arrival::Seeking {
+                state.arrival = Arrival::Onwards;
+            }
+        }
+        done
+    }
+
+    /// Lets the segment at the source pad begin where the first frame is: the base class has pushed one in playback time.
+    pub(super) fn correct_segment(&self) {
+        let src = self.obj().src_pad().clone();
+        let Some(event) = src.sticky_event::<gst::event::Segment>(0) else { return };
+        let Some(segment) = event.segment().downcast_ref::<gst::ClockTime>() else { return };
+        let corrected = {
+            let mut state = lock(&self.state);
+            let origin = state.origin;
+            let known = state.segment.as_ref().is_some_and(|(known, with)| known == segment && *with == origin);
+            if state.timed || (known && !state.snap) {
+                return;
+            }
+            let mut corrected = segment.clone();
+            // A late first time stamp finds a segment that was corrected for none.
+            let moved = |time: Option<gst::ClockTime>| time.map(|time| time.saturating_add(origin.unwrap_or_default()));
+            if let Some(start) = state.stamp.start.filter(|&start| state.snap && Some(start) > segment.start()) {
+                corrected.set_start(start);
+                corrected.set_time(start);
+                corrected.set_position(start);
+            }
+            state.snap = false;
+            corrected.set_start(moved(corrected.start()));
+            corrected.set_stop(moved(corrected.stop()));
+            corrected.set_position(moved(corrected.position()));
+            if let Some(flags) = state.flags {
+                corrected.set_flags(corrected.flags() | flags);
+            }
+            state.segment = Some((corrected.clone(), origin));
+            corrected
+        };
+        if corrected != *segment {
+            let event = gst::event::Segment::builder(&corrected).seqnum(event.seqnum()).build();
+            src.push_event(event);
+        }
+    }
+}
+
+/// Bytes of a file, or nothing where there are none.
+struct Window(Option<gst::MappedBuffer<gst::buffer::Readable>>);
+
+impl AsRef<[u8]> for Window {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], |mapped| mapped.as_slice())
+    }
+}
+
+/// Where a seek to `target` begins to play.
+fn snapped(index: &Index, target: gst::ClockTime, flags: gst::SeekFlags) -> gst::ClockTime {
+    let time = target.nseconds();
+    let (before, after) = (index.before(time), index.after(time));
+    let chosen = if !flags.contains(gst::SeekFlags::KEY_UNIT) || flags.contains(gst::SeekFlags::ACCURATE) {
+        None
+    } else if flags.contains(gst::SeekFlags::SNAP_NEAREST) {
+        let distance = |t: Option<u64>| t.map_or(u64::MAX, |t| t.abs_diff(time));
+        if distance(after) < distance(before) { after } else { before }
+    } else if flags.contains(gst::SeekFlags::SNAP_AFTER) {
+        after
+    } else {
+        before
+    };
+    chosen.and_then(|t| gst::ClockTime::try_from(t).ok()).unwrap_or(target)
+}
+
+fn segment_flags(flags: gst::SeekFlags) -> gst::SegmentFlags {
+    // The two kinds have the same values where both have a flag.
+    let trick = [
+        (gst::SeekFlags::TRICKMODE, gst::SegmentFlags::TRICKMODE),
+        (gst::SeekFlags::TRICKMODE_KEY_UNITS, gst::SegmentFlags::TRICKMODE_KEY_UNITS),
+        (gst::SeekFlags::TRICKMODE_NO_AUDIO, gst::SegmentFlags::TRICKMODE_NO_AUDIO),
+        (gst::SeekFlags::SEGMENT, gst::SegmentFlags::SEGMENT),
+    ];
+    trick.into_iter().filter(|(of_seek, _)| flags.contains(*of_seek)).map(|(_, of_segment)| of_segment).collect()
+}
