@@ -5,11 +5,14 @@
 
 use gst::glib;
 
+mod caps;
 mod common;
 mod elastictokdec;
 mod elastictokenc;
 mod elastictokparse;
 mod elastictokthin;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod logging;
 mod typefind;
 

@@ -26,7 +26,7 @@ use gst_base::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
 use super::index::{Index, span};
-use crate::common::{MEDIA_TYPE, contradiction, error_message, lock, refuse, stream_caps};
+use crate::common::{MEDIA_TYPE, block_rate, contradiction, error_message, lock, refuse, stream_caps};
 
 static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| gst::DebugCategory::new("elastictokparse", gst::DebugColorFlags::empty(), Some("ElasticTok parser")));
@@ -145,12 +145,7 @@ impl ElasticTokParse {
             (caps.field("stream-format", "byte-stream"), Some(StreamWriter::new(&header).map_err(|e| error_message(&e))?))
         };
         let timeline = Timeline::new(header.framerate, header.block_length).map_err(|e| error_message(&e))?;
-        let (n, d) = header.framerate;
-        if n > 0 {
-            let blocks = gst::Fraction::new(
-                i32::try_from(n).unwrap_or(i32::MAX),
-                i32::try_from(u64::from(d) * u64::from(header.block_length)).unwrap_or(i32::MAX),
-            );
+        if let Some(blocks) = block_rate(&header) {
             obj.set_frame_rate(blocks, 0, 0);
         }
         lock(&self.state).stream = Some(Stream { header, timeline, writer, epoch: None });
