@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the elements share: properties, caps of a stream, and how core errors become GStreamer's.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use elastictok::bitstream::{DEFAULT_MAX_PIXELS, Limits};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
 use gst::glib;
 use gst::prelude::*;
@@ -115,6 +117,46 @@ impl ModelSettings {
             "threads" => self.threads.to_value(),
             _ => return None,
         })
+    }
+}
+
+/// The property `max-pixels` of the elements that read streams.
+#[derive(Debug)]
+pub struct MaxPixels(AtomicU32);
+
+impl Default for MaxPixels {
+    fn default() -> Self {
+        Self(AtomicU32::new(DEFAULT_MAX_PIXELS))
+    }
+}
+
+impl MaxPixels {
+    pub const NAME: &'static str = "max-pixels";
+
+    pub fn property() -> glib::ParamSpec {
+        glib::ParamSpecUInt::builder(Self::NAME)
+            .nick("Maximum Pixels")
+            .blurb(
+                "Largest picture to accept, in pixels (width times height); a stream of larger ones is an error before any memory is \
+                 taken for it (0 = all that the format allows); effective from the next sequence header",
+            )
+            .maximum(Limits::FORMAT.max_pixels)
+            .default_value(DEFAULT_MAX_PIXELS)
+            .mutable_playing()
+            .build()
+    }
+
+    pub fn set(&self, value: &glib::Value) {
+        self.0.store(value.get().expect("type checked upstream"), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> glib::Value {
+        self.0.load(Ordering::Relaxed).to_value()
+    }
+
+    /// What is accepted of a stream.
+    pub fn limits(&self) -> Limits {
+        Limits::with_max_pixels(self.0.load(Ordering::Relaxed))
     }
 }
 

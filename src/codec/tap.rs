@@ -5,7 +5,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::FrameTime;
 use super::setup::{check_model, fixed};
-use crate::bitstream::{Block, BlockHeader, BlockWriter, SequenceHeader};
+use super::unpack::check_quantiser;
+use crate::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader};
 use crate::bundle::Bundle;
 use crate::timing::Timeline;
 use crate::tokens::fixed::{FixedCoder, FixedKind};
@@ -55,7 +56,6 @@ pub struct TokenBlock {
 
 /// The coder for a stream that `bundle` made.
 fn coder(bundle: &Bundle, header: &SequenceHeader) -> Result<(FixedCoder, TokenShape)> {
-    header.validate()?;
     check_model(bundle, header)?;
     let geometry = bundle.geometry(header.width, header.height)?;
     let coder = fixed(&bundle.manifest, &geometry)?;
@@ -74,9 +74,15 @@ pub struct TokenReader {
 }
 
 impl TokenReader {
-    /// A reader for a stream; [`Error::Model`]: the stream was made with another bundle; [`Error::Unsupported`]: the bundle's
-    /// tokens are neither `fsq` nor `vae`.
+    /// A reader for a stream, within the default limits; [`Error::Model`]: the stream was made with another bundle;
+    /// [`Error::Unsupported`]: the bundle's tokens are neither `fsq` nor `vae`; [`Error::Limit`]: its pictures are too large.
     pub fn new(bundle: &Bundle, header: &SequenceHeader) -> Result<Self> {
+        Self::with_limits(bundle, header, &Limits::default())
+    }
+
+    /// As [`new`](Self::new), within other limits.
+    pub fn with_limits(bundle: &Bundle, header: &SequenceHeader, limits: &Limits) -> Result<Self> {
+        header.validate_with(limits)?;
         let (coder, shape) = coder(bundle, header)?;
         let timeline = Timeline::new(header.framerate, header.block_length)?;
         Ok(Self { coder, shape, timeline, block_length: header.block_length })
@@ -92,6 +98,8 @@ impl TokenReader {
     pub fn read(&mut self, block: &[u8], pts: Option<u64>) -> Result<TokenBlock> {
         let block = Block::parse(block, self.block_length)?;
         let header = block.header().clone();
+        // fixed-width tokens have none
+        check_quantiser(&header, 0)?;
         let damaged = |what: String| Error::Malformed(format!("block: {what}; drop it and go on with the next key block"));
         let mut layers = 0;
         for segment in block.segments() {
@@ -133,6 +141,7 @@ pub struct TokenWriter {
 impl TokenWriter {
     /// A writer for a stream with this header; errors as for [`TokenReader::new`].
     pub fn new(bundle: &Bundle, header: &SequenceHeader) -> Result<Self> {
+        header.validate()?;
         let (coder, _) = coder(bundle, header)?;
         Ok(Self { coder, block_length: header.block_length, segment: Vec::new(), out: BytesMut::new() })
     }

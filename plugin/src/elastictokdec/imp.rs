@@ -30,7 +30,9 @@ use gst_video::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
 use super::input::{Found, Input};
-use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, ModelSettings, contradiction, error_message, lock, refuse, video_info};
+use crate::common::{
+    DEFAULT_MODEL, MEDIA_TYPE, MaxPixels, ModelSettings, contradiction, error_message, lock, refuse, video_info,
+};
 
 static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| gst::DebugCategory::new("elastictokdec", gst::DebugColorFlags::empty(), Some("ElasticTok decoder")));
@@ -70,6 +72,7 @@ pub struct ElasticTokDec {
     /// Never held across a call out of the element.
     state: Mutex<State>,
     settings: Mutex<Settings>,
+    max_pixels: MaxPixels,
 }
 
 fn layers(max: u32) -> Option<usize> {
@@ -112,9 +115,10 @@ impl ElasticTokDec {
             runtime: settings.model.runtime(),
             header: header.clone(),
             max_layers: layers(settings.max_layers),
+            limits: self.max_pixels.limits(),
         };
         let decoder = Decoder::new(config).map_err(fail)?;
-        gst::info!(CAT, imp = self, "{}x{} on {}", header.width, header.height, decoder.provider());
+        gst::info!(CAT, imp = self, "a stream of {}x{}", header.width, header.height);
         {
             let mut state = lock(&self.state);
             state.input.set_header(decoder.sequence_header());
@@ -196,7 +200,7 @@ impl ElasticTokDec {
                 self.ask_for_key();
                 Ok(gst::FlowSuccess::Ok)
             }
-            Error::Malformed(_) | Error::Limit(_) => {
+            Error::Malformed(_) => {
                 self.warn(&error.to_string());
                 self.ask_for_key();
                 gst_video::video_decoder_error!(self.obj(), 1, gst::StreamError::Decode, ["{error}"])
@@ -385,6 +389,7 @@ impl ObjectImpl for ElasticTokDec {
                     .maximum(32)
                     .mutable_playing()
                     .build(),
+                MaxPixels::property(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb("Measurements since the stream began: blocks, frames, damaged and refused blocks, times in ms, provider in use")
@@ -398,8 +403,11 @@ impl ObjectImpl for ElasticTokDec {
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let mut s = lock(&self.settings);
-        if !s.model.set(pspec.name(), value) {
-            s.max_layers = value.get().expect("type checked upstream");
+        match pspec.name() {
+            "max-layers" => s.max_layers = value.get().expect("type checked upstream"),
+            MaxPixels::NAME => self.max_pixels.set(value),
+            name if s.model.set(name, value) => {}
+            other => gst::error!(CAT, imp = self, "no property {other} can be set"),
         }
     }
 
@@ -407,6 +415,7 @@ impl ObjectImpl for ElasticTokDec {
         let settings = lock(&self.settings).clone();
         match pspec.name() {
             "max-layers" => settings.max_layers.to_value(),
+            MaxPixels::NAME => self.max_pixels.get(),
             name => settings.model.get(name).unwrap_or_else(|| self.stats().to_value()),
         }
     }
@@ -494,9 +503,10 @@ impl VideoDecoderImpl for ElasticTokDec {
             }
             Some(Ok(Found::Unit { kind: UnitKind::Sequence, skip, bytes, .. })) => {
                 adapter.flush(skip);
+                let limits = self.max_pixels.limits();
                 let data =
                     adapter.buffer(bytes).and_then(|b| b.into_mapped_buffer_readable().map_err(|_| glib::bool_error!("no map")));
-                let header = data.map_err(|_| gst::FlowError::Error).map(|data| SequenceHeader::parse(&data))?;
+                let header = data.map_err(|_| gst::FlowError::Error).map(|data| SequenceHeader::parse_with(&data, &limits))?;
                 adapter.flush(bytes);
                 match header {
                     Ok(header) => {
@@ -506,7 +516,7 @@ impl VideoDecoderImpl for ElasticTokDec {
                         })?;
                         Ok(gst::FlowSuccess::Ok)
                     }
-                    Err(e @ Error::Unsupported(_)) => Err(self.post(&e)),
+                    Err(e @ (Error::Unsupported(_) | Error::Limit(_))) => Err(self.post(&e)),
                     Err(e) => {
                         // What follows belongs to it: junk until a good one.
                         let mut state = lock(&self.state);
@@ -572,6 +582,7 @@ impl ElasticTokDec {
             "packetized caps have no codec_data; keep the caps that the encoder sent, or send stream-format=byte-stream";
         let data = input.codec_data().ok_or_else(|| gst::error_msg!(gst::StreamError::Format, ["{missing}"]))?;
         let data = data.map_readable().map_err(|_| gst::error_msg!(gst::StreamError::Format, ["codec_data cannot be read"]))?;
-        SequenceHeader::parse(&data).map_err(|e| error_message(&e))
+        let limits = self.max_pixels.limits();
+        SequenceHeader::parse_with(&data, &limits).map_err(|e| error_message(&e))
     }
 }

@@ -26,7 +26,7 @@ use gst_base::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
 use super::index::{Index, span};
-use crate::common::{MEDIA_TYPE, block_rate, contradiction, error_message, lock, refuse, stream_caps};
+use crate::common::{MEDIA_TYPE, MaxPixels, block_rate, contradiction, error_message, lock, refuse, stream_caps};
 
 static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| gst::DebugCategory::new("elastictokparse", gst::DebugColorFlags::empty(), Some("ElasticTok parser")));
@@ -108,6 +108,7 @@ struct State {
 pub struct ElasticTokParse {
     /// Never held across a call out of the element.
     state: Mutex<State>,
+    max_pixels: MaxPixels,
 }
 
 enum Found {
@@ -199,13 +200,15 @@ impl ElasticTokParse {
             Parsed::NeedMore(bytes) => Found::NeedMore(bytes),
             Parsed::Junk(bytes) => Found::Skip(bytes),
             Parsed::Unit { kind: UnitKind::Block, payload, total } => Found::Block(payload, total),
-            Parsed::Unit { kind: UnitKind::Sequence, payload, total } => match SequenceHeader::parse(&data[payload]) {
-                Ok(header) => Found::Header(header, total),
-                Err(e) => {
-                    state.stream = None;
-                    Found::Refused(e, total)
+            Parsed::Unit { kind: UnitKind::Sequence, payload, total } => {
+                match SequenceHeader::parse_with(&data[payload], &self.max_pixels.limits()) {
+                    Ok(header) => Found::Header(header, total),
+                    Err(e) => {
+                        state.stream = None;
+                        Found::Refused(e, total)
+                    }
                 }
-            },
+            }
         };
         state.offset += match &found {
             Found::NeedMore(_) => 0,
@@ -281,7 +284,23 @@ impl ObjectSubclass for ElasticTokParse {
     type ParentType = gst_base::BaseParse;
 }
 
-impl ObjectImpl for ElasticTokParse {}
+impl ObjectImpl for ElasticTokParse {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| vec![MaxPixels::property()]);
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        match pspec.name() {
+            MaxPixels::NAME => self.max_pixels.set(value),
+            other => gst::error!(CAT, imp = self, "no property {other} can be set"),
+        }
+    }
+
+    fn property(&self, _id: usize, _pspec: &glib::ParamSpec) -> glib::Value {
+        self.max_pixels.get()
+    }
+}
 
 impl GstObjectImpl for ElasticTokParse {}
 
@@ -346,7 +365,7 @@ impl BaseParseImpl for ElasticTokParse {
                 .ok()
                 .and_then(|data| data.into_mapped_buffer_readable().ok())
                 .ok_or_else(|| gst::error_msg!(gst::StreamError::Format, ["{missing}"]))
-                .and_then(|data| SequenceHeader::parse(&data).map_err(|e| error_message(&e)));
+                .and_then(|data| SequenceHeader::parse_with(&data, &self.max_pixels.limits()).map_err(|e| error_message(&e)));
             header.and_then(|header| self.take_header(header)).map_err(|e| refuse(self, &CAT, e))?;
         }
         Ok(())
@@ -457,7 +476,7 @@ impl BaseParseImpl for ElasticTokParse {
             Found::Refused(error, total) => {
                 drop(map);
                 obj.set_min_frame_size(MIN_FRAME_SIZE);
-                if let Error::Unsupported(_) = error {
+                if let Error::Unsupported(_) | Error::Limit(_) = error {
                     self.post_error_message(error_message(&error));
                     return Err(gst::FlowError::Error);
                 }

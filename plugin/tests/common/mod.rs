@@ -28,7 +28,7 @@ pub fn raw_caps(format: &str, width: i32, height: i32, rate: (i32, i32)) -> gst:
 }
 
 /// A harness around one element with properties.
-fn harness(description: &str) -> gst_check::Harness {
+pub fn harness(description: &str) -> gst_check::Harness {
     init();
     let element = gst::parse::launch(description).unwrap();
     gst_check::Harness::with_element(&element, Some("sink"), Some("src"))
