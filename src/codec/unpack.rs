@@ -108,7 +108,7 @@ impl Unpacker {
     }
 
     /// Motion planes dy, dx, mode of the block read, \[3, cells\], where the bottleneck has motion.
-    fn motion(&self) -> Option<&[i32]> {
+    pub fn motion(&self) -> Option<&[i32]> {
         match &self.kind {
             Kind::Nested { decoder, .. } => Some(decoder.motion()),
             Kind::Fixed(_) => None,
@@ -116,7 +116,7 @@ impl Unpacker {
     }
 
     /// Writes the tokens of the block read; returns the cells' counts.
-    fn tokens(&mut self, header: &BlockHeader, layers: usize, tokens: TokensMut<'_>) -> Result<&[i32]> {
+    pub fn tokens(&mut self, header: &BlockHeader, layers: usize, tokens: TokensMut<'_>) -> Result<&[i32]> {
         match (&self.kind, tokens) {
             (Kind::Nested { decoder, .. }, TokensMut::I16(latents)) => {
                 decoder.dequantise(header.quantiser, latents, &mut self.counts)?;
@@ -129,7 +129,7 @@ impl Unpacker {
     }
 
     /// The step that the block looks quantised with, where the bottleneck has one.
-    fn step(&self, header: &BlockHeader, layers: usize) -> Option<f32> {
+    pub fn step(&self, header: &BlockHeader, layers: usize) -> Option<f32> {
         match &self.kind {
             Kind::Nested { scale, .. } => Some(effective_step(header.quantiser, *scale, self.depth(header) - layers)),
             Kind::Fixed(_) => None,
