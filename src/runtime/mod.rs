@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! ONNX Runtime: finding its library, choosing a provider, running a bundle's graphs.
 
+mod available;
 mod contract;
 mod graph;
 mod library;
