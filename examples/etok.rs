@@ -9,7 +9,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::BytesMut;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use elastictok::bitstream::{SequenceHeader, StreamReader, StreamWriter, UnitKind, thin};
+use elastictok::Error;
+use elastictok::bitstream::{DEFAULT_MAX_PIXELS, Limits, SequenceHeader, StreamReader, StreamWriter, UnitKind, thin};
 use elastictok::bundle::{Bottleneck, Bundle};
 use elastictok::codec::{
     Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod,
@@ -34,6 +35,9 @@ enum Command {
         output: PathBuf,
         #[arg(long)]
         max_layers: Option<usize>,
+        /// Largest picture to decode, in pixels; 0 = all that the format allows
+        #[arg(long, default_value_t = DEFAULT_MAX_PIXELS)]
+        max_pixels: u32,
         #[command(flatten)]
         runtime: RuntimeArgs,
     },
@@ -261,9 +265,9 @@ fn dump(args: &EncodeArgs) -> Result<()> {
     Ok(())
 }
 
-/// Calls `each` for every unit of a stream.
-fn units(input: &PathBuf, mut each: impl FnMut(UnitKind, &[u8]) -> Result<()>) -> Result<()> {
-    let mut reader = StreamReader::default();
+/// Calls `each` for every unit of a stream within `limits`.
+fn units(input: &PathBuf, limits: Limits, mut each: impl FnMut(UnitKind, &[u8]) -> Result<()>) -> Result<()> {
+    let mut reader = StreamReader::new(limits);
     let mut file = File::open(input).with_context(|| input.display().to_string())?;
     let mut chunk = vec![0; 1 << 16];
     loop {
@@ -282,15 +286,15 @@ fn units(input: &PathBuf, mut each: impl FnMut(UnitKind, &[u8]) -> Result<()>) -
     }
 }
 
-fn decode(input: &PathBuf, output: &PathBuf, max_layers: Option<usize>, runtime: &RuntimeArgs) -> Result<()> {
+fn decode(input: &PathBuf, output: &PathBuf, max_layers: Option<usize>, limits: Limits, runtime: &RuntimeArgs) -> Result<()> {
     let (bundle, config) = runtime.open()?;
     let mut out = BufWriter::with_capacity(1 << 20, File::create(output)?);
     let mut decoder: Option<Decoder> = None;
     let mut frame = Vec::new();
     let started = Instant::now();
-    units(input, |kind, data| {
+    units(input, limits, |kind, data| {
         if kind == UnitKind::Sequence {
-            let header = SequenceHeader::parse(data)?;
+            let header = SequenceHeader::parse_with(data, &limits)?;
             if decoder.as_ref().is_none_or(|d| *d.sequence_header() != header) {
                 ensure!(decoder.is_none(), "the stream changes its format; y4m cannot");
                 writeln!(
@@ -301,8 +305,13 @@ fn decode(input: &PathBuf, output: &PathBuf, max_layers: Option<usize>, runtime:
                     header.framerate.0.max(1),
                     header.framerate.1
                 )?;
-                decoder =
-                    Some(Decoder::new(DecoderConfig { bundle: bundle.clone(), runtime: config.clone(), header, max_layers })?);
+                decoder = Some(Decoder::new(DecoderConfig {
+                    bundle: bundle.clone(),
+                    runtime: config.clone(),
+                    header,
+                    max_layers,
+                    limits,
+                })?);
             }
             return Ok(());
         }
@@ -324,7 +333,8 @@ fn decode(input: &PathBuf, output: &PathBuf, max_layers: Option<usize>, runtime:
                     out.write_all(&frame)?;
                 }
             }
-            Err(e) => eprintln!("{e}"),
+            Err(e @ (Error::Malformed(_) | Error::ContextLost(_))) => eprintln!("{e}"),
+            Err(e) => return Err(e.into()),
         }
         Ok(())
     })?;
@@ -350,7 +360,7 @@ fn thin_file(input: &PathBuf, output: &PathBuf, layers: usize) -> Result<()> {
     let mut file = BufWriter::new(File::create(output)?);
     let mut out = BytesMut::new();
     let mut writer: Option<(SequenceHeader, StreamWriter)> = None;
-    units(input, |kind, data| {
+    units(input, Limits::FORMAT, |kind, data| {
         match (kind, &mut writer) {
             (UnitKind::Sequence, _) => {
                 let header = SequenceHeader::parse(data)?;
@@ -371,7 +381,9 @@ fn thin_file(input: &PathBuf, output: &PathBuf, layers: usize) -> Result<()> {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Encode(args) => encode_file(&args),
-        Command::Decode { input, output, max_layers, runtime } => decode(&input, &output, max_layers, &runtime),
+        Command::Decode { input, output, max_layers, max_pixels, runtime } => {
+            decode(&input, &output, max_layers, Limits::with_max_pixels(max_pixels), &runtime)
+        }
         Command::Thin { input, output, layers } => thin_file(&input, &output, layers),
         Command::Dump(args) => dump(&args),
     }

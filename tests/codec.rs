@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use elastictok::Error;
-use elastictok::bitstream::thin;
+use elastictok::bitstream::{Limits, thin};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{
     Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod, psnr,
@@ -44,7 +44,14 @@ fn config(live: LiveSettings, search: SearchMethod, key_int_max: u32) -> Encoder
 
 fn decoder(encoder: &Encoder, max_layers: Option<usize>) -> Decoder {
     let header = encoder.sequence_header().clone();
-    Decoder::new(DecoderConfig { bundle: Bundle::builtin().unwrap(), runtime: runtime(), header, max_layers }).unwrap()
+    Decoder::new(DecoderConfig {
+        bundle: Bundle::builtin().unwrap(),
+        runtime: runtime(),
+        header,
+        max_layers,
+        limits: Limits::default(),
+    })
+    .unwrap()
 }
 
 /// A textured scene that pans, with a disc that moves over it; a cut at frame 40.
@@ -206,7 +213,13 @@ fn damage_is_reported_or_refused_but_never_more() {
     assert!(seen[1] > 0 && seen[2] > 0, "{seen:?}");
     let mut foreign = e.sequence_header().clone();
     foreign.fingerprint[3] ^= 4;
-    let config = DecoderConfig { bundle: Bundle::builtin().unwrap(), runtime: runtime(), header: foreign, max_layers: None };
+    let config = DecoderConfig {
+        bundle: Bundle::builtin().unwrap(),
+        runtime: runtime(),
+        header: foreign,
+        max_layers: None,
+        limits: Limits::default(),
+    };
     assert!(matches!(Decoder::new(config), Err(Error::Model(m)) if m.contains("model property")));
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::{Rgb, runtime, tiny};
 use elastictok::Error;
-use elastictok::bitstream::{Block, thin};
+use elastictok::bitstream::{Block, Limits, thin};
 use elastictok::bundle::{Bottleneck, Bundle, Graph};
 use elastictok::codec::{DecoderConfig, Encoder, EncoderConfig, LiveSettings, RateControl, SearchMethod, psnr};
 use elastictok::runtime::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
@@ -394,9 +394,13 @@ fn a_stream_of_another_bundle_says_what_to_do() {
     let (fsq, vae) = (Arc::new(tiny("fsq")), Arc::new(tiny("vae")));
     let e = Encoder::new(SIZE.config(&fsq, SearchMethod::Binary, tokens(0))).unwrap();
     let header = e.sequence_header().clone();
-    let Err(Error::Model(m)) =
-        elastictok::codec::Decoder::new(DecoderConfig { bundle: vae, runtime: runtime(), header, max_layers: None })
-    else {
+    let Err(Error::Model(m)) = elastictok::codec::Decoder::new(DecoderConfig {
+        bundle: vae,
+        runtime: runtime(),
+        header,
+        max_layers: None,
+        limits: Limits::default(),
+    }) else {
         panic!("accepted")
     };
     assert!(m.contains("test-vae") && m.contains("model property"), "{m}");

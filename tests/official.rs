@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::{Npz, Rgb, fixtures, runtime};
+use elastictok::bitstream::Limits;
 use elastictok::bundle::{Bundle, SearchRule};
 use elastictok::codec::{
     Decoder, DecoderConfig, Encoder, FrameTime, LiveSettings, Packet, RateControl, SearchMethod, TokenReader, TokenValues, psnr,
@@ -56,7 +57,14 @@ fn push(size: &Rgb, e: &mut Encoder, frames: &[u8]) -> Packet {
 
 fn decoder(bundle: &Arc<Bundle>, e: &Encoder) -> Decoder {
     let header = e.sequence_header().clone();
-    Decoder::new(DecoderConfig { bundle: bundle.clone(), runtime: runtime(), header, max_layers: None }).unwrap()
+    Decoder::new(DecoderConfig {
+        bundle: bundle.clone(),
+        runtime: runtime(),
+        header,
+        max_layers: None,
+        limits: Limits::default(),
+    })
+    .unwrap()
 }
 
 fn decode(size: &Rgb, d: &mut Decoder, packet: &Packet) -> Vec<u8> {

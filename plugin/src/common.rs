@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the elements share: enums of properties, caps of a stream, and how core errors become GStreamer's.
+//! What the elements share: properties, caps of a stream, and how core errors become GStreamer's.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use elastictok::bitstream::SequenceHeader;
+use elastictok::bitstream::{DEFAULT_MAX_PIXELS, Limits};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+
+pub use crate::caps::{
+    UNKNOWN_COLORIMETRY, block_rate, chroma_site_to_header, colorimetry_to_header, contradiction, stream_caps, unsigned,
+    video_info,
+};
 
 /// Media type of the streams.
 pub const MEDIA_TYPE: &str = "video/x-elastictok";
@@ -114,6 +120,46 @@ impl ModelSettings {
     }
 }
 
+/// The property `max-pixels` of the elements that read streams.
+#[derive(Debug)]
+pub struct MaxPixels(AtomicU32);
+
+impl Default for MaxPixels {
+    fn default() -> Self {
+        Self(AtomicU32::new(DEFAULT_MAX_PIXELS))
+    }
+}
+
+impl MaxPixels {
+    pub const NAME: &'static str = "max-pixels";
+
+    pub fn property() -> glib::ParamSpec {
+        glib::ParamSpecUInt::builder(Self::NAME)
+            .nick("Maximum Pixels")
+            .blurb(
+                "Largest picture to accept, in pixels (width times height); a stream of larger ones is an error before any memory is \
+                 taken for it (0 = all that the format allows); effective from the next sequence header",
+            )
+            .maximum(Limits::FORMAT.max_pixels)
+            .default_value(DEFAULT_MAX_PIXELS)
+            .mutable_playing()
+            .build()
+    }
+
+    pub fn set(&self, value: &glib::Value) {
+        self.0.store(value.get().expect("type checked upstream"), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> glib::Value {
+        self.0.load(Ordering::Relaxed).to_value()
+    }
+
+    /// What is accepted of a stream.
+    pub fn limits(&self) -> Limits {
+        Limits::with_max_pixels(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// The element message a core error becomes.
 pub fn error_message(error: &elastictok::Error) -> gst::ErrorMessage {
     use elastictok::Error::*;
@@ -136,101 +182,4 @@ pub fn refuse<T: ElementImpl>(
     let error = gst::loggable_error!(*category, "{message}");
     element.post_error_message(message);
     error
-}
-
-/// Colorimetry of a header that says nothing of it.
-pub const UNKNOWN_COLORIMETRY: [u8; 4] = [0, 2, 2, 2];
-
-/// GStreamer's colorimetry as a stream's header has it: range, then H.273 matrix, transfer and primaries.
-pub fn colorimetry_to_header(c: gst_video::VideoColorimetry) -> [u8; 4] {
-    let range = match c.range() {
-        gst_video::VideoColorRange::Range0_255 => 1,
-        gst_video::VideoColorRange::Range16_235 => 2,
-        _ => 0,
-    };
-    [range, c.matrix().to_iso() as u8, c.transfer().to_iso() as u8, c.primaries().to_iso() as u8]
-}
-
-pub fn colorimetry_from_header([range, matrix, transfer, primaries]: [u8; 4]) -> gst_video::VideoColorimetry {
-    let range = match range {
-        1 => gst_video::VideoColorRange::Range0_255,
-        2 => gst_video::VideoColorRange::Range16_235,
-        _ => gst_video::VideoColorRange::Unknown,
-    };
-    gst_video::VideoColorimetry::new(
-        range,
-        gst_video::VideoColorMatrix::from_iso(matrix.into()),
-        gst_video::VideoTransferFunction::from_iso(transfer.into()),
-        gst_video::VideoColorPrimaries::from_iso(primaries.into()),
-    )
-}
-
-/// Chroma sites in the order of the header's code points.
-const CHROMA_SITES: [&str; 7] = ["", "mpeg2", "jpeg", "cosited", "v-cosited", "", ""];
-
-pub fn chroma_site_to_header(site: &str) -> u8 {
-    CHROMA_SITES.iter().skip(1).position(|s| !s.is_empty() && *s == site).map_or(0, |i| i as u8 + 1)
-}
-
-pub fn chroma_site_from_header(site: u8) -> Option<&'static str> {
-    CHROMA_SITES.get(usize::from(site)).copied().filter(|s| !s.is_empty())
-}
-
-fn fraction((n, d): (u32, u32)) -> gst::Fraction {
-    // Out of an i32's range there is no such video; the header's check keeps denominators above zero.
-    gst::Fraction::new(i32::try_from(n).unwrap_or(i32::MAX), i32::try_from(d).unwrap_or(i32::MAX).max(1))
-}
-
-pub fn unsigned(f: gst::Fraction) -> (u32, u32) {
-    (f.numer().max(0) as u32, f.denom().max(1) as u32)
-}
-
-/// Caps of a stream with this header, without stream-format and codec_data.
-pub fn stream_caps(header: &SequenceHeader) -> gst::caps::Builder<gst::caps::NoFeature> {
-    let mut caps = gst::Caps::builder(MEDIA_TYPE)
-        .field("width", header.width as i32)
-        .field("height", header.height as i32)
-        .field("framerate", fraction(header.framerate))
-        .field("pixel-aspect-ratio", fraction(header.pixel_aspect_ratio));
-    if header.colorimetry != UNKNOWN_COLORIMETRY {
-        caps = caps.field("colorimetry", colorimetry_from_header(header.colorimetry).to_string());
-    }
-    if let Some(site) = chroma_site_from_header(header.chroma_site) {
-        caps = caps.field("chroma-site", site);
-    }
-    caps
-}
-
-/// The stream's raw video.
-pub fn video_info(header: &SequenceHeader) -> Result<gst_video::VideoInfo, glib::BoolError> {
-    let format = match header.pixel_format {
-        elastictok::bitstream::PixelFormat::I420 => gst_video::VideoFormat::I420,
-        elastictok::bitstream::PixelFormat::Rgb => gst_video::VideoFormat::Rgb,
-    };
-    let mut info = gst_video::VideoInfo::builder(format, header.width, header.height)
-        .fps(fraction(header.framerate))
-        .par(fraction(header.pixel_aspect_ratio));
-    let colorimetry = colorimetry_from_header(header.colorimetry);
-    if header.colorimetry != UNKNOWN_COLORIMETRY {
-        info = info.colorimetry(&colorimetry);
-    }
-    if let Some(site) = chroma_site_from_header(header.chroma_site).map(gst_video::VideoChromaSite::from_string) {
-        info = info.chroma_site(site);
-    }
-    info.build()
-}
-
-/// Whether caps say something else than the header; what, if so.
-pub fn contradiction(caps: &gst::StructureRef, header: &SequenceHeader) -> Option<String> {
-    let sizes = [("width", header.width), ("height", header.height)];
-    let size = sizes.into_iter().find_map(|(name, of_header)| {
-        let of_caps = caps.get::<i32>(name).ok()?;
-        (i64::from(of_caps) != i64::from(of_header))
-            .then(|| format!("caps say {name} {of_caps}, the stream's header says {of_header}"))
-    });
-    size.or_else(|| {
-        let of_caps = caps.get::<gst::Fraction>("framerate").ok()?;
-        (of_caps != fraction(header.framerate))
-            .then(|| format!("caps say framerate {of_caps}, the stream's header says {}", fraction(header.framerate)))
-    })
 }

@@ -5,12 +5,15 @@
 
 use gst::glib;
 
+mod caps;
 mod common;
 mod elastictokdec;
 mod elastictokenc;
 mod elastictokparse;
 mod elastictokthin;
 mod framemetas;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod keyrequest;
 mod logging;
 mod typefind;

@@ -52,10 +52,7 @@ impl Spec {
         let mut timeline = Timeline::new(header.framerate, header.block_length).unwrap();
         let block = |n: u32| {
             let position = n % self.interval;
-            let at = |i: u64| FrameTime {
-                pts: Some((self.first + 20 * (2 * u64::from(n) + i)) * MS),
-                duration: Some(20 * MS),
-            };
+            let at = |i: u64| FrameTime { pts: Some((self.first + 20 * (2 * u64::from(n) + i)) * MS), duration: Some(20 * MS) };
             let timing = timeline.encode(position, &[at(0), at(1)]).unwrap();
             let epoch = self.epoch.wrapping_add((n / self.interval) as u8);
             let block = BlockHeader { key: position == 0, epoch, position, left_out: 0, frames: 2, quantiser: 32, timing };
@@ -274,7 +271,10 @@ fn playing_backwards_is_refused() {
         assert!(player.pipeline.seek(-1.0, flags, gst::SeekType::Set, ms(0), gst::SeekType::Set, ms(200)).is_err(), "{chain}");
         assert!(player.pipeline.seek(-1.0, flags, none, gst::ClockTime::NONE, none, gst::ClockTime::NONE).is_err(), "{chain}");
         let bytes = |b: u64| gst::format::Bytes::from_u64(b);
-        assert!(player.pipeline.seek(-1.0, flags, gst::SeekType::Set, bytes(0), gst::SeekType::Set, bytes(50)).is_err(), "{chain}");
+        assert!(
+            player.pipeline.seek(-1.0, flags, gst::SeekType::Set, bytes(0), gst::SeekType::Set, bytes(50)).is_err(),
+            "{chain}"
+        );
         // A change of the rate alone goes on where playback is.
         player.pipeline.seek(2.0, flags, none, gst::ClockTime::NONE, none, gst::ClockTime::NONE).unwrap();
         assert_eq!(player.play().last().unwrap().pts, 280, "{chain}");
@@ -291,7 +291,11 @@ fn key_units_alone_come_at_trick_speed() {
         let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::TRICKMODE | gst::SeekFlags::TRICKMODE_KEY_UNITS;
         player.pipeline.seek(4.0, flags, gst::SeekType::Set, ms(0), gst::SeekType::None, gst::ClockTime::NONE).unwrap();
         let out = player.play();
-        assert_eq!(list(&out, |o| (o.stream, o.key, o.discont)), [(0, true, true), (160, true, true), (320, true, true)], "{chain}");
+        assert_eq!(
+            list(&out, |o| (o.stream, o.key, o.discont)),
+            [(0, true, true), (160, true, true), (320, true, true)],
+            "{chain}"
+        );
         player.seek(gst::SeekFlags::empty(), 0);
         assert_eq!(player.play().len(), 10, "{chain}");
     }

@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::crc::crc16;
-use super::limits::{Limits, MAX_BLOCK_LENGTH, MAX_DIMENSION, MAX_SEQUENCE_BYTES};
+use super::limits::{Limits, MAX_BLOCK_LENGTH, MAX_SEQUENCE_BYTES};
 use super::varint;
 pub use crate::frame::PixelFormat;
 use crate::{Error, Result};
@@ -44,18 +44,12 @@ pub struct SequenceHeader {
 impl SequenceHeader {
     /// Checks every field against the format's limits.
     pub fn validate(&self) -> Result<()> {
-        self.validate_with(&Limits::default())
+        self.validate_with(&Limits::FORMAT)
     }
 
-    fn validate_with(&self, limits: &Limits) -> Result<()> {
-        for (name, value, limit) in [("width", self.width, limits.max_width), ("height", self.height, limits.max_height)] {
-            let limit = limit.min(MAX_DIMENSION);
-            if value == 0 || value > limit {
-                return Err(Error::Limit(format!(
-                    "sequence header: {name} {value} is outside 1..={limit}; scale the video to a size within it"
-                )));
-            }
-        }
+    /// Checks every field against `limits` and the format's.
+    pub fn validate_with(&self, limits: &Limits) -> Result<()> {
+        limits.check_size(self.width, self.height)?;
         if !(1..=MAX_BLOCK_LENGTH).contains(&self.block_length) {
             return Err(Error::Limit(format!(
                 "sequence header: block length {} is outside 1..={MAX_BLOCK_LENGTH}; the stream's model is not for this version",
@@ -101,9 +95,9 @@ impl SequenceHeader {
         out.freeze()
     }
 
-    /// Reads a header that fills all of `data`, within the format's limits.
+    /// Reads a header that fills all of `data`, within the format's limits: for those who allocate nothing by it.
     pub fn parse(data: &[u8]) -> Result<Self> {
-        Self::parse_with(data, &Limits::default())
+        Self::parse_with(data, &Limits::FORMAT)
     }
 
     /// Reads a header that fills all of `data`, within `limits`.

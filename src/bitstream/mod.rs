@@ -23,7 +23,9 @@ pub use block::{Block, BlockWriter, SegmentFault, Segments, segment_bytes};
 pub use block_header::BlockHeader;
 pub use crc::{crc8, crc16};
 pub use header::{MAGIC, PixelFormat, SequenceHeader, VERSION_MAJOR, VERSION_MINOR};
-pub use limits::{Limits, MAX_BLOCK_HEADER_BYTES, MAX_BLOCK_LENGTH, MAX_DIMENSION, MAX_LAYERS, MAX_SEQUENCE_BYTES};
+pub use limits::{
+    DEFAULT_MAX_PIXELS, Limits, MAX_BLOCK_HEADER_BYTES, MAX_BLOCK_LENGTH, MAX_DIMENSION, MAX_LAYERS, MAX_SEQUENCE_BYTES,
+};
 pub use stream::{Parsed, Probe, StreamReader, StreamWriter, Unit, UnitKind, parse_last_unit, parse_unit, probe};
 pub use thin::{thin, thin_to_bytes};
 pub use thinner::Thinner;

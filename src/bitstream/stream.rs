@@ -52,7 +52,7 @@ impl StreamWriter {
         header.validate()?;
         let mut sequence = BytesMut::new();
         put_unit(UnitKind::Sequence, &header.to_bytes(), &mut sequence);
-        let max_block_bytes = Limits::default().block_bytes(header);
+        let max_block_bytes = Limits::FORMAT.block_bytes(header);
         Ok(Self { sequence: sequence.freeze(), max_block_bytes, started: false })
     }
 

@@ -251,6 +251,29 @@ fn sequence_header_limits() {
     assert!(matches!(SequenceHeader::parse_with(&sequence().to_bytes(), &limits), Err(Error::Limit(_))));
 }
 
+#[test]
+fn pixels_are_limited_and_the_message_names_the_setting() {
+    let parse = |width, height, limits: Limits| {
+        SequenceHeader::parse_with(&SequenceHeader { width, height, ..sequence() }.to_bytes(), &limits).map(|_| ())
+    };
+    assert_eq!(parse(4096, 2304, Limits::default()), Ok(()));
+    assert_eq!(parse(2304, 4096, Limits::default()), Ok(()));
+    for (width, height) in [(4096, 2305), (8192, 8192), (8192, 1153)] {
+        let Err(Error::Limit(message)) = parse(width, height, Limits::default()) else { panic!("{width}x{height} accepted") };
+        assert!(message.contains("max-pixels") && message.contains(&format!("{width}x{height}")), "{message}");
+        assert_eq!(parse(width, height, Limits::with_max_pixels(0)), Ok(()), "all that the format allows");
+        assert_eq!(parse(width, height, Limits::with_max_pixels(width * height)), Ok(()));
+        assert!(parse(width, height, Limits::with_max_pixels(width * height - 1)).is_err());
+    }
+    let mut reader = StreamReader::default();
+    let mut bytes = BytesMut::new();
+    let huge = SequenceHeader { width: 8192, height: 8192, ..sequence() };
+    StreamWriter::new(&huge).and_then(|mut w| w.write(&blocks(1, 1, &[3])[0], &mut bytes)).expect("writers write what they have");
+    reader.push(&bytes);
+    let units: Vec<_> = std::iter::from_fn(|| reader.next_unit()).map(|unit| unit.kind).collect();
+    assert_eq!(units, [UnitKind::Sequence], "no blocks under a header that was refused");
+}
+
 /// A header's bytes with `change` applied and the checksum made right again.
 fn resealed(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = sequence().to_bytes().to_vec();

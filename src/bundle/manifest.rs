@@ -10,6 +10,9 @@ use crate::{Error, Result};
 /// Levels of the nested quantiser at the most.
 const MAX_LEVELS: usize = 3;
 
+/// Pixels on a side of a nested bundle's cell: the motion search and the stream's vectors have this size.
+const NESTED_CELL: u32 = crate::motion::CELL as u32;
+
 /// The newest manifest this version reads.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -186,6 +189,9 @@ impl Manifest {
             return Err("has_reconstruction needs pixel_format RGB".into());
         }
         self.check_search()?;
+        if !matches!(self.bottleneck, Bottleneck::Nested { .. }) && (self.takes_motion || self.takes_step) {
+            return Err("takes_motion and takes_step need a nested bottleneck: fsq and vae blocks have neither".into());
+        }
         match &self.bottleneck {
             Bottleneck::Fsq { levels } => {
                 let product = levels.iter().try_fold(1u32, |p, &l| p.checked_mul(l));
@@ -202,6 +208,12 @@ impl Manifest {
                 if self.pixel_format != PixelFormat::I420 || !self.takes_motion || !self.takes_step {
                     return Err("a nested bottleneck needs I420, takes_motion and takes_step".into());
                 }
+                if self.cell != [NESTED_CELL; 2] {
+                    return Err(format!(
+                        "a nested bottleneck has cells of {NESTED_CELL}x{NESTED_CELL} pixels, not {}x{}: motion has no other size",
+                        self.cell[0], self.cell[1]
+                    ));
+                }
                 if !(1..=MAX_LEVELS as u32).contains(levels) || !(1..=64).contains(scale) {
                     return Err(format!("nested levels {levels} or scale {scale} is out of range"));
                 }
@@ -215,8 +227,12 @@ impl Manifest {
                     return Err("order is no permutation of the coefficients".into());
                 }
                 let mut seen = std::collections::HashSet::new();
-                if !positions.iter().all(|p| p[0] < 3 && u32::from(p[1]) < self.block_length && seen.insert(p)) {
-                    return Err("positions repeat or name a component or frame that does not exist".into());
+                let [width, height] = self.cell;
+                let inside = |[c, t, v, u]: [u16; 4]| {
+                    c < 3 && u32::from(t) < self.block_length && u32::from(v) < height && u32::from(u) < width
+                };
+                if !positions.iter().all(|p| inside(*p) && seen.insert(p)) {
+                    return Err("positions repeat or name a component, frame or frequency that does not exist".into());
                 }
             }
         }
@@ -324,5 +340,27 @@ mod tests {
                 serde_json::json!({"kind": "nested", "levels": 3, "scale": 8, "positions": [], "order": []}))
             .contains("I420")
         );
+        assert!(message(|j| j["takes_motion"] = true.into()).contains("takes_motion"));
+        assert!(message(|j| j["takes_step"] = true.into()).contains("takes_step"));
+    }
+
+    #[test]
+    fn nested_cells_and_positions_are_as_the_codec_has_them() {
+        let nested = |side: u32, position: [u16; 4]| {
+            serde_json::json!({
+                "format_version": 1, "name": "t", "pixel_format": "I420", "block_length": 2, "alignment": [side, side],
+                "cell": [side, side], "tokens_per_cell": 1, "layers": [1], "takes_motion": true, "takes_step": true,
+                "bottleneck": {"kind": "nested", "levels": 1, "scale": 8, "positions": [position], "order": [0]}
+            })
+        };
+        let parse = |json: serde_json::Value| Manifest::parse(json.to_string().as_bytes()).map(|_| ()).map_err(|e| e.to_string());
+        assert_eq!(parse(nested(16, [0, 1, 15, 15])), Ok(()));
+        for side in [2, 8, 32, 64] {
+            let message = parse(nested(side, [0, 0, 0, 0])).expect_err("no such cells");
+            assert!(message.contains("16x16") && message.contains(&format!("{side}x{side}")), "{message}");
+        }
+        for position in [[0, 0, 16, 0], [0, 0, 0, 16], [0, 2, 0, 0], [3, 0, 0, 0], [0, 0, 65535, 65535]] {
+            assert!(parse(nested(16, position)).expect_err("outside").contains("frequency"), "{position:?}");
+        }
     }
 }

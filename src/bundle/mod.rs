@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Model bundles: one model as this project ships and loads it.
 
+mod files;
 mod manifest;
+mod onnx;
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use sha2::{Digest, Sha256};
 
 pub use manifest::{Bottleneck, FORMAT_VERSION, Manifest, Position, SearchRule};
 
+use crate::Result;
 use crate::frame::Geometry;
-use crate::{Error, Result};
 
 /// First bytes of a SHA-256, naming the model that decodes a stream.
 pub type Fingerprint = [u8; 8];
@@ -77,36 +78,9 @@ impl std::fmt::Debug for Bundle {
     }
 }
 
-/// Opens a file of a bundle.
-fn open(file: &Path) -> Result<File> {
-    File::open(file).map_err(|e| unreadable(file, &e))
-}
-
-fn unreadable(file: &Path, error: &std::io::Error) -> Error {
-    Error::Model(format!(
-        "cannot read {}: {error}; a bundle is a directory with bundle.json, encoder.onnx and decoder.onnx",
-        file.display()
-    ))
-}
-
-/// Where a graph's external weights lie.
-fn weights(graph: &Path) -> PathBuf {
-    let mut name = graph.as_os_str().to_owned();
-    name.push(".data");
-    name.into()
-}
-
 fn hash_bytes(hash: &mut Sha256, bytes: &[u8]) {
     hash.update((bytes.len() as u64).to_le_bytes());
     hash.update(bytes);
-}
-
-/// As [`hash_bytes`] of a file's content, a piece at a time.
-fn hash_file(hash: &mut Sha256, path: &Path) -> Result<()> {
-    let mut file = open(path)?;
-    let length = file.metadata().map_err(|e| unreadable(path, &e))?.len();
-    hash.update(length.to_le_bytes());
-    std::io::copy(&mut file, hash).map(|_| ()).map_err(|e| unreadable(path, &e))
 }
 
 /// What a stream's decoder must have in common with its encoder: the decoder graph with its weights, the entropy tables, and
@@ -117,8 +91,8 @@ fn fingerprint(manifest: &Manifest, decoder: &Graph, tables: &[u8]) -> Result<Fi
     match decoder {
         Graph::Memory(bytes) => hash_bytes(&mut hash, bytes),
         Graph::File(path) => {
-            hash_file(&mut hash, path)?;
-            hash_file(&mut hash, &weights(path))?;
+            files::hash_graph(&mut hash, path)?;
+            files::hash_weights(&mut hash, &files::weights(path))?;
         }
     }
     hash_bytes(&mut hash, tables);
@@ -158,24 +132,21 @@ impl Bundle {
     }
 
     /// Loads a bundle from its directory, or from the path of its `bundle.json`. Graphs with weights beside them
-    /// (`encoder.onnx.data`, and so on) stay in their files, which are read once for the fingerprint.
+    /// (`encoder.onnx.data`, and so on) stay in their files, which are read once for the fingerprint. Only regular files are
+    /// read, up to a size, and no weights of any other name or place.
     pub fn load(path: &Path) -> Result<Self> {
-        let folder = if path.is_file() { path.parent().unwrap_or(Path::new(".")) } else { path };
-        let read = |name: &str| {
-            let file = folder.join(name);
-            std::fs::read(&file).map_err(|e| unreadable(&file, &e))
-        };
-        let graph = |name: &str| {
-            let file = folder.join(name);
-            if weights(&file).is_file() { open(&file).map(|_| Graph::File(file)) } else { read(name).map(Graph::from) }
-        };
-        let manifest = Manifest::parse(&read("bundle.json")?)?;
+        // The working directory may be another one when a graph is opened.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let folder = if path.is_file() { path.parent().unwrap_or(Path::new("/")) } else { &path };
+        let file = |name: &str| folder.join(name);
+        let manifest = Manifest::parse(&files::read(&file("bundle.json"), files::MAX_DESCRIPTION)?)?;
         let tables = match manifest.bottleneck {
-            Bottleneck::Nested { .. } => read("tables.bin")?,
+            Bottleneck::Nested { .. } => files::read(&file("tables.bin"), files::MAX_DESCRIPTION)?,
             _ => Vec::new(),
         };
-        let loop_graph = folder.join("loop.onnx").is_file().then(|| graph("loop.onnx")).transpose()?;
-        Self::from_parts(manifest, [graph("encoder.onnx")?, graph("decoder.onnx")?], loop_graph, tables.into())
+        let loop_graph = Some(file("loop.onnx")).filter(|f| files::exists(f)).map(|f| files::graph(&f)).transpose()?;
+        let graphs = [files::graph(&file("encoder.onnx"))?, files::graph(&file("decoder.onnx"))?];
+        Self::from_parts(manifest, graphs, loop_graph, tables.into())
     }
 
     /// `builtin`, or the path of a bundle.
@@ -206,6 +177,7 @@ pub fn fingerprint_name(fingerprint: &Fingerprint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     #[test]
     fn the_builtin_bundle_is_valid() {

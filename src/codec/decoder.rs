@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The decoder: blocks to frames, with what can be saved of damaged ones.
+//!
+//! Making one costs next to nothing: graph and buffers come with the first key block, so that headers alone cannot ask for work.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::FrameTime;
 use super::setup::check_model;
-use super::unpack::Unpacker;
-use crate::bitstream::{Block, BlockHeader, SegmentFault, SequenceHeader};
+use super::unpack::{Unpacker, check_quantiser, max_quantiser, usable};
+use crate::bitstream::{Block, BlockHeader, Limits, SequenceHeader};
 use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
-use crate::runtime::{DecoderGraph, RuntimeConfig};
+use crate::runtime::{self, DecoderGraph, RuntimeConfig};
 use crate::timing::{BlockTimes, Timeline};
 use crate::{Error, Result};
 
@@ -25,6 +27,8 @@ pub struct DecoderConfig {
     pub header: SequenceHeader,
     /// Layers to decode at the most; `None` = all that come.
     pub max_layers: Option<usize>,
+    /// What is accepted of the stream; `max_pixels` bounds time and memory.
+    pub limits: Limits,
 }
 
 /// Measurements since the decoder was made.
@@ -52,10 +56,12 @@ pub struct DecoderStats {
 
 /// Decodes one stream.
 pub struct Decoder {
+    bundle: Arc<Bundle>,
+    runtime: RuntimeConfig,
     geometry: Geometry,
     header: SequenceHeader,
-    graph: DecoderGraph,
-    unpacker: Unpacker,
+    /// From the first key block on.
+    opened: Option<Opened>,
     max_layers: usize,
     timeline: Timeline,
     /// Epoch and position of the last block in the context; `None` = wait for a key block.
@@ -66,6 +72,21 @@ pub struct Decoder {
     /// What the graph's output holds.
     shown: Shown,
     stats: DecoderStats,
+}
+
+/// What is loaded and allocated for pictures of the stream's size.
+struct Opened {
+    graph: DecoderGraph,
+    unpacker: Unpacker,
+}
+
+impl Opened {
+    fn new(bundle: &Bundle, geometry: &Geometry, runtime: &RuntimeConfig) -> Result<Self> {
+        // The graph first: it checks that there is memory for all.
+        let graph = DecoderGraph::open(bundle, geometry, runtime)?;
+        log::info!("{}x{} is decoded on {}", geometry.width, geometry.height, graph.provider());
+        Ok(Self { unpacker: Unpacker::new(bundle, geometry)?, graph })
+    }
 }
 
 /// A block's frames in the graph's output: which, and when to show them.
@@ -83,18 +104,17 @@ pub struct DecodedBlock<'a> {
 }
 
 impl Decoder {
-    /// Loads the graph for the stream's pictures.
+    /// Checks that the stream is within the limits and of this model, and that ONNX Runtime and the provider are there.
     pub fn new(config: DecoderConfig) -> Result<Self> {
-        let DecoderConfig { bundle, runtime, header, max_layers } = config;
-        header.validate()?;
+        let DecoderConfig { bundle, runtime, header, max_layers, limits } = config;
+        header.validate_with(&limits)?;
         check_model(&bundle, &header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
-        let unpacker = Unpacker::new(&bundle, &geometry)?;
+        runtime::check(&runtime)?;
         Ok(Self {
-            graph: DecoderGraph::open(&bundle, &geometry, &runtime)?,
-            max_layers: max_layers.unwrap_or(unpacker.layers()).max(1),
-            unpacker,
+            max_layers: max_layers.unwrap_or(usize::MAX).max(1),
             timeline: Timeline::new(header.framerate, header.block_length)?,
+            opened: None,
             context: None,
             epoch: None,
             damage: None,
@@ -102,12 +122,14 @@ impl Decoder {
             stats: DecoderStats::default(),
             geometry,
             header,
+            bundle,
+            runtime,
         })
     }
 
     /// Layers to decode at the most from the next block on; `None` = all that come.
     pub fn set_max_layers(&mut self, layers: Option<usize>) {
-        self.max_layers = layers.unwrap_or(self.unpacker.layers()).max(1);
+        self.max_layers = layers.unwrap_or(usize::MAX).max(1);
     }
 
     /// The stream's header.
@@ -120,9 +142,9 @@ impl Decoder {
         &self.stats
     }
 
-    /// Where the graph runs.
+    /// Where the graph runs; `none` before the first key block.
     pub fn provider(&self) -> &'static str {
-        self.graph.provider()
+        self.opened.as_ref().map_or("none", |o| o.graph.provider())
     }
 
     /// Whether nothing but a key block can be decoded next.
@@ -138,10 +160,12 @@ impl Decoder {
         self.timeline.reset();
     }
 
-    /// Decodes a block. `pts` is the time stamp of the buffer it came in, which takes precedence over the stream's own.
+    /// Decodes a block. `pts` is the time stamp of the buffer it came in, which takes precedence over the stream's own. The first
+    /// key block loads the graph.
     ///
     /// [`Error::Malformed`]: the block is damaged beyond use; [`Error::ContextLost`]: it hangs on blocks that did not come.
-    /// Either way, decoding goes on with the next key block.
+    /// Either way, decoding goes on with the next key block. Any other error will come again: the bundle is broken, or there is
+    /// too little memory for pictures of this size.
     pub fn decode(&mut self, data: &[u8], pts: Option<u64>) -> Result<DecodedBlock<'_>> {
         let started = Instant::now();
         match self.decode_block(data, pts) {
@@ -196,19 +220,26 @@ impl Decoder {
                 None => return Err(Error::ContextLost("waiting for a key block".into())),
             }
         }
-        let (layers, fault) = self.read_segments(&block)?;
+        check_quantiser(h, max_quantiser(&self.bundle))?;
+        usable(&block)?;
+        let Opened { graph, unpacker } = match &mut self.opened {
+            Some(opened) => opened,
+            none => none.insert(Opened::new(&self.bundle, &self.geometry, &self.runtime)?),
+        };
+        let (layers, fault) = unpacker.read(&block, self.max_layers)?;
         self.damage = fault;
         if h.key {
-            self.graph.reset()?;
+            graph.reset()?;
         }
-        self.graph.set_position(i64::from(h.position));
-        self.unpacker.load(h, layers, &mut self.graph)?;
-        let before = self.graph.run_time();
-        self.graph.run()?;
-        self.graph.commit();
+        graph.set_position(i64::from(h.position));
+        unpacker.load(h, layers, graph)?;
+        let before = graph.run_time();
+        graph.run()?;
+        graph.commit();
+        let runtime_time = graph.run_time() - before;
         self.context = Some((h.epoch, h.position));
         let s = &mut self.stats;
-        s.runtime_time += self.graph.run_time() - before;
+        s.runtime_time += runtime_time;
         s.blocks += 1;
         s.key_blocks += u64::from(h.key);
         s.frames += u64::from(h.frames);
@@ -217,49 +248,6 @@ impl Decoder {
         self.epoch = Some(h.epoch);
         let times = self.timeline.decode(h.position, h.frames, &h.timing, pts);
         Ok(Shown { times, frames: usize::from(h.frames), repeats: None })
-    }
-
-    /// Reads the layers that are there and whole; returns how many, and what is wrong with the next one.
-    fn read_segments(&mut self, block: &Block<'_>) -> Result<(usize, Option<String>)> {
-        let header = block.header();
-        let (usable, fault) = block.usable();
-        let mut fault = fault.map(|f| match f {
-            SegmentFault::Truncated => format!("layer {usable} is cut short"),
-            SegmentFault::Damaged => format!("layer {usable} is damaged"),
-        });
-        if usable == 0 && fault.is_some() {
-            return Err(Error::Malformed(format!("block: {}; waiting for the next key block", fault.unwrap_or_default())));
-        }
-        let depth = self.unpacker.depth(header);
-        if depth == 0 || block.segments().count() > depth {
-            return Err(Error::Malformed(format!("block: not of 1 to {depth} layers; waiting for the next key block")));
-        }
-        // empty layers at the end are as if they had been cut off, as in a thinned block
-        let whole = block.segments().take(usable.min(self.max_layers));
-        let wanted = whole.enumerate().filter(|(_, s)| s.is_ok_and(|s| !s.is_empty())).map(|(i, _)| i + 1).last().unwrap_or(0);
-        let mut read = 0;
-        for segment in block.segments().take(wanted) {
-            let Ok(payload) = segment else { break };
-            if let Err(e) = self.unpacker.read_segment(read, header, payload) {
-                if read == 0 {
-                    return Err(e);
-                }
-                // The checksum held, yet the layer is nonsense: start over without it.
-                fault = Some(format!("layer {read}: {e}"));
-                let good = read;
-                for (level, segment) in block.segments().take(good).enumerate() {
-                    self.unpacker.read_segment(level, header, segment.unwrap_or_default())?;
-                }
-                break;
-            }
-            read += 1;
-        }
-        if read == 0 {
-            // All layers empty: nothing moves and nothing is new.
-            self.unpacker.read_segment(0, header, &[])?;
-            read = 1;
-        }
-        Ok((read, fault))
     }
 }
 
@@ -278,7 +266,8 @@ impl DecodedBlock<'_> {
     pub fn store(&self, i: usize, target: &mut PlanesMut<'_>) -> Result<()> {
         let (n, d) = (self.decoder.geometry.frame_bytes(), self.decoder);
         let at = d.shown.repeats.unwrap_or(i);
-        let frame = d.graph.frames().get(at * n..(at + 1) * n).filter(|_| i < d.shown.frames);
+        let frames = d.opened.as_ref().map_or(&[][..], |o| o.graph.frames());
+        let frame = frames.get(at * n..(at + 1) * n).filter(|_| i < d.shown.frames);
         store_frame(
             &d.geometry,
             frame.ok_or_else(|| Error::Settings(format!("frame {i} of a block of {}", d.shown.frames)))?,

@@ -3,6 +3,8 @@
 
 mod decoder;
 mod encoder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod loss;
 mod quality;
 mod setup;

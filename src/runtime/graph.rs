@@ -7,7 +7,7 @@ use std::time::Duration;
 use ort::value::{DynTensor, TensorElementType as Type};
 
 use super::contract::{Contract, Side, Spec, check_contexts, check_handed, check_shared, dimensions};
-use super::memory;
+use super::memory::{self, Reservation};
 use super::provider::{Opened, open};
 use super::session::{Graph, Handed, Named, buffer, values, values_mut};
 use super::{ExecutionProvider, RuntimeConfig};
@@ -134,9 +134,6 @@ impl DecoderGraph {
     ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
         let opened = open(graph, &dimensions(geometry), config, None).map_err(|e| of_graph(name, bundle, e))?;
-        if !opened.device.is_gpu() {
-            memory::check_size(m, geometry, memory::DECODING)?;
-        }
         let mut wanted = vec![&c.tokens, &c.counts, &c.position];
         wanted.extend(m.takes_motion.then_some(&c.motion));
         wanted.extend(m.takes_step.then_some(&c.step));
@@ -150,7 +147,9 @@ impl DecoderGraph {
         check_contexts(name, &contexts, &outputs.check(&given, &["dec."])?)?;
         let reconstruct = picture == Picture::Reconstruction && m.has_reconstruction;
         let picture = if reconstruct { &c.reconstruction } else { &c.frames };
-        let graph = Graph::new(opened, contexts, config.device_id)?;
+        let memory = memory::needed(m, geometry, memory::DECODING, &contexts, &[&c.tokens, &c.tokens, picture]);
+        let memory = (!opened.device.is_gpu()).then(|| Reservation::new(memory, geometry)).transpose()?;
+        let graph = Graph::new(opened, contexts, config.device_id, memory)?;
         let mut this = Self {
             tokens: buffer(&c.tokens)?,
             inputs: Inputs {
@@ -279,9 +278,6 @@ impl EncoderGraph {
         decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d mut DecoderGraph>,
     ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        if !opened.device.is_gpu() {
-            memory::check_size(m, geometry, memory::ENCODING)?;
-        }
         let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs() };
         let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs() };
         // An encoder that leaves quantisation to the core has no use for the step.
@@ -305,6 +301,8 @@ impl EncoderGraph {
         };
         check_handed(&taken.iter().map(|h| &h.spec).collect::<Vec<_>>(), &handed)?;
         check_shared(&shared, &contexts.iter().map(|x| &x.spec).collect::<Vec<_>>())?;
+        let memory = memory::needed(m, geometry, memory::ENCODING, &own, &[&c.tokens, &c.tokens, &c.frames]);
+        let memory = (!opened.device.is_gpu()).then(|| Reservation::new(memory, geometry)).transpose()?;
         let mut this = Self {
             frames: buffer(&c.frames)?,
             inputs: Inputs {
@@ -316,7 +314,7 @@ impl EncoderGraph {
             tokens: buffer(&c.tokens)?,
             distortion: optional(m.has_distortion, &c.distortion)?,
             reads_decoder,
-            graph: Graph::new(opened, own, config.device_id)?,
+            graph: Graph::new(opened, own, config.device_id, memory)?,
         };
         for current in 0..2 {
             for theirs in 0..this.decoder_slots() {

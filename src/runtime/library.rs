@@ -10,15 +10,15 @@ use once_cell::sync::OnceCell;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
-use super::places::{in_directory, places};
+use super::places::{Places, in_directory, places};
 use crate::{Error, Result};
 
 static BESIDE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// Adds a directory that is searched after `ORT_DYLIB_PATH`: where the plugin itself lies. To be called before the first
-/// graph is opened.
+/// graph is opened; a relative one is taken from the working directory of now.
 pub fn set_search_directory(directory: PathBuf) {
-    *BESIDE.lock().unwrap_or_else(|e| e.into_inner()) = Some(directory);
+    *BESIDE.lock().unwrap_or_else(|e| e.into_inner()) = std::path::absolute(directory).ok();
 }
 
 /// The loaded library, for ever.
@@ -92,14 +92,26 @@ fn open() -> Result<Library> {
     if let Some(named) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         let looked = [format!("ORT_DYLIB_PATH={}", named.display())];
         let named = PathBuf::from(named);
+        if !named.is_absolute() {
+            return Err(failed(
+                &format!(
+                    "ORT_DYLIB_PATH={} is relative, and would name whatever lies where the process runs; set the whole path",
+                    named.display()
+                ),
+                &looked,
+            ));
+        }
         let path = if named.is_dir() { in_directory(&named) } else { named.is_file().then(|| named.clone()) };
         let path = path.ok_or_else(|| failed(&format!("there is no ONNX Runtime at {}", named.display()), &looked))?;
-        let path = std::path::absolute(&path).unwrap_or(path);
         return start(&path).map_err(|why| failed(&why, &looked));
     }
     let beside = BESIDE.lock().unwrap_or_else(|e| e.into_inner()).clone();
     let (mut looked, mut faults) = (Vec::new(), Vec::new());
-    for directory in places(beside.as_deref(), &|name| std::env::var_os(name)) {
+    let Places { directories, passed_over } = places(beside.as_deref(), &|name| std::env::var_os(name));
+    for variable in &passed_over {
+        log::warn!("{variable} is not an absolute path: no library is looked for there");
+    }
+    for directory in directories {
         looked.push(directory.display().to_string());
         let Some(path) = in_directory(&directory) else { continue };
         match start(&path) {
@@ -112,6 +124,7 @@ fn open() -> Result<Library> {
             Err(fault) => faults.push(fault),
         }
     }
+    looked.extend(passed_over.iter().map(|variable| format!("not in {variable}, which is not an absolute path")));
     let why = if faults.is_empty() { "libonnxruntime.so was not found".to_owned() } else { faults.join("; ") };
     Err(failed(&why, &looked))
 }

@@ -1,75 +1,96 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Whether a model fits in memory: where it does not, the system ends the process instead of refusing the allocation.
+//!
+//! Graphs take most of their memory in the first run, so what the system calls free is not: what each instance asked for counts as
+//! taken until it has run.
 
-use super::contract::{ContextSpec, element_bytes};
+use std::sync::{Mutex, PoisonError};
+
+use super::available::available;
+use super::contract::{ContextSpec, Spec, element_bytes};
 use crate::bundle::{Bottleneck, Manifest};
 use crate::frame::Geometry;
 use crate::{Error, Result};
 
 /// Bytes for each pixel that decoding takes with a nested bundle, graph and coder. Measured at 3840x2160 with the builtin one.
 pub(super) const DECODING: u64 = 220;
-/// And encoding, both graphs.
-pub(super) const ENCODING: u64 = 370;
+/// And what an encoder's own graph and searches take besides.
+pub(super) const ENCODING: u64 = 150;
+
+/// Bytes of a tensor; `None`: its type is none of a context's, or it is beyond counting.
+fn tensor(ty: ort::value::TensorElementType, shape: &[i64]) -> Option<u64> {
+    let size = element_bytes(ty)?;
+    shape.iter().try_fold(size, |n, &d| n.checked_mul(d)).and_then(|n| u64::try_from(n).ok())
+}
 
 /// Bytes of a context; `None`: its type is none of a context's, or it is beyond counting.
 pub(super) fn bytes(context: &ContextSpec) -> Option<u64> {
-    let size = element_bytes(context.ty)?;
-    context.shape.iter().try_fold(size, |n, &d| n.checked_mul(d)).and_then(|n| u64::try_from(n).ok())
+    tensor(context.ty, &context.shape)
 }
 
-/// Host memory that can be had, in bytes, where the system tells (Linux).
-fn available() -> Option<u64> {
-    let read = |path| std::fs::read_to_string(path).ok();
-    let info = read("/proc/meminfo")?;
-    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let free = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024);
-    let limit = read("/sys/fs/cgroup/memory.max").and_then(|m| m.trim().parse().ok());
-    Some(limit.map_or(free, |limit: u64| limit.min(free)))
-}
-
-/// Checks that contexts in host memory, two of each, leave the system some.
-pub(super) fn check(contexts: &[ContextSpec]) -> Result<()> {
-    available().map_or(Ok(()), |free| check_against(contexts, free))
-}
-
-/// Checks that pictures of such a size can be worked on in host memory, with so many bytes for each pixel: a few damaged bytes of a
-/// header can ask for gigabytes.
-pub(super) fn check_size(m: &Manifest, g: &Geometry, pixel: u64) -> Result<()> {
-    available().map_or(Ok(()), |free| check_size_against(m, g, pixel, free))
-}
-
-fn check_size_against(m: &Manifest, g: &Geometry, pixel: u64, available: u64) -> Result<()> {
-    let needed = match m.bottleneck {
-        Bottleneck::Nested { .. } => pixel * g.aligned_width as u64 * g.aligned_height as u64,
-        // contexts, which are checked by themselves, are most of it
-        Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => 0,
-    };
-    if needed <= available {
-        return Ok(());
+/// Host memory that a graph takes on pictures of `geometry`: `pixel` bytes for each pixel with a nested bundle; two of each context and
+/// the tensors of `specs`, which are most of it with the others.
+pub(super) fn needed(m: &Manifest, g: &Geometry, pixel: u64, contexts: &[ContextSpec], specs: &[&Spec]) -> u64 {
+    let sum = |all: &mut dyn Iterator<Item = Option<u64>>| all.map(|n| n.unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
+    let contexts = sum(&mut contexts.iter().map(bytes)).saturating_mul(2);
+    let tensors = sum(&mut specs.iter().map(|s| tensor(s.ty, &s.shape)));
+    match m.bottleneck {
+        Bottleneck::Nested { .. } => contexts.max(pixel * g.aligned_width as u64 * g.aligned_height as u64),
+        Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => contexts.saturating_add(tensors),
     }
-    Err(Error::Limit(format!(
-        "the model takes some {:.1} GiB for pictures of {}x{}, and {:.1} GiB of memory are free; scale the video down (videoscale)",
-        gib(needed),
-        g.width,
-        g.height,
-        gib(available)
-    )))
 }
 
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 30)
-}
+/// Bytes that instances have asked for and not used yet.
+struct Ledger(Mutex<u64>);
 
-fn check_against(contexts: &[ContextSpec], available: u64) -> Result<()> {
-    let needed = contexts.iter().map(|c| bytes(c).unwrap_or(u64::MAX)).fold(0, u64::saturating_add).saturating_mul(2);
-    if needed <= available {
-        return Ok(());
+static LEDGER: Ledger = Ledger(Mutex::new(0));
+
+impl Ledger {
+    /// Notes `bytes` as taken if `free` ones (asked for only now, when no other instance can come between) leave room.
+    fn reserve(&'static self, bytes: u64, g: &Geometry, free: impl FnOnce() -> Option<u64>) -> Result<Reservation> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(free) = free().filter(|free| bytes > free.saturating_sub(*taken)) {
+            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+            let others = match *taken {
+                0 => String::new(),
+                taken => format!(", of which other instances in this process have asked for {:.1} GiB", gib(taken)),
+            };
+            return Err(Error::Limit(format!(
+                "the model takes some {:.1} GiB for pictures of {}x{}, and {:.1} GiB of memory are free{others}; scale the video down (videoscale), or use a bundle with less context",
+                gib(bytes),
+                g.width,
+                g.height,
+                gib(free)
+            )));
+        }
+        *taken = taken.saturating_add(bytes);
+        Ok(Reservation { ledger: self, bytes })
     }
-    Err(Error::Limit(format!(
-        "the model's contexts take {:.1} GiB for pictures of this size, and {:.1} GiB of memory are free; scale the video down (videoscale), or use a bundle in half precision or with a shorter context",
-        gib(needed),
-        gib(available)
-    )))
+}
+
+/// Memory that an instance will take.
+pub(super) struct Reservation {
+    ledger: &'static Ledger,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Reserves `bytes` for pictures of `geometry`, if there are as many.
+    pub fn new(bytes: u64, geometry: &Geometry) -> Result<Self> {
+        LEDGER.reserve(bytes, geometry, available)
+    }
+
+    /// The memory is in use: from now on the system counts it.
+    fn settle(&mut self) {
+        let mut taken = self.ledger.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *taken = taken.saturating_sub(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.settle();
+    }
 }
 
 #[cfg(test)]
@@ -77,25 +98,60 @@ mod tests {
     use ort::value::TensorElementType as Type;
 
     use super::*;
+    use crate::bundle::Bundle;
 
-    #[test]
-    fn what_does_not_fit_is_refused_with_numbers() {
-        let context = |shape: &[i64]| ContextSpec { name: "enc.key".into(), ty: Type::Float32, shape: shape.to_vec() };
-        let two = [context(&[40, 8, 16384, 128]), context(&[40, 8, 16384, 128])];
-        assert_eq!(bytes(&two[0]), Some(4 * 40 * 8 * 16384 * 128));
-        assert!(check_against(&two, 11 << 30).is_ok());
-        let error = check_against(&two, 4 << 30).expect_err("10 GiB in 4").to_string();
-        assert!(error.contains("10.0 GiB") && error.contains("4.0 GiB") && error.contains("videoscale"), "{error}");
-        assert!(check_against(&[context(&[i64::MAX, 9])], u64::MAX - 1).is_err());
+    fn context(shape: &[i64]) -> ContextSpec {
+        ContextSpec { name: "enc.key".into(), ty: Type::Float32, shape: shape.to_vec() }
+    }
+
+    /// Why `bytes` of `free` are refused, if they are.
+    fn refusal(bytes: u64, free: u64) -> Option<String> {
+        static OWN: Ledger = Ledger(Mutex::new(0));
+        let geometry = Bundle::builtin().expect("valid").geometry(8192, 8192).expect("size");
+        OWN.reserve(bytes, &geometry, || Some(free)).err().map(|e| e.to_string())
     }
 
     #[test]
-    fn huge_pictures_are_refused_with_numbers() {
-        let bundle = crate::bundle::Bundle::builtin().expect("valid");
-        let check = |w, h, free| check_size_against(&bundle.manifest, &bundle.geometry(w, h).expect("size"), 200, free);
-        assert!(check(1280, 720, 1 << 30).is_ok());
-        let error = check(8192, 8192, 8 << 30).expect_err("12 GiB in 8").to_string();
-        assert!(error.contains("12.5 GiB") && error.contains("8192x8192") && error.contains("8.0 GiB"), "{error}");
-        assert!(check(8192, 8192, 16 << 30).is_ok());
+    fn contexts_count_twice_and_tensors_once() {
+        let builtin = Bundle::builtin().expect("valid");
+        let geometry = builtin.geometry(64, 64).expect("size");
+        let mut manifest = builtin.manifest.clone();
+        let two = [context(&[40, 8, 16384, 128]), context(&[40, 8, 16384, 128])];
+        assert_eq!(bytes(&two[0]), Some(4 * 40 * 8 * 16384 * 128));
+        let ten = 10 << 30;
+        assert_eq!(needed(&manifest, &geometry, 200, &two, &[]), ten, "more than the pixels");
+        assert_eq!(needed(&manifest, &geometry, 200, &[], &[]), 200 * 64 * 64);
+        manifest.bottleneck = Bottleneck::Fsq { levels: vec![8] };
+        let frames = Spec { name: "frames", ty: Type::Uint8, shape: vec![4, 64, 64, 3] };
+        assert_eq!(needed(&manifest, &geometry, 200, &two, &[&frames, &frames]), ten + 2 * 4 * 64 * 64 * 3);
+        assert_eq!(needed(&manifest, &geometry, 200, &[context(&[i64::MAX, 9])], &[]), u64::MAX);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_numbers() {
+        assert_eq!(refusal(10 << 30, 11 << 30), None);
+        let error = refusal(10 << 30, 4 << 30).expect("10 GiB in 4");
+        for part in ["10.0 GiB", "8192x8192", "4.0 GiB", "videoscale"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(refusal(u64::MAX, u64::MAX - 1).is_some());
+    }
+
+    #[test]
+    fn what_others_have_asked_for_is_not_free() {
+        static OWN: Ledger = Ledger(Mutex::new(0));
+        let geometry = Bundle::builtin().expect("valid").geometry(4096, 2304).expect("size");
+        let reserve = |gib: u64| OWN.reserve(gib << 30, &geometry, || Some(10 << 30));
+        let mut first = reserve(6).expect("fits");
+        let error = reserve(6).err().expect("12 GiB in 10").to_string();
+        assert!(error.contains("other instances") && error.contains("6.0 GiB"), "{error}");
+        let second = reserve(4).expect("just fits");
+        assert!(reserve(1).is_err());
+        drop(second);
+        first.settle();
+        // the system's number has it now
+        let third = OWN.reserve(4 << 30, &geometry, || Some(4 << 30)).expect("fits");
+        drop((first, third));
+        assert_eq!(*OWN.0.lock().expect("no panic"), 0);
     }
 }

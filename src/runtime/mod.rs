@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! ONNX Runtime: finding its library, choosing a provider, running a bundle's graphs.
 
+mod available;
 mod contract;
 mod graph;
 mod library;
@@ -11,6 +12,7 @@ mod session;
 
 use std::path::PathBuf;
 
+use crate::Result;
 pub use graph::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
 pub use library::set_search_directory;
 
@@ -42,6 +44,12 @@ pub struct RuntimeConfig {
     pub fp16: bool,
     /// Where TensorRT keeps engines; `None` = `elastictok` in the user's cache directory.
     pub cache_dir: Option<PathBuf>,
+}
+
+/// Checks what can be known without a graph: that ONNX Runtime is there, and in it the provider asked for by name. Cheap once the
+/// library is loaded.
+pub fn check(config: &RuntimeConfig) -> Result<()> {
+    provider::check(config)
 }
 
 impl RuntimeConfig {

@@ -47,7 +47,7 @@ fn loader_directories(file: &Path, read: &mut HashSet<PathBuf>, out: &mut Vec<Pa
     let Ok(text) = std::fs::read_to_string(file) else { return };
     for line in text.lines().map(|l| l.split('#').next().unwrap_or_default().trim()).filter(|l| !l.is_empty()) {
         let Some(pattern) = line.strip_prefix("include ").map(str::trim) else {
-            out.push(PathBuf::from(line));
+            out.extend(Some(PathBuf::from(line)).filter(|p| p.is_absolute()));
             continue;
         };
         // Patterns are `directory/*.conf` wherever there are any.
@@ -67,24 +67,43 @@ fn loader_directories(file: &Path, read: &mut HashSet<PathBuf>, out: &mut Vec<Pa
     }
 }
 
+/// Where to look for the library.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// Absolute, in the order in which they are searched.
+    pub directories: Vec<PathBuf>,
+    /// Variables that name no absolute path, `NAME=value`. They are passed over: a library found from wherever the process happens
+    /// to run is anybody's code.
+    pub passed_over: Vec<String>,
+}
+
 /// Directories in the order in which they are searched: beside the plugin, the system's library path, where
 /// `install-deps.sh` puts the library, then installed PyPI wheels. `variable` reads the process's environment.
-pub(super) fn places(beside: Option<&Path>, variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+pub(super) fn places(beside: Option<&Path>, variable: &dyn Fn(&str) -> Option<OsString>) -> Places {
+    let mut passed_over = Vec::new();
+    let mut absolute = |name: &str, path: PathBuf| {
+        let usable = path.is_absolute();
+        if !usable {
+            passed_over.push(format!("{name}={}", path.display()));
+        }
+        usable.then_some(path)
+    };
     let set = |name: &str| variable(name).filter(|v| !v.is_empty());
-    let home = set("HOME").map(PathBuf::from);
+    let mut directory = |name: &str| set(name).and_then(|value| absolute(name, value.into()));
+    let (home, data, environment) = (directory("HOME"), directory("XDG_DATA_HOME"), directory("VIRTUAL_ENV"));
     let mut all: Vec<PathBuf> = beside.into_iter().flat_map(layouts).collect();
-    all.extend(set("LD_LIBRARY_PATH").iter().flat_map(std::env::split_paths).filter(|p| p.is_absolute()));
+    let libraries = set("LD_LIBRARY_PATH");
+    all.extend(libraries.iter().flat_map(std::env::split_paths).filter_map(|p| absolute("LD_LIBRARY_PATH", p)));
     loader_directories(Path::new("/etc/ld.so.conf"), &mut HashSet::new(), &mut all);
     all.extend(SYSTEM.map(PathBuf::from));
-    let data = set("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let data = data.or_else(|| home.as_ref().map(|h| h.join(".local/share")));
     all.extend(data.iter().flat_map(|d| layouts(&d.join("elastictok/onnxruntime"))));
-    all.extend(set("VIRTUAL_ENV").iter().flat_map(|v| wheels(&Path::new(v).join("lib"))));
+    all.extend(environment.iter().flat_map(|v| wheels(&v.join("lib"))));
     all.extend(home.iter().flat_map(|h| wheels(&h.join(".local/lib"))));
     all.extend(["/usr/local/lib", "/usr/lib"].iter().flat_map(|l| wheels(Path::new(l))));
     let mut seen = HashSet::new();
     all.retain(|p| seen.insert(p.clone()));
-    all
+    Places { directories: all, passed_over }
 }
 
 #[cfg(test)]
@@ -134,7 +153,7 @@ mod tests {
     #[test]
     fn loader_configuration_follows_includes_and_stops_at_loops() {
         let dir = Scratch::new("loader");
-        let main = dir.file("ld.so.conf", "include conf.d/*.conf # all of them\n/opt/last\n");
+        let main = dir.file("ld.so.conf", "include conf.d/*.conf # all of them\nrelative\n/opt/last\n");
         dir.file("conf.d/b.conf", "/opt/b\n");
         dir.file("conf.d/a.conf", "# comment\n\n/opt/a\n");
         dir.file("conf.d/ignored.txt", "/opt/ignored\n");
@@ -158,7 +177,8 @@ mod tests {
             "VIRTUAL_ENV" => Some(venv.clone().into_os_string()),
             _ => None,
         };
-        let all = places(Some(Path::new("/plugins")), &variable);
+        let Places { directories: all, passed_over } = places(Some(Path::new("/plugins")), &variable);
+        assert_eq!(passed_over, ["LD_LIBRARY_PATH=relative"]);
         let at = |p: PathBuf| all.iter().position(|x| *x == p).unwrap_or_else(|| panic!("{} is missing", p.display()));
         let order = [
             at("/plugins".into()),
@@ -172,6 +192,20 @@ mod tests {
         assert!(order.is_sorted(), "{all:?}");
         assert!(!all.contains(&PathBuf::from("relative")));
         let elsewhere = |name: &str| (name == "XDG_DATA_HOME").then(|| OsString::from("/data"));
-        assert!(places(None, &elsewhere).contains(&PathBuf::from("/data/elastictok/onnxruntime")));
+        assert!(places(None, &elsewhere).directories.contains(&PathBuf::from("/data/elastictok/onnxruntime")));
+    }
+
+    #[test]
+    fn variables_that_are_not_absolute_are_passed_over_and_named() {
+        for name in ["HOME", "XDG_DATA_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH"] {
+            for value in [".", "venv", "../lib", "~/venv"] {
+                let found = places(None, &|n: &str| (n == name).then(|| OsString::from(value)));
+                assert!(found.directories.iter().all(|d| d.is_absolute()), "{name}={value}: {found:?}");
+                assert_eq!(found.passed_over, [format!("{name}={value}")]);
+            }
+        }
+        // a relative XDG_DATA_HOME does not hide the default
+        let both = |name: &str| Some(OsString::from(if name == "HOME" { "/home/me" } else { "data" }));
+        assert!(places(None, &both).directories.contains(&PathBuf::from("/home/me/.local/share/elastictok/onnxruntime")));
     }
 }

@@ -131,6 +131,17 @@ fn unavailable(device: Device, config: &RuntimeConfig, why: &str) -> Error {
     ))
 }
 
+/// Checks what can be known without a graph: that there is an ONNX Runtime, and that it has the provider asked for by name.
+pub(super) fn check(config: &RuntimeConfig) -> Result<()> {
+    environment()?;
+    let device = match config.provider {
+        ExecutionProvider::Auto | ExecutionProvider::Cpu => return Ok(()),
+        ExecutionProvider::Cuda => Device::Cuda,
+        ExecutionProvider::TensorRt => Device::TensorRt,
+    };
+    missing(device)?.map_or(Ok(()), |why| Err(unavailable(device, config, &why)))
+}
+
 fn open_on(device: Device, graph: &Graph, dimensions: &[(&str, usize)], config: &RuntimeConfig) -> Result<Opened> {
     let environment = environment()?;
     if let Some(why) = missing(device)? {

@@ -11,7 +11,7 @@ use ort::session::{IoBinding, Session};
 use ort::value::{DynTensor, PrimitiveTensorElementType, TensorElementType as Type};
 
 use super::contract::{ContextSpec, NEXT, Spec};
-use super::memory;
+use super::memory::Reservation;
 use super::provider::{Device, Opened};
 use crate::{Error, Result};
 
@@ -110,16 +110,16 @@ pub(super) struct Graph {
     contexts: Vec<Context>,
     current: usize,
     time: Duration,
+    /// Until the first run; `None` on a GPU.
+    memory: Option<Reservation>,
 }
 
 impl Graph {
-    pub fn new(opened: Opened, contexts: Vec<ContextSpec>, device_id: i32) -> Result<Self> {
+    /// `memory`: what is reserved for it in host memory.
+    pub fn new(opened: Opened, contexts: Vec<ContextSpec>, device_id: i32, memory: Option<Reservation>) -> Result<Self> {
         let Opened { session, device } = opened;
-        if !device.is_gpu() {
-            memory::check(&contexts)?;
-        }
         let contexts = contexts.into_iter().map(|c| Context::new(&session, c, device, device_id)).collect::<Result<_>>()?;
-        Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO })
+        Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO, memory })
     }
 
     /// Buffers of the given specifications where the graph runs.
@@ -189,6 +189,7 @@ impl Graph {
         }
         self.session.run_binding(binding).map_err(runtime("running the graph failed"))?;
         self.time += started.elapsed();
+        self.memory = None;
         Ok(())
     }
 

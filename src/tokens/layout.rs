@@ -7,6 +7,8 @@ use crate::{Error, Result};
 pub const MAX_LEVELS: usize = 3;
 const MAX_COEFFICIENTS: usize = 8192;
 const MAX_CELLS: usize = 1 << 20;
+/// Largest t, v or u of a coefficient: beyond any transform, and far from what 16 bits can add up.
+const MAX_FREQUENCY: u16 = 1 << 12;
 
 /// Position classes of coefficients: what a zero flag knows about where it is.
 pub(super) const CLASSES: usize = 16;
@@ -66,8 +68,8 @@ impl NestedLayout {
         }
         let mut index = std::collections::HashMap::new();
         for (i, p) in positions.iter().enumerate() {
-            if index.insert(*p, i as u16).is_some() || p[0] > 2 {
-                return Err(Error::Model(format!("coefficient {i} has a position {p:?} that is taken or has no such component")));
+            if index.insert(*p, i as u16).is_some() || p[0] > 2 || p[1..].iter().any(|x| *x > MAX_FREQUENCY) {
+                return Err(Error::Model(format!("coefficient {i} has a position {p:?} that is taken or does not exist")));
             }
         }
         let (mut spans, mut links) = (Vec::new(), Vec::new());
@@ -181,7 +183,7 @@ fn neighbours([component, t, v, u]: [u16; 4]) -> impl Iterator<Item = (u8, [u16;
 
 /// Rough classes for untrained tables: by component, first or later frame, and octave of the spatial frequency.
 fn default_class([component, t, v, u]: [u16; 4]) -> u8 {
-    let octave = |limits: &[u16]| limits.iter().filter(|l| v + u >= **l).count() as u8;
+    let octave = |limits: &[u16]| limits.iter().filter(|l| u32::from(v) + u32::from(u) >= u32::from(**l)).count() as u8;
     match (component, t) {
         (0, 0) => octave(&[1, 2, 4, 7, 12]),
         (0, _) => 6 + octave(&[1, 3, 7]),
@@ -234,6 +236,9 @@ pub(super) mod tests {
         assert!(matches!(NestedLayout::new(&p, 0, 1, 1), Err(Error::Model(_))));
         assert!(matches!(NestedLayout::new(&p, 1, 1 << 11, 1 << 10), Err(Error::Limit(_))));
         assert!(matches!(NestedLayout::new(&[p[0], p[0]], 1, 1, 1), Err(Error::Model(_))));
+        for far in [[0, 0, u16::MAX, u16::MAX], [0, u16::MAX, 0, 0], [0, 0, 0, 4097], [3, 0, 0, 0]] {
+            assert!(matches!(NestedLayout::new(&[far], 1, 1, 1), Err(Error::Model(m)) if m.contains("does not exist")));
+        }
         let layout = NestedLayout::new(&p, 2, 1, 1).expect("valid");
         assert!(layout.classes(&[16; 24]).is_err() && layout.classes(&[0; 3]).is_err());
         assert!(layout.classes(&[]).is_ok());

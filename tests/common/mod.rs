@@ -7,7 +7,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use elastictok::bitstream::SequenceHeader;
+use elastictok::bitstream::{Limits, SequenceHeader};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, SearchMethod, psnr};
 use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
@@ -108,7 +108,14 @@ impl Rgb {
     }
 
     pub fn decoder(&self, bundle: &Arc<Bundle>, header: &SequenceHeader, max_layers: Option<usize>) -> Decoder {
-        Decoder::new(DecoderConfig { bundle: bundle.clone(), runtime: runtime(), header: header.clone(), max_layers }).unwrap()
+        Decoder::new(DecoderConfig {
+            bundle: bundle.clone(),
+            runtime: runtime(),
+            header: header.clone(),
+            max_layers,
+            limits: Limits::default(),
+        })
+        .unwrap()
     }
 
     /// The frames of a block.

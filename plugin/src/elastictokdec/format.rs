@@ -2,7 +2,7 @@
 //! From caps to a decoder and to caps downstream; what is no packets is refused with advice.
 
 use elastictok::Error;
-use elastictok::bitstream::SequenceHeader;
+use elastictok::bitstream::{Limits, SequenceHeader};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{Decoder, DecoderConfig};
 use gst::prelude::*;
@@ -21,7 +21,7 @@ pub const ADVICE: &str = "what comes in is not cut into packets; put elastictokp
 impl ElasticTokDec {
     /// Makes a decoder for caps, unless the one in use fits them, and tells downstream the format.
     pub(super) fn take_format(&self, input: &InputState) -> Result<(), gst::ErrorMessage> {
-        let header = header_of(input)?;
+        let header = header_of(input, &self.max_pixels.limits())?;
         let structure = input.caps().and_then(|c| c.structure(0));
         if let Some(what) = structure.and_then(|s| contradiction(s, &header)) {
             return Err(error_message(&Error::Malformed(format!("{what}; send the caps that belong to the stream"))));
@@ -61,10 +61,11 @@ impl ElasticTokDec {
             runtime: settings.model.runtime(),
             max_layers: settings.layers(),
             header,
+            limits: self.max_pixels.limits(),
         };
         let decoder = Decoder::new(config)?;
         let header = decoder.sequence_header();
-        gst::info!(CAT, imp = self, "{}x{} on {}", header.width, header.height, decoder.provider());
+        gst::info!(CAT, imp = self, "a stream of {}x{}", header.width, header.height);
         Ok(decoder)
     }
 
@@ -93,9 +94,9 @@ fn is_unparsed(caps: &gst::CapsRef) -> bool {
 }
 
 /// The sequence header in the caps.
-fn header_of(input: &InputState) -> Result<SequenceHeader, gst::ErrorMessage> {
+fn header_of(input: &InputState, limits: &Limits) -> Result<SequenceHeader, gst::ErrorMessage> {
     const MISSING: &str = "packetized caps have no codec_data; keep the caps that the encoder or elastictokparse sent";
     let data = input.codec_data().ok_or_else(|| gst::error_msg!(gst::StreamError::Format, ["{MISSING}"]))?;
     let data = data.map_readable().map_err(|_| gst::error_msg!(gst::StreamError::Format, ["codec_data cannot be read"]))?;
-    SequenceHeader::parse(&data).map_err(|e| error_message(&e))
+    SequenceHeader::parse_with(&data, limits).map_err(|e| error_message(&e))
 }

@@ -30,7 +30,7 @@ use once_cell::sync::Lazy;
 use super::format::InputState;
 use super::packets::Pictures;
 use super::{pictures, stats};
-use crate::common::{MEDIA_TYPE, ModelSettings, error_message, lock, refuse};
+use crate::common::{MEDIA_TYPE, MaxPixels, ModelSettings, error_message, lock, refuse};
 use crate::keyrequest::KeyRequest;
 
 pub(super) static CAT: Lazy<gst::DebugCategory> =
@@ -70,6 +70,7 @@ pub struct ElasticTokDec {
     /// Never held across a call out of the element.
     pub(super) state: Mutex<State>,
     pub(super) settings: Mutex<Settings>,
+    pub(super) max_pixels: MaxPixels,
 }
 
 #[glib::object_subclass]
@@ -96,6 +97,7 @@ impl ObjectImpl for ElasticTokDec {
                     .maximum(32)
                     .mutable_playing()
                     .build(),
+                MaxPixels::property(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                     .nick("Statistics")
                     .blurb("Measurements since the stream began: blocks, frames, damaged and refused blocks, times in ms, provider in use")
@@ -111,6 +113,7 @@ impl ObjectImpl for ElasticTokDec {
         let mut settings = lock(&self.settings);
         match pspec.name() {
             "max-layers" => settings.max_layers = value.get().expect("type checked upstream"),
+            MaxPixels::NAME => self.max_pixels.set(value),
             name if settings.model.set(name, value) => {}
             other => gst::error!(CAT, imp = self, "no property {other} can be set"),
         }
@@ -119,6 +122,7 @@ impl ObjectImpl for ElasticTokDec {
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
             "max-layers" => lock(&self.settings).max_layers.to_value(),
+            MaxPixels::NAME => self.max_pixels.get(),
             "stats" => stats::structure(lock(&self.state).decoder.as_ref()).to_value(),
             other => lock(&self.settings).model.get(other).unwrap_or_else(|| {
                 gst::error!(CAT, imp = self, "no property {other}");

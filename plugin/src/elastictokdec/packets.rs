@@ -37,6 +37,7 @@ pub(super) struct Pictures {
 
 impl ElasticTokDec {
     /// Puts [`chain`](Self::chain) before the base class's function.
+    #[allow(unsafe_code, reason = "the bindings cannot name the function that a pad has")]
     pub(super) fn take_packets(&self) {
         let obj = self.obj();
         let pad = obj.sink_pad();

@@ -48,7 +48,7 @@ impl ElasticTokDec {
                 self.ask_for_key();
                 Ok(gst::FlowSuccess::Ok)
             }
-            Error::Malformed(_) | Error::Limit(_) => {
+            Error::Malformed(_) => {
                 self.warn(&error.to_string());
                 self.ask_for_key();
                 gst_video::video_decoder_error!(self.obj(), 1, gst::StreamError::Decode, ["{error}"])

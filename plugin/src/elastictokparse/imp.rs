@@ -27,7 +27,7 @@ use gst_base::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
 use super::stream::{Arrival, Found, Made, Output, State, Unit, mark};
-use crate::common::{MEDIA_TYPE, contradiction, error_message, lock, refuse, stream_caps};
+use crate::common::{MEDIA_TYPE, MaxPixels, block_rate, contradiction, error_message, lock, refuse, stream_caps};
 use crate::keyrequest::KeyRequest;
 
 pub(super) static CAT: Lazy<gst::DebugCategory> =
@@ -40,6 +40,7 @@ const MIN_FRAME_SIZE: u32 = 4;
 pub struct ElasticTokParse {
     /// Never held across a call out of the element.
     pub(super) state: Mutex<State>,
+    max_pixels: MaxPixels,
 }
 
 /// Why a header is not taken.
@@ -87,12 +88,7 @@ impl ElasticTokParse {
         } else {
             (caps.field("stream-format", "byte-stream"), Some(StreamWriter::new(&header)?))
         };
-        let (n, d) = header.framerate;
-        if n > 0 {
-            let blocks = gst::Fraction::new(
-                i32::try_from(n).unwrap_or(i32::MAX),
-                i32::try_from(u64::from(d) * u64::from(header.block_length)).unwrap_or(i32::MAX),
-            );
+        if let Some(blocks) = block_rate(&header) {
             obj.set_frame_rate(blocks, 0, 0);
         }
         let mut tags = gst::TagList::new();
@@ -200,7 +196,23 @@ impl ObjectSubclass for ElasticTokParse {
     type ParentType = gst_base::BaseParse;
 }
 
-impl ObjectImpl for ElasticTokParse {}
+impl ObjectImpl for ElasticTokParse {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| vec![MaxPixels::property()]);
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        match pspec.name() {
+            MaxPixels::NAME => self.max_pixels.set(value),
+            other => gst::error!(CAT, imp = self, "no property {other} can be set"),
+        }
+    }
+
+    fn property(&self, _id: usize, _pspec: &glib::ParamSpec) -> glib::Value {
+        self.max_pixels.get()
+    }
+}
 
 impl GstObjectImpl for ElasticTokParse {}
 
@@ -265,7 +277,7 @@ impl BaseParseImpl for ElasticTokParse {
                 .ok()
                 .and_then(|data| data.into_mapped_buffer_readable().ok())
                 .ok_or_else(|| gst::error_msg!(gst::StreamError::Format, ["{missing}"]))
-                .and_then(|data| SequenceHeader::parse(&data).map_err(|e| error_message(&e)))
+                .and_then(|data| SequenceHeader::parse_with(&data, &self.max_pixels.limits()).map_err(|e| error_message(&e)))
                 .map_err(|e| refuse(self, &CAT, e))?;
             match self.take_header(header) {
                 Err(Refusal::Bad(message)) => return Err(refuse(self, &CAT, message)),
@@ -350,7 +362,7 @@ impl BaseParseImpl for ElasticTokParse {
         let found = {
             let Some(input) = frame.buffer() else { return Ok((gst::FlowSuccess::Ok, 0)) };
             let data = input.map_readable().map_err(|_| gst::FlowError::Error)?;
-            lock(&self.state).find(&data, offset, input.pts(), draining)
+            lock(&self.state).find(&data, offset, input.pts(), draining, &self.max_pixels.limits())
         };
         let needed = if let Found::NeedMore(bytes) = found { u32::try_from(bytes).unwrap_or(u32::MAX) } else { MIN_FRAME_SIZE };
         obj.set_min_frame_size(needed);
@@ -362,7 +374,7 @@ impl BaseParseImpl for ElasticTokParse {
                 self.ask_for_key();
                 bytes
             }
-            Found::Refused(error @ Error::Unsupported(_), _) => return Err(self.refused(error.into())),
+            Found::Refused(error @ (Error::Unsupported(_) | Error::Limit(_)), _) => return Err(self.refused(error.into())),
             Found::Refused(error, total) => {
                 gst::element_imp_warning!(self, gst::StreamError::Decode, ("{error}"));
                 self.ask_for_key();

@@ -117,7 +117,7 @@ fn clock_time(ns: Option<u64>) -> Option<gst::ClockTime> {
 
 impl State {
     /// What stands at the front of `data`, which is at `offset` in the input.
-    pub fn find(&mut self, data: &[u8], offset: u64, pts: Option<gst::ClockTime>, draining: bool) -> Found {
+    pub fn find(&mut self, data: &[u8], offset: u64, pts: Option<gst::ClockTime>, draining: bool, limits: &Limits) -> Found {
         self.pts = pts.or(self.pts).filter(|_| self.timed);
         if self.packets_in {
             let unit = Unit { whole: None, payload: 0..data.len(), total: data.len() };
@@ -133,7 +133,7 @@ impl State {
         }
         self.offset = offset;
         let found = match self.rest.min(data.len()).min(MAX_SKIP) {
-            0 => self.examine(data, draining),
+            0 => self.examine(data, draining, limits),
             bytes => {
                 self.rest -= bytes;
                 Found::Rest(bytes)
@@ -147,15 +147,15 @@ impl State {
         found
     }
 
-    fn examine(&mut self, data: &[u8], draining: bool) -> Found {
-        let limit = |header: Option<&SequenceHeader>| header.map_or(0, |header| Limits::default().block_bytes(header));
+    fn examine(&mut self, data: &[u8], draining: bool, limits: &Limits) -> Found {
+        let limit = |header: Option<&SequenceHeader>| header.map_or(0, |header| limits.block_bytes(header));
         let (payload, total) = match unit(data, limit(self.tracker.header()), draining) {
             Next::NeedMore(bytes) => return Found::NeedMore(bytes),
             Next::Junk(bytes) => return Found::Junk(bytes.min(MAX_SKIP)),
             Next::Block(unit) => return Found::Block(None, unit),
             Next::Header(payload, total) => (payload, total),
         };
-        let header = match SequenceHeader::parse(&data[payload]) {
+        let header = match SequenceHeader::parse_with(&data[payload], limits) {
             Ok(header) => header,
             Err(e) => {
                 self.tracker.forget_header();

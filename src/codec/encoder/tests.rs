@@ -33,23 +33,17 @@ impl BlockCoder for FakeCoder {
         Ok(())
     }
 
-    fn begin(&mut self, _: Span) {}
-
     fn least_bitrate(&self) -> Option<f64> {
         None
     }
 
-    fn wants_key(&mut self) -> bool {
-        false
-    }
-
-    fn code(&mut self, key: bool, _: u32) -> Result<Coded> {
+    fn code(&mut self, place: Place) -> Result<CodedBlock> {
         let mut told = self.told.lock().expect("no panic before");
         if std::mem::take(&mut told.fail) {
             return Err(Error::Runtime("told to fail".into()));
         }
-        told.keys.push(key);
-        Ok(Coded::default())
+        told.keys.push(place.must_be_key);
+        Ok(CodedBlock { key: place.must_be_key, ..CodedBlock::default() })
     }
 
     fn segments(&self) -> &[Vec<u8>] {
@@ -60,7 +54,7 @@ impl BlockCoder for FakeCoder {
         &[]
     }
 
-    fn learn(&mut self, _: f64) {}
+    fn learn(&mut self, _: &CodedBlock, _: f64) {}
 
     fn spent(&self) -> Spent {
         Spent::default()

@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use self::nested::{NestedReader, NestedWriter};
 use super::FrameTime;
 use super::setup::{Nested, check_model, fixed as fixed_coder};
-use crate::bitstream::{Block, BlockHeader, BlockWriter, SequenceHeader};
+use super::unpack::{check_quantiser, max_quantiser};
+use crate::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::timing::Timeline;
 use crate::tokens::fixed::FixedCoder;
@@ -71,7 +72,6 @@ pub struct TokenBlock {
 
 /// Checks that `bundle` made the stream, and says what its tokens look like.
 fn shape(bundle: &Bundle, header: &SequenceHeader) -> Result<TokenShape> {
-    header.validate()?;
     check_model(bundle, header)?;
     let manifest = &bundle.manifest;
     let geometry = bundle.geometry(header.width, header.height)?;
@@ -95,11 +95,19 @@ pub struct TokenReader {
     shape: TokenShape,
     timeline: Timeline,
     block_length: u8,
+    max_quantiser: u8,
 }
 
 impl TokenReader {
-    /// A reader for a stream; [`Error::Model`]: the stream was made with another bundle.
+    /// A reader for a stream, within the default limits; [`Error::Model`]: the stream was made with another bundle;
+    /// [`Error::Limit`]: its pictures are too large.
     pub fn new(bundle: &Bundle, header: &SequenceHeader) -> Result<Self> {
+        Self::with_limits(bundle, header, &Limits::default())
+    }
+
+    /// As [`new`](Self::new), within other limits.
+    pub fn with_limits(bundle: &Bundle, header: &SequenceHeader, limits: &Limits) -> Result<Self> {
+        header.validate_with(limits)?;
         let shape = shape(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         let reader = match &bundle.manifest.bottleneck {
@@ -110,7 +118,7 @@ impl TokenReader {
             _ => Reader::Fixed(fixed_coder(&bundle.manifest, &geometry)?),
         };
         let timeline = Timeline::new(header.framerate, header.block_length)?;
-        Ok(Self { reader, shape, timeline, block_length: header.block_length })
+        Ok(Self { reader, shape, timeline, block_length: header.block_length, max_quantiser: max_quantiser(bundle) })
     }
 
     /// Sizes of every block.
@@ -123,6 +131,7 @@ impl TokenReader {
     pub fn read(&mut self, block: &[u8], pts: Option<u64>) -> Result<TokenBlock> {
         let block = Block::parse(block, self.block_length)?;
         let header = block.header().clone();
+        check_quantiser(&header, self.max_quantiser)?;
         let mut segments = Vec::new();
         for segment in block.segments() {
             segments.push(segment.map_err(|fault| {
@@ -152,12 +161,14 @@ enum Writer {
 pub struct TokenWriter {
     writer: Writer,
     block_length: u8,
+    max_quantiser: u8,
     out: BytesMut,
 }
 
 impl TokenWriter {
     /// A writer for a stream with this header; errors as for [`TokenReader::new`].
     pub fn new(bundle: &Bundle, header: &SequenceHeader) -> Result<Self> {
+        header.validate()?;
         shape(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         let writer = match &bundle.manifest.bottleneck {
@@ -167,11 +178,17 @@ impl TokenWriter {
             }
             _ => Writer::Fixed(fixed_coder(&bundle.manifest, &geometry)?),
         };
-        Ok(Self { writer, block_length: header.block_length, out: BytesMut::new() })
+        Ok(Self { writer, block_length: header.block_length, max_quantiser: max_quantiser(bundle), out: BytesMut::new() })
     }
 
     /// The block of these tokens. [`Error::Settings`] or [`Error::Model`]: a count, an index or an array is not as the bundle has it.
     pub fn write(&mut self, block: &TokenBlock) -> Result<Bytes> {
+        if block.header.quantiser > self.max_quantiser {
+            return Err(Error::Settings(format!(
+                "quantiser {} is above the model's largest, {}",
+                block.header.quantiser, self.max_quantiser
+            )));
+        }
         let segments = match (&mut self.writer, &block.tokens) {
             (Writer::Nested(writer), TokenValues::Nested { indices, motion, .. }) => {
                 writer.write(&block.header, indices, motion)?

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What must hold of any payloads in a block whose checksums are right: shared by the fuzz target and the tests.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+use super::unpack::{Unpacker, check_quantiser, max_quantiser, usable};
+use crate::Error;
+use crate::bitstream::{Block, BlockHeader, BlockWriter, thin};
+use crate::bundle::{Bottleneck, Bundle, Manifest};
+use crate::frame::Geometry;
+use crate::runtime::TokensMut;
+use crate::timing::Timing;
+use crate::tokens::motion::MAX_MOTION;
+
+/// Segments that an input gives at the most: one more than any bundle here has layers.
+const SEGMENTS: usize = 4;
+
+/// A bundle's unpacker for small pictures; its graphs are never opened.
+struct Case {
+    bundle: Bundle,
+    geometry: Geometry,
+    unpacker: Unpacker,
+}
+
+impl Case {
+    fn new(bundle: Bundle, width: u32, height: u32) -> Self {
+        let geometry = bundle.geometry(width, height).expect("a valid size");
+        let unpacker = Unpacker::new(&bundle, &geometry).expect("a valid bundle");
+        Self { bundle, geometry, unpacker }
+    }
+
+    fn fixed(manifest: &[u8]) -> Self {
+        let manifest = Manifest::parse(manifest).expect("a valid manifest");
+        let nothing = || Vec::new().into();
+        let bundle = Bundle {
+            manifest,
+            encoder: nothing(),
+            decoder: nothing(),
+            loop_graph: None,
+            tables: Cow::Borrowed(&[]),
+            fingerprint: [0; 8],
+        };
+        Self::new(bundle, 48, 32)
+    }
+
+    fn all() -> Vec<Self> {
+        let builtin = Bundle::builtin().expect("valid");
+        vec![
+            Self::new((*builtin).clone(), 80, 48),
+            Self::fixed(include_bytes!("../../tests/bundles/fsq/bundle.json")),
+            Self::fixed(include_bytes!("../../tests/bundles/vae/bundle.json")),
+        ]
+    }
+
+    /// Reads a block twice; layers, counts and tokens, the same both times.
+    fn read(&mut self, block: &Block<'_>, most: usize) -> Result<(usize, Vec<i32>, Vec<i32>), Error> {
+        check_quantiser(block.header(), max_quantiser(&self.bundle))?;
+        usable(block)?;
+        let first = self.read_once(block, most)?;
+        assert_eq!(self.read_once(block, most).as_ref(), Ok(&first), "a block must not depend on what was read before");
+        Ok(first)
+    }
+
+    fn read_once(&mut self, block: &Block<'_>, most: usize) -> Result<(usize, Vec<i32>, Vec<i32>), Error> {
+        let header = block.header();
+        let (layers, _) = self.unpacker.read(block, most)?;
+        assert!((1..=self.unpacker.layers().min(most)).contains(&layers), "{layers} layers");
+        let (m, cells) = (&self.bundle.manifest, self.geometry.cells());
+        let k = m.tokens_per_cell as usize;
+        let (counts, tokens): (Vec<i32>, Vec<i32>) = match &m.bottleneck {
+            Bottleneck::Nested { positions, .. } => {
+                let mut latents = vec![0i16; cells * positions.len()];
+                let counts = self.unpacker.tokens(header, layers, TokensMut::I16(&mut latents))?.to_vec();
+                (counts, latents.into_iter().map(i32::from).collect())
+            }
+            Bottleneck::Fsq { levels } => {
+                let mut indices = vec![0i32; cells * k];
+                let counts = self.unpacker.tokens(header, layers, TokensMut::I32(&mut indices))?.to_vec();
+                let codes: u32 = levels.iter().product();
+                assert!(indices.iter().all(|&i| u32::try_from(i).is_ok_and(|i| i < codes)));
+                (counts, indices)
+            }
+            Bottleneck::Vae { dimensions, .. } => {
+                let mut means = vec![0f32; cells * k * *dimensions as usize];
+                let counts = self.unpacker.tokens(header, layers, TokensMut::F32(&mut means))?.to_vec();
+                assert!(means.iter().all(|x| x.is_finite()));
+                (counts, means.into_iter().map(|x| x.to_bits().cast_signed()).collect())
+            }
+        };
+        assert!(counts.iter().all(|&n| (0..=k as i32).contains(&n)), "{counts:?} of {k} tokens");
+        if let Some(motion) = self.unpacker.motion() {
+            let (vectors, modes) = motion.split_at(2 * cells);
+            assert!(vectors.iter().all(|v| v.abs() <= MAX_MOTION) && modes.iter().all(|m| [0, 1].contains(m)));
+            assert!(!header.key || (vectors.iter().all(|v| *v == 0) && modes.iter().all(|m| *m == 1)));
+        }
+        assert!(self.unpacker.step(header, layers).is_none_or(|step| step.is_finite() && step > 0.0));
+        Ok((layers, counts, tokens))
+    }
+}
+
+thread_local! {
+    static CASES: RefCell<Vec<Case>> = RefCell::new(Case::all());
+}
+
+/// The first byte picks the bundle, the second the header's flags, the third the quantiser, the fourth how many bytes are cut off
+/// the block's end. Then up to four segments: a u16 length, little-endian, and so many bytes, as far as there are any.
+pub fn segments(data: &[u8]) {
+    let [which, flags, quantiser, cut, payloads @ ..] = data else { return };
+    CASES.with_borrow_mut(|cases| {
+        let n = cases.len();
+        check(&mut cases[usize::from(*which) % n], *flags, *quantiser, *cut, payloads);
+    });
+}
+
+/// The block that an input's bytes behind the first stand for.
+fn block(flags: u8, quantiser: u8, mut payloads: &[u8], length: u8) -> BytesMut {
+    let key = flags & 1 != 0;
+    let header = BlockHeader {
+        key,
+        epoch: 0,
+        position: u32::from(!key),
+        left_out: flags >> 1 & 3,
+        frames: length,
+        quantiser,
+        timing: Timing { base: key.then_some(0), ..Timing::default() },
+    };
+    let mut out = BytesMut::new();
+    let mut writer = BlockWriter::begin(&header, length, &mut out).expect("a valid header");
+    for _ in 0..SEGMENTS {
+        let Some((&size, rest)) = payloads.split_first_chunk::<2>() else { break };
+        let (payload, rest) = rest.split_at(usize::from(u16::from_le_bytes(size)).min(rest.len()));
+        writer.segment(payload);
+        payloads = rest;
+    }
+    out
+}
+
+fn check(case: &mut Case, flags: u8, quantiser: u8, cut: u8, payloads: &[u8]) {
+    let length = case.bundle.manifest.block_length as u8;
+    let out = block(flags, quantiser, payloads, length);
+    let data = &out[..out.len() - usize::from(cut).min(out.len())];
+    let Ok(block) = Block::parse(data, length) else { return };
+    let whole = match case.read(&block, usize::MAX) {
+        Ok(whole) => whole,
+        Err(Error::Malformed(_)) => return,
+        Err(other) => panic!("{other}"),
+    };
+    // A prefix of what was read can be read, cut off in the stream or left aside by the reader.
+    for layers in 1..whole.0 {
+        let thinned = thin(data, layers).expect("whole segments");
+        let thinned = Block::parse(thinned, length).expect("thinning leaves the header");
+        let cut = case.read(&thinned, usize::MAX).expect("a prefix decodes");
+        assert!(cut.0 <= layers);
+        assert_eq!(case.read(&block, layers), Ok(cut));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec::setup::Nested;
+    use crate::tokens::{NestedEncoder, Rdo};
+
+    /// Inputs that decode: blocks of the builtin model.
+    fn seeds() -> Vec<Vec<u8>> {
+        let bundle = Bundle::builtin().expect("valid");
+        let geometry = bundle.geometry(80, 48).expect("valid");
+        let Nested { layout, tables, levels, .. } = Nested::new(&bundle.manifest, &bundle.tables, &geometry).expect("valid");
+        let mut encoder = NestedEncoder::new(&layout, &tables).expect("valid");
+        let (cells, c) = (layout.cells(), layout.coefficients());
+        let mut out = Vec::new();
+        for (i, quantiser) in (0u8..).zip([0, 20, 40, 60, 87]) {
+            let latent = |n: usize| ((n * 2_654_435_761) >> 7) as i16 % (2000 / (1 + n as i16 % c as i16 / 4)).max(2);
+            let latents: Vec<i16> = (0..cells * c).map(latent).collect();
+            let motion: Vec<i32> =
+                (0..3 * cells as i32).map(|n| if n < 2 * cells as i32 { n * 7 % 511 - 255 } else { n % 5 / 4 }).collect();
+            let key = i % 2 == 0;
+            let depth = levels - usize::from(i) % levels;
+            let motion = (!key).then_some(&motion[..]);
+            encoder.quantise(&latents, quantiser, depth, motion, &Rdo::default()).expect("quantises");
+            let mut input = vec![0, u8::from(key) | ((levels - depth) as u8) << 1, quantiser, 0];
+            for level in 0..depth {
+                let mut segment = Vec::new();
+                encoder.write_segment(level, motion, &mut segment).expect("written");
+                input.extend((segment.len() as u16).to_le_bytes());
+                input.extend(segment);
+            }
+            out.push(input);
+        }
+        // fixed tokens are nearly all of the bytes there are
+        for which in [1, 2] {
+            let payload = (0..600u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8);
+            out.push([which, 1, 0, 0, 200, 0].into_iter().chain(payload).collect());
+            out.push(vec![which, 0, 0, 0]);
+        }
+        out
+    }
+
+    /// With `ELASTICTOK_FUZZ_SEEDS` set to a directory, they are written there for the fuzzer.
+    #[test]
+    fn whole_blocks_decode() {
+        for (i, seed) in seeds().iter().enumerate() {
+            segments(seed);
+            if seed[0] == 0 {
+                let data = block(seed[1], seed[2], &seed[4..], 2);
+                let block = Block::parse(&data, 2).expect("whole");
+                let read = CASES.with_borrow_mut(|cases| cases[0].read(&block, usize::MAX));
+                let (layers, _, tokens) = read.expect("decodes");
+                assert_eq!(layers, 3 - usize::from(seed[1] >> 1));
+                assert!(tokens.iter().any(|t| *t != 0));
+            }
+            if let Some(folder) = std::env::var_os("ELASTICTOK_FUZZ_SEEDS") {
+                std::fs::write(std::path::Path::new(&folder).join(format!("seed-{i}")), seed).expect("writable");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1500))]
+        #[test]
+        fn any_payload(which in 0u8..3, flags in 0u8..8, quantiser in 0u8..90, data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            segments(&[&[which, flags, quantiser, 0][..], &data].concat());
+        }
+
+        #[test]
+        fn damaged_blocks(seed in 0usize..9, hits in proptest::collection::vec((any::<u32>(), any::<u8>()), 1..6), cut in 0u8..40) {
+            let mut data = seeds().swap_remove(seed);
+            for (at, value) in hits {
+                let at = at as usize % data.len();
+                data[at] = value;
+            }
+            data[3] = cut.saturating_sub(20);
+            segments(&data);
+        }
+    }
+}
