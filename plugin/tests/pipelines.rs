@@ -162,6 +162,16 @@ fn seeking_lands_on_a_key_block() {
 }
 
 #[test]
+fn a_format_that_downstream_does_not_take_is_refused_with_advice() {
+    let p = Pipeline::new(
+        "videotestsrc num-buffers=4 ! video/x-raw,width=64,height=48 ! elastictokenc ! elastictokdec ! video/x-raw,format=RGB ! fakesink",
+    );
+    let _ = p.0.set_state(gst::State::Playing);
+    let error = p.0.bus().unwrap().timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Error]).unwrap();
+    assert!(format!("{:?}", error.view()).contains("put videoconvert behind"), "{error:?}");
+}
+
+#[test]
 fn a_missing_model_is_an_error_before_data_flows() {
     let p = Pipeline::new("videotestsrc num-buffers=2 ! elastictokenc model=/nonexistent ! fakesink");
     assert!(p.0.set_state(gst::State::Playing).is_err());

@@ -210,7 +210,7 @@ impl VideoDecoderImpl for ElasticTokDec {
         if let gst::EventView::Segment(segment) = event.view()
             && segment.segment().rate() < 0.0
         {
-            // Whoever seeks past this element learns it here.
+            // The seek reached upstream by another way.
             gst::element_imp_error!(
                 self,
                 gst::CoreError::Event,

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One packet comes in, several pictures go out.
 //!
-//! The base class makes one frame of each input buffer, and a frame gives one picture; a block has several. So the element
-//! stands before the base class's chain function: it passes a packet on, whose frame decodes the block and shows its first
-//! picture, and then an empty buffer for each further picture, with that picture's time stamp and metas. Each picture so has
-//! a frame of its own, and segments, QoS, metas, flags and events are the base class's business as in any decoder.
+//! The base class makes one frame of each input buffer and one picture of each frame, but a block has several pictures. So the
+//! element's chain function stands before that of the base class. It passes on the packet: the frame made of it decodes the
+//! block and shows the first picture. Then it passes on an empty buffer for each further picture, with the time stamp and the
+//! metas of that picture. Every picture has its own frame, and the base class handles segments, QoS, metas, flags and events as
+//! in any decoder.
 //!
-//! parse() would be the other way to more than one frame per buffer, but it runs only while bytes are left, frames it makes
-//! know no time stamps, and it holds a reference to each: downstream would have to copy every picture that it changes.
+//! The other way to several frames per buffer is parse(). It runs only while bytes are left, its frames after the first have no
+//! time stamps, and the bindings hold a reference to a frame while it runs: downstream would have to copy every picture that it
+//! changes.
 
 use elastictok::Error;
 use elastictok::bitstream::BlockHeader;

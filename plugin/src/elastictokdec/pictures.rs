@@ -50,12 +50,25 @@ impl ElasticTokDec {
                 if concealed {
                     frame.set_flags(gst_video::VideoCodecFrameFlags::CORRUPTED);
                 }
-                obj.finish_frame(frame)
+                obj.finish_frame(frame).inspect_err(|flow| self.explain(*flow))
             }
             Err(e) => {
                 obj.release_frame(frame);
                 Err(self.post(&e))
             }
+        }
+    }
+
+    /// Says what to do where downstream refuses the format. Upstream will post that streaming stopped, and cannot know why.
+    fn explain(&self, flow: gst::FlowError) {
+        if flow == gst::FlowError::NotNegotiated && !self.is_flushing() {
+            let caps = self.obj().src_pad().current_caps();
+            gst::element_imp_error!(
+                self,
+                gst::CoreError::Negotiation,
+                ("downstream does not take the decoder's format; put videoconvert behind elastictokdec"),
+                ["{caps:?}"]
+            );
         }
     }
 
