@@ -16,7 +16,7 @@ use self::nested::NestedBlocks;
 use super::setup::stream_format;
 use super::{FrameTime, LiveSettings, SearchMethod};
 use crate::Result;
-use crate::bitstream::{BlockHeader, BlockWriter, SequenceHeader, segment_bytes};
+use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, segment_bytes};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::{Geometry, PlanesRef, load_frame};
 use crate::runtime::RuntimeConfig;
@@ -168,7 +168,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Loads the graphs for the given picture.
+    /// Loads the graphs for the given picture, of any size of the format that memory allows. Above
+    /// [`DEFAULT_MAX_PIXELS`](crate::bitstream::DEFAULT_MAX_PIXELS) decoders refuse the stream unless their limit is raised: the log warns of that.
     pub fn new(config: EncoderConfig) -> Result<Self> {
         config.live.validate()?;
         let manifest = &config.bundle.manifest;
@@ -185,6 +186,9 @@ impl Encoder {
             chroma_site: config.chroma_site,
         };
         header.validate()?;
+        if let Err(e) = header.validate_with(&Limits::default()) {
+            log::warn!("decoders with the default settings will refuse this stream: {e}");
+        }
         let block_length = manifest.block_length as usize;
         let fps = if config.framerate.0 == 0 { 30.0 } else { f64::from(config.framerate.0) / f64::from(config.framerate.1) };
         let seconds = block_length as f64 / fps;
