@@ -100,7 +100,7 @@ fn run(data: &[u8], chain: &str) -> (Vec<String>, usize) {
 #[test]
 fn unknown_colorimetry_crashes_nothing() {
     // A stream of a header alone has nothing to show, so most chains end with an error that says so.
-    for chain in ["elastictokparse", "elastictokparse ! elastictokdec", "elastictokdec", "typefind", "decodebin3", "parsebin"] {
+    for chain in ["elastictokparse", "elastictokparse ! elastictokdec", "typefind", "decodebin3", "parsebin"] {
         run(SHORTEST, chain);
     }
     // with a block of the builtin model behind such headers there are pictures, and caps that say what is known
@@ -137,7 +137,7 @@ fn fractions_beyond_caps_play() {
 fn huge_pictures_are_refused_by_the_property_that_allows_them() {
     let data = stream(&header(8192, 8192), &empty_block(30, at_zero()));
     assert!(data.len() < 50);
-    for chain in ["elastictokparse", "elastictokdec", "elastictokparse max-pixels=0 ! elastictokdec"] {
+    for chain in ["elastictokparse", "elastictokparse max-pixels=0 ! elastictokdec"] {
         let (messages, pictures) = run(&data, chain);
         assert_eq!(pictures, 0);
         assert!(messages.iter().any(|m| m.contains("max-pixels") && m.contains("8192x8192")), "{chain}: {messages:?}");
@@ -150,7 +150,6 @@ fn huge_pictures_are_refused_by_the_property_that_allows_them() {
         for chain in [
             format!("elastictokparse max-pixels={limit} ! elastictokdec"),
             format!("elastictokparse ! elastictokdec max-pixels={limit}"),
-            format!("elastictokdec max-pixels={limit}"),
         ] {
             let (messages, pictures) = run(&larger, &chain);
             assert_eq!((messages.is_empty(), pictures), (fits, if fits { 2 } else { 0 }), "{chain}: {messages:?}");
@@ -160,17 +159,15 @@ fn huge_pictures_are_refused_by_the_property_that_allows_them() {
 
 #[test]
 fn headers_alone_open_no_graph() {
-    let mut data = Vec::new();
+    let mut h = harness("elastictokdec name=dec");
     for i in 0..200 {
         let header = header(if i % 2 == 0 { 4096 } else { 2048 }, 2304);
-        let bytes = stream(&header, &empty_block(30, at_zero()));
-        data.extend_from_slice(&bytes[..bytes.len() - empty_block(30, at_zero()).len() - 4]);
+        let codec_data = gst::Buffer::from_slice(header.to_bytes());
+        h.set_src_caps(
+            gst::Caps::builder("video/x-elastictok").field("stream-format", "packetized").field("codec_data", codec_data).build(),
+        );
     }
-    let mut h = harness("elastictokdec name=dec");
-    h.set_src_caps(stream_caps("byte-stream"));
-    h.push(gst::Buffer::from_slice(data)).unwrap();
-    let element = h.element().unwrap();
-    let stats = element.property::<gst::Structure>("stats");
+    let stats = h.element().unwrap().property::<gst::Structure>("stats");
     assert_eq!((stats.get("provider"), stats.get("blocks")), (Ok("none"), Ok(0u64)), "{stats}");
 }
 
