@@ -8,9 +8,6 @@
  * Downstream chooses between `stream-format=packetized` (a block a buffer, header in `codec_data`) and `byte-stream` (units
  * that need nothing else, header before each key block); what takes anything, as a file does, gets a byte stream.
  *
- * Pictures of up to 8192x8192 are encoded where memory allows. Above 4096x2304 pixels, elastictokparse and elastictokdec refuse the stream
- * unless their `max-pixels` is raised.
- *
  * ## Example pipeline
  * |[
  * gst-launch-1.0 videotestsrc num-buffers=300 ! elastictokenc target-psnr=36 ! filesink location=test.etok
@@ -18,6 +15,9 @@
  * |[
  * gst-launch-1.0 filesrc location=photo.png ! pngdec ! videoconvert ! elastictokenc model=/path/of/bundle ! filesink location=photo.etok
  * ]| This writes a still as one block, with a model that codes RGB. It decodes to one picture.
+ *
+ * Pictures of up to 8192x8192 are encoded where memory allows. Above 4096x2304 pixels, elastictokparse and elastictokdec refuse the stream
+ * unless their `max-pixels` is raised.
  */
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
