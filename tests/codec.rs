@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use elastictok::Error;
-use elastictok::bitstream::{Limits, thin};
+use elastictok::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader, thin};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{
     Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod, psnr,
@@ -269,4 +269,72 @@ fn receivers_of_fewer_layers_do_not_drift_where_asked() {
     };
     let (drifting, free) = (change(false), change(true));
     assert!(free > drifting + 1.0 && free > -1.0, "change over the stream: {drifting:.2} dB drifting, {free:.2} dB without");
+}
+
+#[test]
+fn decoders_cost_nothing_before_a_key_block() {
+    let encoder = encoder(LiveSettings::default(), SearchMethod::Regression, 0);
+    let config = |width, height, limits| DecoderConfig {
+        bundle: Bundle::builtin().unwrap(),
+        runtime: runtime(),
+        header: SequenceHeader { width, height, ..encoder.sequence_header().clone() },
+        max_layers: None,
+        limits,
+    };
+    // Sizes that no machine of the tests could decode all of: nothing is allocated.
+    let decoders: Vec<_> = (0..200).map(|i| Decoder::new(config(4096 - i % 2, 2304, Limits::default())).unwrap()).collect();
+    assert!(decoders.iter().all(|d| d.provider() == "none" && d.is_waiting() && d.block().frames() == 0));
+    let Err(Error::Limit(message)) = Decoder::new(config(8192, 8192, Limits::default())) else { panic!("accepted") };
+    assert!(message.contains("max-pixels"), "{message}");
+    assert!(Decoder::new(config(8192, 8192, Limits::FORMAT)).is_ok());
+    // what is known without a graph is an error at once
+    for provider in [ExecutionProvider::Cuda, ExecutionProvider::TensorRt] {
+        let mut gpu = config(64, 64, Limits::default());
+        gpu.runtime.provider = provider;
+        match Decoder::new(gpu) {
+            Err(Error::Runtime(message)) => assert!(message.contains("libonnxruntime_providers"), "{message}"),
+            Err(other) => panic!("{other}"),
+            Ok(decoder) => assert_eq!(decoder.provider(), "none"),
+        }
+    }
+}
+
+#[test]
+fn a_bundle_that_does_not_fit_is_an_error_at_the_first_key_block() {
+    let mut encoder = encoder(LiveSettings::default(), SearchMethod::Regression, 0);
+    let packets = [push(&mut encoder, 0), push(&mut encoder, 1)];
+    let packet = packets.iter().flatten().next().unwrap();
+    let mut bundle = (*Bundle::builtin().unwrap()).clone();
+    bundle.decoder = b"not a graph".as_slice().into();
+    let header = encoder.sequence_header().clone();
+    let config = DecoderConfig { bundle: bundle.into(), runtime: runtime(), header, max_layers: None, limits: Limits::default() };
+    let mut decoder = Decoder::new(config).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(decoder.decode(&packet.data, None), Err(Error::Model(m)) if m.contains("does not load")));
+    }
+    // and a block that is damaged beyond use opens nothing
+    let mut damaged = packet.data.to_vec();
+    damaged[Block::parse(&packet.data, 2).unwrap().header_bytes() + 6] ^= 1;
+    assert!(matches!(decoder.decode(&damaged, None), Err(Error::Malformed(_))));
+}
+
+#[test]
+fn quantisers_beyond_the_largest_are_refused() {
+    let mut encoder = encoder(LiveSettings::default(), SearchMethod::Regression, 0);
+    let mut decoder = decoder(&encoder, None);
+    let packets = [push(&mut encoder, 0), push(&mut encoder, 1)];
+    let packet = packets.iter().flatten().next().unwrap();
+    let block = Block::parse(&packet.data, 2).unwrap();
+    let with_quantiser = |quantiser| {
+        let mut out = bytes::BytesMut::new();
+        let mut writer = BlockWriter::begin(&BlockHeader { quantiser, ..block.header().clone() }, 2, &mut out).unwrap();
+        block.segments().for_each(|s| writer.segment(s.unwrap()));
+        out
+    };
+    assert!(decoder.decode(&with_quantiser(87), None).is_ok());
+    for quantiser in [88, 255] {
+        let error = decoder.decode(&with_quantiser(quantiser), None).err();
+        assert!(matches!(&error, Some(Error::Malformed(m)) if m.contains("quantiser")), "{error:?}");
+    }
+    assert!(decoder.decode(&packet.data, None).is_ok());
 }

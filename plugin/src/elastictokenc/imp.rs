@@ -19,6 +19,9 @@
  * |[
  * gst-launch-1.0 filesrc location=photo.png ! pngdec ! videoconvert ! elastictokenc model=/path/of/bundle ! filesink location=photo.etok
  * ]| This writes a still as one block, with a model that codes RGB. It decodes to one picture.
+ *
+ * Pictures of up to 8192x8192 are encoded where memory allows. Above 4096x2304 pixels, elastictokparse and elastictokdec refuse the stream
+ * unless their `max-pixels` is raised.
  */
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

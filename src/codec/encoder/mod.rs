@@ -20,7 +20,7 @@ use self::pace::{Pace, Span};
 use super::setup::stream_format;
 use super::{FrameTime, LiveSettings, SearchMethod};
 use crate::Result;
-use crate::bitstream::{BlockHeader, BlockWriter, SequenceHeader, segment_bytes};
+use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, segment_bytes};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::{Geometry, PlanesRef, load_frame};
 use crate::runtime::RuntimeConfig;
@@ -191,7 +191,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Loads the graphs for the given picture.
+    /// Loads the graphs for the given picture, of any size of the format that memory allows. Above
+    /// [`DEFAULT_MAX_PIXELS`](crate::bitstream::DEFAULT_MAX_PIXELS) decoders refuse the stream unless their limit is raised: the log warns of that.
     pub fn new(config: EncoderConfig) -> Result<Self> {
         config.live.validate()?;
         let geometry = config.bundle.geometry(config.width, config.height)?;
@@ -237,6 +238,9 @@ impl Encoder {
             chroma_site: config.chroma_site,
         };
         header.validate()?;
+        if let Err(e) = header.validate_with(&Limits::default()) {
+            log::warn!("decoders with the default settings will refuse this stream: {e}");
+        }
         let block_length = manifest.block_length as usize;
         Ok(Self {
             timeline: Timeline::new(config.framerate, header.block_length)?,
