@@ -82,6 +82,7 @@ impl Spec {
     }
 
     fn caps(self) -> gst::Caps {
+        init();
         let mut caps = stream_caps("packetized");
         caps.make_mut().set("codec_data", gst::Buffer::from_slice(header(self.width).to_bytes()));
         caps
@@ -203,7 +204,7 @@ const PUSH: &str = "queue ! elastictokparse";
 #[test]
 fn a_late_start_is_played_at_once() {
     let file = File::new("late", &Spec { first: 20_000, epoch: 7, ..PLAIN }.bytes());
-    for chain in [PULL, PUSH, "fakesrc num-buffers=0 ! elastictokparse"].into_iter().take(2) {
+    for chain in [PULL, PUSH] {
         let player = Player::of(&file, chain);
         player.pause();
         assert_eq!(player.position(), 0, "{chain}");
@@ -308,6 +309,11 @@ fn a_seek_with_a_stop_ends_there() {
     assert_eq!(list(&player.play(), |o| o.pts), [3_000, 3_040, 3_080, 3_120, 3_160]);
 }
 
+fn bytes_caps() -> gst::Caps {
+    init();
+    stream_caps("byte-stream")
+}
+
 /// A parser that is fed by hand, and the key requests that it sends.
 struct Fed {
     harness: gst_check::Harness,
@@ -343,7 +349,7 @@ impl Fed {
 #[test]
 fn what_is_lost_is_asked_for() {
     let units = Spec { blocks: 12, ..PLAIN }.units();
-    let fed = || Fed::new(&stream_caps("byte-stream"), "packetized", gst::Format::Bytes);
+    let fed = || Fed::new(&bytes_caps(), "packetized", gst::Format::Bytes);
     // Joined in the middle of a stream: nothing can be read.
     let mut joined = fed();
     joined.push(&units[1]);
@@ -389,14 +395,16 @@ fn a_recording_begins_with_a_key_block() {
 
 #[test]
 fn bytes_and_metas_pass_uncopied() {
+    init();
+    gst::meta::CustomMeta::register_simple("ElasticTokTestMeta");
     let spec = Spec { blocks: 4, ..PLAIN };
     let (packets, units) = (spec.packets(), spec.units());
     let shared = |a: &gst::Buffer, b: &gst::Buffer| {
         let (a, b) = (a.map_readable().unwrap(), b.map_readable().unwrap());
         a.as_ptr_range().contains(&b.as_ptr()) && a.ends_with(&b)
     };
-    let forms = [(spec.caps(), "packetized", &packets, &packets), (stream_caps("byte-stream"), "packetized", &units, &packets)];
-    for (caps, out, given, expected) in forms.into_iter().chain([(stream_caps("byte-stream"), "byte-stream", &units, &units)]) {
+    let forms = [(spec.caps(), "packetized", &packets, &packets), (bytes_caps(), "packetized", &units, &packets)];
+    for (caps, out, given, expected) in forms.into_iter().chain([(bytes_caps(), "byte-stream", &units, &units)]) {
         let mut fed = Fed::new(&caps, out, gst::Format::Time);
         for (n, (data, wanted)) in given.iter().zip(expected).enumerate() {
             let mut buffer = gst::Buffer::from_slice(data.clone());
@@ -404,8 +412,6 @@ fn bytes_and_metas_pass_uncopied() {
                 let buffer = buffer.make_mut();
                 buffer.set_pts(ms(7_000 + 40 * n as u64));
                 gst_video::VideoRegionOfInterestMeta::add(buffer, "face", (1, 2, 3, 4));
-                let meta = gst::meta::CustomMeta::register_simple("ElasticTokTestMeta");
-                let _ = meta;
                 let mut meta = gst::meta::CustomMeta::add(buffer, "ElasticTokTestMeta").unwrap();
                 meta.mut_structure().set("n", n as u32);
             }
@@ -425,7 +431,7 @@ fn bytes_and_metas_pass_uncopied() {
 
 #[test]
 fn a_gap_before_the_first_header_is_no_error() {
-    let mut fed = Fed::new(&stream_caps("byte-stream"), "packetized", gst::Format::Time);
+    let mut fed = Fed::new(&bytes_caps(), "packetized", gst::Format::Time);
     let bus = gst::Bus::new();
     fed.harness.element().unwrap().set_bus(Some(&bus));
     fed.harness.push_event(gst::event::Gap::new(ms(0), ms(40)));
