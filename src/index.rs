@@ -116,7 +116,8 @@ impl Index {
         }
         let Some(times) = tracker.times(&block, None) else { return };
         let place = tracker.place(&block, &times);
-        self.origin = self.origin.or_else(|| times.frames().first().and_then(|frame| frame.pts).filter(|_| place.start.is_some()));
+        self.origin =
+            self.origin.or_else(|| times.frames().first().and_then(|frame| frame.pts).filter(|_| place.start.is_some()));
         self.end = self.end.max(place.end);
         if let (true, Some(header)) = (block.key, self.headers.len().checked_sub(1)) {
             self.keys.push(Key { offset, time: place.start, block, joins: tracker.joins(), header });

@@ -52,10 +52,7 @@ impl Spec {
         let mut timeline = Timeline::new(header.framerate, header.block_length).unwrap();
         let block = |n: u32| {
             let position = n % self.interval;
-            let at = |i: u64| FrameTime {
-                pts: Some((self.first + 20 * (2 * u64::from(n) + i)) * MS),
-                duration: Some(20 * MS),
-            };
+            let at = |i: u64| FrameTime { pts: Some((self.first + 20 * (2 * u64::from(n) + i)) * MS), duration: Some(20 * MS) };
             let timing = timeline.encode(position, &[at(0), at(1)]).unwrap();
             let epoch = self.epoch.wrapping_add((n / self.interval) as u8);
             let block = BlockHeader { key: position == 0, epoch, position, left_out: 0, frames: 2, quantiser: 32, timing };
@@ -254,6 +251,54 @@ fn joined_files_have_their_sum_and_seeks_land_in_every_part() {
 }
 
 #[test]
+fn a_long_file_that_is_pushed_has_an_estimated_duration() {
+    // Longer than what is read ahead: 240 blocks of 64 KiB.
+    let spec = Spec { first: 1_000, blocks: 240, ..PLAIN };
+    let mut writer = StreamWriter::new(&header(512)).unwrap();
+    let mut bytes = bytes::BytesMut::new();
+    for mut block in spec.packets() {
+        let payload = vec![0x5a; 64 << 10];
+        let check = elastictok::bitstream::crc16(&[&[0x80, 0x80, 0x04], &payload[..]].concat());
+        block.extend([0x80, 0x80, 0x04]);
+        block.extend(check.to_le_bytes());
+        block.extend(payload);
+        writer.write(&block, &mut bytes).unwrap();
+    }
+    let file = File::new("long", &bytes);
+    let player = Player::of(&file, "queue ! elastictokparse");
+    player.pause();
+    let estimate = player.duration().unwrap();
+    assert!(estimate.abs_diff(240 * 40) < 200, "{estimate} ms");
+    player.seen.lock().unwrap().clear();
+    player.seek(gst::SeekFlags::KEY_UNIT, 9_000);
+    let out = player.play();
+    // What is known of the file ends before: blocks from there on are decoded, and shown from the target on.
+    assert!(out[0].key && out[0].pts < 10_000 && out[0].running == u64::MAX, "{:?}", out[0]);
+    let shown = out.iter().find(|o| o.running != u64::MAX).unwrap();
+    assert_eq!((shown.stream, shown.running), (9_000, 0));
+    assert_eq!(out.last().unwrap().stream, 239 * 40);
+    assert_eq!(player.duration(), Some(240 * 40));
+}
+
+#[test]
+fn a_stream_that_cannot_be_sought_in_starts_where_it_is_joined() {
+    // As over TCP: the sender started long ago, and starts anew after a pause.
+    let late = [Spec { first: 50_000, epoch: 9, ..PLAIN }, Spec { first: 55_000, ..PLAIN }];
+    let units = [&late[0].units()[2..], &late[1].units()[..]].concat();
+    let mut fed = Fed::new(&bytes_caps(), "packetized", gst::Format::Bytes);
+    for unit in units {
+        fed.push(&unit);
+    }
+    let segments = std::iter::from_fn(|| fed.harness.try_pull_event());
+    let last = segments.filter(|event| event.type_() == gst::EventType::Segment).last().unwrap();
+    let gst::EventView::Segment(segment) = last.view() else { unreachable!() };
+    let segment = segment.segment().downcast_ref::<gst::ClockTime>().unwrap().clone();
+    let running: Vec<_> = drain(&mut fed.harness).iter().map(|b| segment.to_running_time(b.pts()).unwrap().mseconds()).collect();
+    let after = |first: u64, n: u64| (0..n).map(move |i| first + 40 * i);
+    assert_eq!(running, after(0, 4).chain(after(55_000 - 50_160, 8)).collect::<Vec<_>>());
+}
+
+#[test]
 fn sources_one_after_the_other_lose_nothing() {
     let (a, b) = (File::new("concat-a", &PLAIN.bytes()), File::new("concat-b", &Spec { first: 40, ..PLAIN }.bytes()));
     let player = Player::new(&format!(
@@ -275,7 +320,10 @@ fn playing_backwards_is_refused() {
         assert!(player.pipeline.seek(-1.0, flags, gst::SeekType::Set, ms(0), gst::SeekType::Set, ms(200)).is_err(), "{chain}");
         assert!(player.pipeline.seek(-1.0, flags, none, gst::ClockTime::NONE, none, gst::ClockTime::NONE).is_err(), "{chain}");
         let bytes = |b: u64| gst::format::Bytes::from_u64(b);
-        assert!(player.pipeline.seek(-1.0, flags, gst::SeekType::Set, bytes(0), gst::SeekType::Set, bytes(50)).is_err(), "{chain}");
+        assert!(
+            player.pipeline.seek(-1.0, flags, gst::SeekType::Set, bytes(0), gst::SeekType::Set, bytes(50)).is_err(),
+            "{chain}"
+        );
         // A change of the rate alone goes on where playback is.
         player.pipeline.seek(2.0, flags, none, gst::ClockTime::NONE, none, gst::ClockTime::NONE).unwrap();
         assert_eq!(player.play().last().unwrap().pts, 280, "{chain}");
@@ -292,7 +340,11 @@ fn key_units_alone_come_at_trick_speed() {
         let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::TRICKMODE | gst::SeekFlags::TRICKMODE_KEY_UNITS;
         player.pipeline.seek(4.0, flags, gst::SeekType::Set, ms(0), gst::SeekType::None, gst::ClockTime::NONE).unwrap();
         let out = player.play();
-        assert_eq!(list(&out, |o| (o.stream, o.key, o.discont)), [(0, true, true), (160, true, true), (320, true, true)], "{chain}");
+        assert_eq!(
+            list(&out, |o| (o.stream, o.key, o.discont)),
+            [(0, true, true), (160, true, true), (320, true, true)],
+            "{chain}"
+        );
         player.seek(gst::SeekFlags::empty(), 0);
         assert_eq!(player.play().len(), 10, "{chain}");
     }

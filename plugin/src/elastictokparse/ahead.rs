@@ -99,7 +99,7 @@ impl ElasticTokParse {
         let enough = kept.is_enough();
         drop(kept);
         if !enough {
-            return gst::PadProbeReturn::Drop;
+            return gst::PadProbeReturn::Handled;
         }
         match (self.deliver(ahead), &mut info.data) {
             (Some(all), Some(gst::PadProbeData::Buffer(last))) => {
@@ -108,8 +108,8 @@ impl ElasticTokParse {
             }
             (all, _) => {
                 // A list cannot become a buffer.
-                let _ = all.map(|all| pad.chain(all));
-                gst::PadProbeReturn::Drop
+                info.flow_res = all.map_or(Ok(gst::FlowSuccess::Ok), |all| pad.chain(all));
+                gst::PadProbeReturn::Handled
             }
         }
     }

@@ -98,14 +98,10 @@ impl ElasticTokParse {
             if !pull {
                 state.arrival = Arrival::Seeking;
                 state.flags = Some(segment_flags(flags));
-                state.snap = if flags.contains(gst::SeekFlags::KEY_UNIT) { Snap::FirstBlock } else { Snap::NotBefore };
+                state.snap = Snap::NotBefore;
             }
             let index = state.index.as_ref().filter(|index| index.complete);
-            let exact = index.map(|index| snapped(index, target, flags));
-            if exact.is_some() {
-                state.snap = Snap::Exact;
-            }
-            exact
+            index.map(|index| snapped(index, target, flags))
         };
         // The base class looks its index up only for accurate seeks, else it guesses from the bitrate.
         let accuracy = if exact.is_some() { gst::SeekFlags::ACCURATE } else { gst::SeekFlags::empty() };
