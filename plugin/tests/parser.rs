@@ -243,6 +243,11 @@ fn joined_files_have_their_sum_and_seeks_land_in_every_part() {
             assert_eq!((seen[0].stream, seen[0].width), (lands, width), "{chain}, seek to {target}");
             assert_eq!(player.position(), lands, "{chain}");
         }
+        for (snap, lands) in [(gst::SeekFlags::SNAP_AFTER, 280), (gst::SeekFlags::SNAP_NEAREST, 200)] {
+            player.seek(gst::SeekFlags::KEY_UNIT | snap, 230);
+            assert_eq!(player.position(), lands, "{chain}");
+        }
+        player.seen.lock().unwrap().clear();
         player.seek(gst::SeekFlags::empty(), 0);
         let out = player.play();
         assert_eq!(list(&out, |o| o.running), (0..12).map(|n| 40 * n).collect::<Vec<_>>(), "{chain}");
@@ -443,6 +448,41 @@ fn a_recording_begins_with_a_key_block() {
     fed.push(&packets[5]);
     let out = drain(&mut fed.harness);
     assert_eq!(out.iter().map(|b| b.map_readable().unwrap().to_vec()).collect::<Vec<_>>(), units[4..6]);
+}
+
+#[test]
+fn packets_without_their_key_block_pass_and_it_is_asked_for() {
+    let packets = PLAIN.packets();
+    let mut fed = Fed::new(&PLAIN.caps(), "packetized", gst::Format::Time);
+    fed.push(&packets[2]);
+    assert_eq!((fed.requests(), drain(&mut fed.harness).len()), (1, 1));
+    fed.push(&packets[4]);
+    fed.push(&packets[5]);
+    assert_eq!((fed.requests(), drain(&mut fed.harness).len()), (0, 2));
+}
+
+#[test]
+fn caps_that_a_flush_has_swallowed_are_sent_again() {
+    let units = PLAIN.units();
+    let mut fed = Fed::new(&bytes_caps(), "packetized", gst::Format::Bytes);
+    let bus = gst::Bus::new();
+    let element = fed.harness.element().unwrap();
+    element.set_bus(Some(&bus));
+    let src = element.static_pad("src").unwrap();
+    // The flush comes just before the caps.
+    src.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |pad, info| {
+        if info.query().is_some_and(|query| query.type_() == gst::QueryType::Caps) {
+            pad.push_event(gst::event::FlushStart::new());
+            return gst::PadProbeReturn::Remove;
+        }
+        gst::PadProbeReturn::Ok
+    });
+    assert_eq!(fed.harness.push(gst::Buffer::from_slice(units[0].clone())), Err(gst::FlowError::Flushing));
+    src.push_event(gst::event::FlushStop::new(true));
+    fed.push(&units[1]);
+    assert_eq!(drain(&mut fed.harness).len(), 2);
+    assert!(src.current_caps().unwrap().structure(0).unwrap().has_field("codec_data"));
+    assert!(bus.pop_filtered(&[gst::MessageType::Error]).is_none());
 }
 
 #[test]

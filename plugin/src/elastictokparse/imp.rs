@@ -169,6 +169,10 @@ impl ElasticTokParse {
         };
         let buffer = match made {
             Ok(Made::Buffer(buffer)) => buffer,
+            Ok(Made::Orphan(buffer)) => {
+                self.ask_for_key();
+                buffer
+            }
             Ok(Made::PassedOver) => return Ok((gst::FlowSuccess::Ok, lock(&self.state).leave_out(unit.total) as u32)),
             Ok(Made::Lost) => {
                 gst::warning!(CAT, imp = self, "dropping a block whose key block is missing");

@@ -43,10 +43,11 @@ impl ElasticTokParse {
                 obj.add_index_entry(key.offset, time, true, true);
             }
         }
-        let guess = index.end.and_then(|end| extrapolate(end, index.known, size));
-        let end = if index.complete { index.end } else { guess };
-        self.set_end(end);
-        let estimate = (!index.complete).then_some(Estimate { size, next: index.known });
+        // Of a file that is pulled the base class looks for the last block itself.
+        let pushed = obj.sink_pad().mode() == gst::PadMode::Push;
+        let guess = index.end.filter(|_| pushed).and_then(|end| extrapolate(end, index.known, size));
+        self.set_end(if index.complete { index.end } else { guess });
+        let estimate = (pushed && !index.complete).then_some(Estimate { size, next: index.known });
         let mut state = lock(&self.state);
         (state.index, state.estimate) = (Some(index), estimate);
     }

@@ -47,7 +47,9 @@ pub struct Unit {
 /// A block that is ready to go, or why there is none.
 pub enum Made {
     Buffer(gst::Buffer),
-    /// Its key block is missing.
+    /// A packet whose key block is missing, for a decoder to conceal.
+    Orphan(gst::Buffer),
+    /// Its key block is missing, and so it is of no use.
     Lost,
     /// Not wanted at this trick speed.
     PassedOver,
@@ -243,7 +245,7 @@ impl State {
         if header.key {
             self.request.fulfilled();
         }
-        Ok(Made::Buffer(buffer))
+        Ok(if known { Made::Buffer(buffer) } else { Made::Orphan(buffer) })
     }
 }
 
