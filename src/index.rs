@@ -16,10 +16,9 @@ pub struct Key {
     pub offset: u64,
     /// When it is played, in ns from the file's first frame.
     pub time: Option<u64>,
-    /// Its header.
-    pub block: BlockHeader,
+    block: BlockHeader,
     /// How time stamps map to playback time from here on.
-    pub joins: Joins,
+    joins: Joins,
     /// Which of the file's sequence headers is in force.
     header: usize,
 }
@@ -29,8 +28,8 @@ pub struct Key {
 pub struct Index {
     headers: Vec<SequenceHeader>,
     keys: Vec<Key>,
-    /// Bytes looked at from the start of the file.
-    known: u64,
+    /// Bytes looked at from the start of the file, up to the end of a unit.
+    pub known: u64,
     /// Time stamp of the first frame in ns, which playback begins with.
     pub origin: Option<u64>,
     /// When the last frame ends, in ns of playback.

@@ -155,11 +155,11 @@ impl Tracker {
         }
     }
 
-    /// Goes on among the blocks that depend on `key`, whose header `header` is, and before which `joins` held.
+    /// Goes on at `key` or among the blocks that depend on it; `header` and `joins` are those that hold for it.
     pub fn resume(&mut self, header: &SequenceHeader, key: &BlockHeader, joins: Joins) -> Result<()> {
         self.set_header(header.clone())?;
         self.jump();
-        self.joins = joins;
+        self.joins = Joins { last: None, ..joins };
         self.epoch = Some(key.epoch);
         self.before = self.epoch;
         self.times(key, None);

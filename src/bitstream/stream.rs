@@ -75,8 +75,8 @@ impl StreamWriter {
 
     /// The sequence header's unit, where it belongs before a block whose own unit is there already; counts it as written.
     pub fn precede(&mut self, key: bool) -> Option<Bytes> {
-        let due = key || !std::mem::replace(&mut self.started, true);
-        due.then(|| self.sequence.clone())
+        let first = !std::mem::replace(&mut self.started, true);
+        (key || first).then(|| self.sequence.clone())
     }
 }
 

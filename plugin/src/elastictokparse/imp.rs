@@ -26,7 +26,7 @@ use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
-use super::stream::{Arrival, Found, Made, Output, State, Unit, mark};
+use super::stream::{Arrival, Found, Made, Output, Snap, State, Unit, mark};
 use crate::common::{MEDIA_TYPE, MaxPixels, block_rate, contradiction, error_message, lock, refuse, stream_caps};
 use crate::keyrequest::KeyRequest;
 
@@ -165,6 +165,10 @@ impl ElasticTokParse {
         };
         let buffer = match made {
             Ok(Made::Buffer(buffer)) => buffer,
+            Ok(Made::Orphan(buffer)) => {
+                self.ask_for_key();
+                buffer
+            }
             Ok(Made::PassedOver) => return Ok((gst::FlowSuccess::Ok, lock(&self.state).leave_out(unit.total) as u32)),
             Ok(Made::Lost) => {
                 gst::warning!(CAT, imp = self, "dropping a block whose key block is missing");
@@ -180,6 +184,7 @@ impl ElasticTokParse {
             }
             Err(e) => return Err(self.refused(e.into())),
         };
+        self.refine_duration();
         // The base class takes time stamps from the input side of the frame.
         if let Some(input) = frame.buffer_mut() {
             mark(input, buffer.pts(), buffer.duration());
@@ -307,10 +312,12 @@ impl BaseParseImpl for ElasticTokParse {
                     state.arrival = Arrival::Jump;
                 } else if state.arrival == Arrival::Onwards {
                     // One more file behind the one before, as from concat, or the first: reading goes on.
-                    (state.flags, state.snap) = (None, false);
+                    (state.flags, state.snap) = (None, Snap::Whole);
                 }
                 if let gst::GenericFormattedValue::Bytes(Some(at)) = segment.time() {
                     state.offset = *at;
+                    drop(state);
+                    self.read_ahead(*at);
                 }
             }
             gst::EventView::FlushStop(_) => {
@@ -318,7 +325,7 @@ impl BaseParseImpl for ElasticTokParse {
                 state.pts = None;
                 if state.arrival == Arrival::Onwards {
                     // By whom the seek was done is not known, nor where it aims.
-                    (state.arrival, state.flags, state.snap) = (Arrival::Jump, None, true);
+                    (state.arrival, state.flags, state.snap) = (Arrival::Jump, None, Snap::FirstBlock);
                 }
             }
             gst::EventView::Gap(_) if !self.obj().src_pad().has_current_caps() => {

@@ -3,6 +3,7 @@
 use gst::glib;
 use gst::prelude::*;
 
+mod ahead;
 mod imp;
 mod seek;
 mod stream;

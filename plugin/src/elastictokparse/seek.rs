@@ -10,7 +10,7 @@ use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 
 use super::imp::{CAT, ElasticTokParse};
-use super::stream::Arrival;
+use super::stream::{Arrival, Estimate, Snap};
 use crate::common::lock;
 
 /// Files that take longer to look through are left to the base class's estimates.
@@ -30,11 +30,12 @@ impl ElasticTokParse {
             Err(gst::FlowError::Flushing) => Err(gst::FlowError::Flushing),
             Err(_) => Ok(None),
         };
-        self.use_index(Index::scan(size, BUDGET, |at, bytes| read(at, bytes).map(Window))?);
+        self.use_index(Index::scan(size, BUDGET, |at, bytes| read(at, bytes).map(Window))?, size);
         Ok(())
     }
 
-    fn use_index(&self, index: Index) {
+    /// Takes the index of a file of `size` bytes, or of its beginning.
+    pub(super) fn use_index(&self, index: Index, size: u64) {
         let obj = self.obj();
         gst::debug!(CAT, imp = self, "{} key blocks, end {:?}, complete {}", index.keys().len(), index.end, index.complete);
         for key in index.keys() {
@@ -42,12 +43,33 @@ impl ElasticTokParse {
                 obj.add_index_entry(key.offset, time, true, true);
             }
         }
+        // Of a file that is pulled the base class looks for the last block itself.
+        let pushed = obj.sink_pad().mode() == gst::PadMode::Push;
+        let guess = index.end.filter(|_| pushed).and_then(|end| extrapolate(end, index.known, size));
+        self.set_end(if index.complete { index.end } else { guess });
+        let estimate = (pushed && !index.complete).then_some(Estimate { size, next: index.known });
+        let mut state = lock(&self.state);
+        (state.index, state.estimate) = (Some(index), estimate);
+    }
+
+    fn set_end(&self, end: Option<u64>) {
         // The base class counts in signed numbers.
-        let end = index.end.filter(|&end| index.complete && i64::try_from(end).is_ok());
-        if let Some(end) = end {
-            obj.set_duration(gst::ClockTime::from_nseconds(end), 0);
+        if let Some(end) = end.filter(|&end| end > 0 && i64::try_from(end).is_ok()) {
+            self.obj().set_duration(gst::ClockTime::from_nseconds(end), 0);
         }
-        lock(&self.state).index = Some(index);
+    }
+
+    /// Guesses the duration anew where a quarter more of the file has come than at the last guess.
+    pub(super) fn refine_duration(&self) {
+        let end = {
+            let mut state = lock(&self.state);
+            let (offset, stamp) = (state.offset, state.stamp);
+            let Some(estimate) = state.estimate.as_mut().filter(|estimate| offset >= estimate.next) else { return };
+            estimate.next = offset.saturating_add(offset / 4).min(estimate.size.max(offset + 1));
+            let size = estimate.size;
+            stamp.start.and_then(|start| extrapolate((start + stamp.duration.unwrap_or_default()).nseconds(), offset, size))
+        };
+        self.set_end(end);
     }
 
     pub(super) fn seek(&self, event: gst::Event) -> bool {
@@ -77,7 +99,7 @@ impl ElasticTokParse {
             if !pull {
                 state.arrival = Arrival::Seeking;
                 state.flags = Some(segment_flags(flags));
-                state.snap = !flags.contains(gst::SeekFlags::ACCURATE);
+                state.snap = Snap::NotBefore;
             }
             let index = state.index.as_ref().filter(|index| index.complete);
             index.map(|index| snapped(index, target, flags))
@@ -113,18 +135,24 @@ impl ElasticTokParse {
             let mut state = lock(&self.state);
             let origin = state.origin;
             let known = state.segment.as_ref().is_some_and(|(known, with)| known == segment && *with == origin);
-            if state.timed || (known && !state.snap) {
+            if state.timed || (known && state.snap == Snap::Exact) {
                 return;
             }
             let mut corrected = segment.clone();
             // A late first time stamp finds a segment that was corrected for none.
             let moved = |time: Option<gst::ClockTime>| time.map(|time| time.saturating_add(origin.unwrap_or_default()));
-            if let Some(start) = state.stamp.start.filter(|&start| state.snap && Some(start) > segment.start()) {
+            let first = state.stamp.start;
+            let start = match std::mem::take(&mut state.snap) {
+                Snap::Exact => None,
+                Snap::Whole => Some(gst::ClockTime::ZERO),
+                Snap::NotBefore => first.filter(|&first| Some(first) > segment.start()),
+                Snap::FirstBlock => first,
+            };
+            if let Some(start) = start {
                 corrected.set_start(start);
                 corrected.set_time(start);
                 corrected.set_position(start);
             }
-            state.snap = false;
             corrected.set_start(moved(corrected.start()));
             corrected.set_stop(moved(corrected.stop()));
             corrected.set_position(moved(corrected.position()));
@@ -139,6 +167,11 @@ impl ElasticTokParse {
             src.push_event(event);
         }
     }
+}
+
+/// When a file of `size` bytes ends whose first `known` bytes end at `end`.
+fn extrapolate(end: u64, known: u64, size: u64) -> Option<u64> {
+    u64::try_from(u128::from(end) * u128::from(size.max(known)) / u128::from(known.max(1))).ok()
 }
 
 /// Bytes of a file, or nothing where there are none.

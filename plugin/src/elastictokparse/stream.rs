@@ -5,12 +5,14 @@
 //! the first frame keeps its own time stamp: the segment maps it to 0. Where upstream deals in time, its times are kept.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex};
 
 use elastictok::Error;
 use elastictok::bitstream::{BlockHeader, Limits, Parsed, SequenceHeader, StreamWriter, UnitKind, parse_last_unit, parse_unit};
 use elastictok::index::Index;
 use elastictok::track::Tracker;
 
+use super::ahead::Ahead;
 use crate::keyrequest::KeyRequest;
 
 /// The base class takes more than 2 MiB skipped at once for a broken stream.
@@ -45,7 +47,9 @@ pub struct Unit {
 /// A block that is ready to go, or why there is none.
 pub enum Made {
     Buffer(gst::Buffer),
-    /// Its key block is missing.
+    /// A packet whose key block is missing, for a decoder to conceal.
+    Orphan(gst::Buffer),
+    /// Its key block is missing, and so it is of no use.
     Lost,
     /// Not wanted at this trick speed.
     PassedOver,
@@ -80,6 +84,29 @@ pub enum Arrival {
     Jump,
 }
 
+/// Which of the base class's segments are to be corrected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Snap {
+    /// None: a seek landed where it was aimed.
+    #[default]
+    Exact,
+    /// Nothing was sought: the segment is all of the playback.
+    Whole,
+    /// A seek may have landed beyond its aim: not to begin before the first block.
+    NotBefore,
+    /// To begin with the first block.
+    FirstBlock,
+}
+
+/// A duration that is guessed from the bytes read so far.
+#[derive(Debug, Clone, Copy)]
+pub struct Estimate {
+    /// Of the whole file in bytes.
+    pub size: u64,
+    /// Where the next guess is due.
+    pub next: u64,
+}
+
 #[derive(Default)]
 pub struct State {
     pub packets_in: bool,
@@ -106,8 +133,10 @@ pub struct State {
     pub segment: Option<(gst::FormattedSegment<gst::ClockTime>, Option<gst::ClockTime>)>,
     /// Flags of a seek that the base class turns into one of upstream's, which does not keep them.
     pub flags: Option<gst::SegmentFlags>,
-    /// A seek landed about where it was aimed: the segment is to begin with the first block.
-    pub snap: bool,
+    pub snap: Snap,
+    /// What is read ahead of a source that pushes.
+    pub ahead: Option<Arc<Mutex<Ahead>>>,
+    pub estimate: Option<Estimate>,
     pub request: KeyRequest,
 }
 
@@ -216,7 +245,7 @@ impl State {
         if header.key {
             self.request.fulfilled();
         }
-        Ok(Made::Buffer(buffer))
+        Ok(if known { Made::Buffer(buffer) } else { Made::Orphan(buffer) })
     }
 }
 
