@@ -99,7 +99,12 @@ impl ElasticTokEnc {
         };
         let started = Instant::now();
         let coded = code(state).and_then(|packet| packet.map(|packet| state.take(packet)).transpose());
-        let lost = if coded.is_err() { state.forget_block() } else { Vec::new() };
+        let lost = if coded.is_err() {
+            state.encoder.reset();
+            state.forget_block()
+        } else {
+            Vec::new()
+        };
         drop(guard);
         match coded {
             Ok(Some(coded)) => {
@@ -156,6 +161,7 @@ impl ElasticTokEnc {
         // Given back to the base class, which keeps it until its block is finished.
         drop(frame);
         let flow = self.encode(|state| {
+            state.waiting.push(number);
             let picture = gst_video::VideoFrameRef::from_buffer_ref_readable(&buffer, &state.info)
                 .map_err(|_| Error::Settings("an input buffer does not hold a picture of the negotiated format".into()))?;
             let format = match picture.format() {
@@ -169,7 +175,6 @@ impl ElasticTokEnc {
                 planes[i] = picture.plane_data(i as u32).unwrap_or_default();
                 strides[i] = picture.plane_stride()[i].max(0) as usize;
             }
-            state.waiting.push(number);
             state.encoder.push(&PlanesRef { format, planes, strides }, time)
         })?;
         let waiting = lock(&self.state).as_ref().filter(|s| !s.waiting.is_empty()).map(|s| s.block);
