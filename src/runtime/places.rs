@@ -67,15 +67,23 @@ fn loader_directories(file: &Path, read: &mut HashSet<PathBuf>, out: &mut Vec<Pa
     }
 }
 
-/// Directories in the order in which they are searched: beside the plugin, the system's library path, where
+/// The directory that a package of elastictok keeps its own copy in, beside where GStreamer keeps plugins: it is no library of the system.
+const PACKAGE: &str = "elastictok";
+
+/// Directories in the order in which they are searched: beside the plugin, a package's own, the system's library path, where
 /// `install-deps.sh` puts the library, then installed PyPI wheels. `variable` reads the process's environment.
 pub(super) fn places(beside: Option<&Path>, variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let set = |name: &str| variable(name).filter(|v| !v.is_empty());
     let home = set("HOME").map(PathBuf::from);
     let mut all: Vec<PathBuf> = beside.into_iter().flat_map(layouts).collect();
+    all.extend(beside.and_then(Path::parent).map(|d| d.join(PACKAGE)));
     all.extend(set("LD_LIBRARY_PATH").iter().flat_map(std::env::split_paths).filter(|p| p.is_absolute()));
-    loader_directories(Path::new("/etc/ld.so.conf"), &mut HashSet::new(), &mut all);
-    all.extend(SYSTEM.map(PathBuf::from));
+    let mut system = Vec::new();
+    loader_directories(Path::new("/etc/ld.so.conf"), &mut HashSet::new(), &mut system);
+    system.extend(SYSTEM.map(PathBuf::from));
+    // programs that have the elements built in do not lie beside a package's copy
+    all.extend(system.iter().map(|d| d.join(PACKAGE)));
+    all.extend(system);
     let data = set("XDG_DATA_HOME").map(PathBuf::from).filter(|p| p.is_absolute());
     let data = data.or_else(|| home.as_ref().map(|h| h.join(".local/share")));
     all.extend(data.iter().flat_map(|d| layouts(&d.join("elastictok/onnxruntime"))));
@@ -163,8 +171,10 @@ mod tests {
         let order = [
             at("/plugins".into()),
             at("/plugins/onnxruntime/capi".into()),
+            at("/elastictok".into()),
             at("/opt/one".into()),
             at("/opt/two".into()),
+            at("/usr/lib/elastictok".into()),
             at("/usr/lib".into()),
             at(dir.0.join(".local/share/elastictok/onnxruntime")),
             at(venv.join("lib/python3.11/site-packages/onnxruntime/capi")),
