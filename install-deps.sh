@@ -88,7 +88,7 @@ if [ -n "${ORT_DYLIB_PATH:-}" ]; then
     usable "$ORT_DYLIB_PATH" || die "ORT_DYLIB_PATH=$ORT_DYLIB_PATH is not an ONNX Runtime of version $oldest or later; unset it, or name one that is"
     found=$ORT_DYLIB_PATH
 else
-    for d in /usr/local/lib /usr/lib /usr/lib64 /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu /usr/local/lib/x86_64-linux-gnu "$library"; do
+    for d in /usr/lib/*/elastictok /usr/local/lib /usr/lib /usr/lib64 /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu /usr/local/lib/x86_64-linux-gnu "$library"; do
         for f in "$d"/libonnxruntime.so "$d"/libonnxruntime.so.*; do
             if [ -n "$found" ] || [ ! -f "$f" ]; then continue; fi
             if usable "$f"; then

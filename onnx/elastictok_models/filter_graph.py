@@ -40,7 +40,7 @@ def loop_filter(b: Builder, cfg: Config, grid: Grid, net: LoopFilter, recon: tup
     def head(name: str, n: int, recon: str, residual: str, side: int, scale: int, centre: int) -> str:
         """What pictures give to a first layer, their patches being of n samples; recon enters as recon / scale - centre."""
         kernel = w[name + ".weight"][:, :, 0, 0]
-        bias = b.weight(f"filter.{name}.bias", w[name + ".bias"] - centre * kernel[:, :n].sum(1))
+        bias = b.weight(f"filter.{name}.bias", w[name + ".bias"] - centre * kernel[:, :n].sum(1, dtype=np.float64))
         limited = b.op("Clip", b.op("Div", residual, step), b.const(np.float32(-8)), b.const(np.float32(8)))
         return b.op("Add", stride(recon, name + ".recon", kernel[:, :n] / scale, side, bias),
                     stride(limited, name + ".residual", kernel[:, n:2 * n] / 2, side))

@@ -134,7 +134,7 @@ def distortion(b: Builder, cfg: Config, grid: Grid, head: DistortionHead, luma: 
     coarser = np.array([3 ** (cfg.levels - 1 - i) for i in range(cfg.levels)], np.float32).reshape(1, -1, 1)
     step = b.op("Mul", "step", b.const(coarser))
     relative = b.op("Div", b.reshape(energies, -1, 1, n), b.op("Mul", step, step))  # [cells, L, bands]
-    most = weight("most", w["share"] * np.exp(w["saturation"]))
+    most = weight("most", w["share"] * np.exp(w["saturation"].astype(np.float64)))
     kept = b.op("Div", b.op("Mul", relative, most), b.op("Add", relative, most))
     kept = b.op("ReduceSum", kept, b.ints(2), keepdims=1)
     log = b.op("Log", step)

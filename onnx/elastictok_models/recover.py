@@ -36,7 +36,7 @@ def recover(bundle: Path, cfg: Config) -> LoopFilter:
         part = lambda what, planes, side: take(f"{name}.{what}", (channels, planes, side, side)).reshape(channels, -1)
         recon = scale * part("recon", planes, side)
         state[name + ".weight"] = np.concatenate([recon, 2 * part("residual", planes, side)], 1)
-        state[name + ".bias"] = take(name + ".bias", (channels,)) + centre * recon.sum(1)
+        state[name + ".bias"] = take(name + ".bias", (channels,)) + centre * recon.sum(1, dtype=np.float64)
     embedding = take("head.embedding", (cfg.channels, 1, PATCH, PATCH)).reshape(cfg.channels, -1)
     state["head.weight"] = np.concatenate([state["head.weight"], embedding], 1)
     state["place"] = take("place", (K, PATCH, K, PATCH)).transpose(1, 3, 0, 2)
@@ -54,7 +54,8 @@ def recover_head(bundle: Path, cfg: Config) -> DistortionHead | None:
     if "distortion.most" not in named:
         return None
     take = lambda name: torch.tensor(named["distortion." + name])
-    state = {"share": head.share, "saturation": torch.log(take("most") / head.share)}
+    saturation = np.log(named["distortion.most"].astype(np.float64) / head.share.numpy()).astype(np.float32)
+    state = {"share": head.share, "saturation": torch.tensor(saturation)}
     for layer in ("hidden", "out"):
         state |= {f"{layer}.weight": take(f"{layer}.weight").T.contiguous(), f"{layer}.bias": take(f"{layer}.bias")}
     head.load_state_dict(state)

@@ -219,3 +219,58 @@ fn files_joined_end_to_end_play_one_after_the_other() {
     }
     std::fs::remove_file(path).unwrap();
 }
+
+/// Elements of the command in the README that has `part` in it, without those at its ends.
+fn readme_chain(part: &str) -> String {
+    let readme = include_str!("../../README.md");
+    let line = readme.lines().find(|l| l.contains("gst-launch-1.0") && l.contains(part)).unwrap();
+    let elements: Vec<_> = line.split(" ! ").collect();
+    elements[1..elements.len() - 1].join(" ! ")
+}
+
+/// RTP packets as the README's sender makes them, each with its time.
+fn rtp_packets(frames: u32) -> (gst::Caps, Vec<gst::Buffer>) {
+    let p = Pipeline::new(&format!(
+        "videotestsrc pattern=snow num-buffers={frames} ! video/x-raw,width=160,height=96,framerate=30/1 ! {} ! appsink name=out sync=false",
+        readme_chain("udpsink")
+    ));
+    let sink = p.0.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
+    p.0.set_state(gst::State::Playing).unwrap();
+    let samples: Vec<_> = std::iter::from_fn(|| sink.pull_sample().ok()).collect();
+    let caps = samples[0].caps_owned().unwrap();
+    (caps, samples.iter().map(|s| s.buffer_owned().unwrap()).collect())
+}
+
+#[test]
+fn packets_that_arrive_out_of_order_lose_no_picture() {
+    let (caps, packets) = rtp_packets(60);
+    assert!(packets.len() > 60, "blocks of more than a packet");
+    // one in five is 60 ms late
+    let mut arriving: Vec<_> = packets
+        .iter()
+        .enumerate()
+        .map(|(i, p)| (p.pts().unwrap() + gst::ClockTime::from_mseconds(if i % 5 == 2 { 60 } else { 0 }), p.copy()))
+        .collect();
+    arriving.sort_by_key(|(at, _)| *at);
+    let receive = |chain: &str| {
+        let p = Pipeline::new(&format!("appsrc name=in is-live=true format=time ! {chain} ! fakesink name=out sync=false"));
+        let seen = count(&p, "out");
+        let source = p.0.by_name("in").unwrap().downcast::<gst_app::AppSrc>().unwrap();
+        source.set_caps(Some(&caps));
+        p.0.set_state(gst::State::Playing).unwrap();
+        for (at, packet) in &arriving {
+            let mut packet = packet.copy();
+            let b = packet.get_mut().unwrap();
+            (b.set_pts(*at), b.set_dts(*at));
+            source.push_buffer(packet).unwrap();
+        }
+        source.end_of_stream().unwrap();
+        p.finish();
+        seen.lock().unwrap().len()
+    };
+    let chain = readme_chain("udpsrc");
+    assert_eq!(receive(&chain), 60);
+    let without = chain.split(" ! ").filter(|e| !e.starts_with("rtpjitterbuffer")).collect::<Vec<_>>().join(" ! ");
+    assert_ne!(without, chain);
+    assert!(receive(&without) < 30, "the test would notice");
+}

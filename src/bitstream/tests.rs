@@ -10,6 +10,7 @@ use crate::timing::{FrameTime, Timeline};
 
 mod corpus;
 mod golden;
+mod thinner;
 
 fn sequence() -> SequenceHeader {
     SequenceHeader {

@@ -67,6 +67,9 @@ fn loader_directories(file: &Path, read: &mut HashSet<PathBuf>, out: &mut Vec<Pa
     }
 }
 
+/// The directory that a package of elastictok keeps its own copy in, beside where GStreamer keeps plugins: it is no library of the system.
+const PACKAGE: &str = "elastictok";
+
 /// Where to look for the library.
 #[derive(Debug, Default)]
 pub(super) struct Places {
@@ -77,7 +80,7 @@ pub(super) struct Places {
     pub passed_over: Vec<String>,
 }
 
-/// Directories in the order in which they are searched: beside the plugin, the system's library path, where
+/// Directories in the order in which they are searched: beside the plugin, a package's own, the system's library path, where
 /// `install-deps.sh` puts the library, then installed PyPI wheels. `variable` reads the process's environment.
 pub(super) fn places(beside: Option<&Path>, variable: &dyn Fn(&str) -> Option<OsString>) -> Places {
     let mut passed_over = Vec::new();
@@ -92,10 +95,15 @@ pub(super) fn places(beside: Option<&Path>, variable: &dyn Fn(&str) -> Option<Os
     let mut directory = |name: &str| set(name).and_then(|value| absolute(name, value.into()));
     let (home, data, environment) = (directory("HOME"), directory("XDG_DATA_HOME"), directory("VIRTUAL_ENV"));
     let mut all: Vec<PathBuf> = beside.into_iter().flat_map(layouts).collect();
+    all.extend(beside.and_then(Path::parent).map(|d| d.join(PACKAGE)));
     let libraries = set("LD_LIBRARY_PATH");
     all.extend(libraries.iter().flat_map(std::env::split_paths).filter_map(|p| absolute("LD_LIBRARY_PATH", p)));
-    loader_directories(Path::new("/etc/ld.so.conf"), &mut HashSet::new(), &mut all);
-    all.extend(SYSTEM.map(PathBuf::from));
+    let mut system = Vec::new();
+    loader_directories(Path::new("/etc/ld.so.conf"), &mut HashSet::new(), &mut system);
+    system.extend(SYSTEM.map(PathBuf::from));
+    // programs that have the elements built in do not lie beside a package's copy
+    all.extend(system.iter().map(|d| d.join(PACKAGE)));
+    all.extend(system);
     let data = data.or_else(|| home.as_ref().map(|h| h.join(".local/share")));
     all.extend(data.iter().flat_map(|d| layouts(&d.join("elastictok/onnxruntime"))));
     all.extend(environment.iter().flat_map(|v| wheels(&v.join("lib"))));
@@ -183,8 +191,10 @@ mod tests {
         let order = [
             at("/plugins".into()),
             at("/plugins/onnxruntime/capi".into()),
+            at("/elastictok".into()),
             at("/opt/one".into()),
             at("/opt/two".into()),
+            at("/usr/lib/elastictok".into()),
             at("/usr/lib".into()),
             at(dir.0.join(".local/share/elastictok/onnxruntime")),
             at(venv.join("lib/python3.11/site-packages/onnxruntime/capi")),

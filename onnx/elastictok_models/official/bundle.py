@@ -55,7 +55,7 @@ def vae_scale(cfg: Config, source: Source, bits: int) -> float:
     """Quantiser steps per unit of a latent, as fine as `bits` signed bits allow without ever clipping.
 
     The final norm leaves vectors of length sqrt(D) at most, so a mean is at most that times the length of its weights (Cauchy-Schwarz)."""
-    weights = source.read("encoder/ln_f/kernel")[:, None] * source.read("encoder/pre_quant/kernel")[:, :cfg.latent_dim]
+    weights = source.read("encoder/ln_f/kernel")[:, None] * source.read("encoder/pre_quant/kernel")[:, :cfg.latent_dim].astype(np.float64)
     reach = float(np.sqrt(cfg.hidden_size) * np.linalg.norm(weights, axis=0).max())
     return ((1 << bits - 1) - 1) / max(reach, 1e-6)
 

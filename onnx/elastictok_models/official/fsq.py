@@ -25,7 +25,8 @@ class Levels:
 
     @property
     def shift(self) -> np.ndarray:
-        return np.tan(self.offset / self.half)
+        # in float64, rounded once: float32 tangents differ between processors
+        return np.tan((self.offset / self.half).astype(np.float64)).astype(np.float32)
 
     @property
     def half_width(self) -> np.ndarray:

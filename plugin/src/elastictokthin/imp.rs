@@ -4,8 +4,9 @@
  * @see_also: elastictokenc, elastictokparse
  *
  * Lowers the bitrate of an ElasticTok stream by cutting the upper layers off its blocks, without decoding. Buffers are shared, not
- * copied. Layers are given up at once where the bitrate asks for it, and taken back at the next key block. Encode with
- * `drift-free=true` what is to be thinned for long.
+ * copied. The bitrate is a mean over whole groups, key block to key block: a key block takes the most layers whose last group was within
+ * it. Layers are given up at once where a second's worth too much has passed, and taken back at the next key block, which is asked for
+ * upstream where a limit was raised. Encode with `drift-free=true` what is to be thinned for long.
  *
  * ## Example pipeline
  * |[
@@ -37,11 +38,22 @@ struct Settings {
 #[derive(Debug, Default)]
 struct State {
     thinner: Thinner,
-    /// Time stamp of the last block: durations follow from it where buffers have none.
-    last: Option<gst::ClockTime>,
+    /// Time stamp and duration of the last block.
+    last: (Option<gst::ClockTime>, Option<gst::ClockTime>),
     blocks: u64,
     bytes_in: u64,
     bytes_out: u64,
+}
+
+impl State {
+    /// Seconds from the last block to `buffer`: what time stamps say, which need not be what durations say, for sources differ from
+    /// their nominal rate. Durations where there are no time stamps or these have jumped.
+    fn since(&self, buffer: &gst::BufferRef) -> f64 {
+        let (pts, duration) = self.last;
+        let stamped = buffer.pts().zip(pts).filter(|_| !buffer.flags().contains(gst::BufferFlags::DISCONT));
+        let since = stamped.and_then(|(now, last)| now.checked_sub(last)).filter(|since| !since.is_zero());
+        since.or(duration).or(buffer.duration()).map_or(USUAL_DURATION, |d| d.nseconds() as f64 * 1e-9)
+    }
 }
 
 pub struct ElasticTokThin {
@@ -62,47 +74,57 @@ impl ElasticTokThin {
             return Err(gst::FlowError::NotNegotiated);
         }
         let Settings { max_layers, bitrate } = *lock(&self.settings);
-        let kept = {
+        let (kept, wants_key) = {
             let map = buffer.map_readable().map_err(|_| {
                 gst::element_imp_error!(self, gst::ResourceError::Read, ("A buffer cannot be mapped for reading"));
                 gst::FlowError::Error
             })?;
             let mut state = lock(&self.state);
-            let since = buffer.pts().zip(state.last).and_then(|(now, last)| now.checked_sub(last));
-            let duration = buffer.duration().or(since).map_or(USUAL_DURATION, |d| d.nseconds() as f64 * 1e-9);
+            let since = state.since(&buffer);
             state.thinner.set_limits(max_layers as usize, f64::from(bitrate) * 1000.0);
-            let kept = state.thinner.cut(&map, duration).map_or_else(
+            let kept = state.thinner.cut(&map, since).map_or_else(
                 |e| {
                     gst::debug!(CAT, imp = self, "passed on as it is, for the decoder to conceal: {e}");
                     map.len()
                 },
                 <[u8]>::len,
             );
-            state.last = buffer.pts();
+            state.last = (buffer.pts(), buffer.duration());
             state.blocks += 1;
             state.bytes_in += map.len() as u64;
             state.bytes_out += kept as u64;
-            kept
+            (kept, state.thinner.wants_key())
         };
-        if kept == buffer.size() {
-            return self.src.push(buffer);
+        // no lock is held from here on: upstream and downstream may call back
+        if wants_key {
+            gst::debug!(CAT, imp = self, "more layers fit from a key block on: asking upstream for one");
+            let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
+            if !self.sink.push_event(event) {
+                gst::debug!(CAT, imp = self, "nothing upstream makes key blocks");
+            }
         }
-        // all() would copy the bytes too
-        let shared = gst::BUFFER_COPY_METADATA | gst::BufferCopyFlags::MEMORY;
-        let mut thin = buffer.copy_region(shared, 0..kept).map_err(|_| {
-            gst::element_imp_error!(self, gst::ResourceError::Failed, ("A buffer of {} bytes cannot be cut", buffer.size()));
-            gst::FlowError::Error
-        })?;
-        // what was cut has no share in the duration
-        thin.make_mut().set_duration(buffer.duration());
-        // no lock is held here: downstream may call back
-        self.src.push(thin)
+        let mut buffer = buffer;
+        if kept < buffer.size() {
+            // times, flags and metas are those of the whole block; the memory is shared
+            buffer.make_mut().set_size(kept);
+        }
+        self.src.push(buffer)
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
-        if let gst::EventView::FlushStop(_) | gst::EventView::StreamStart(_) = event.view() {
-            let mut state = lock(&self.state);
-            (state.thinner, state.last) = (Thinner::default(), None);
+        match event.view() {
+            gst::EventView::FlushStop(_) => {
+                let mut state = lock(&self.state);
+                state.thinner.restart();
+                state.last = (None, None);
+            }
+            gst::EventView::Segment(_) => lock(&self.state).last.0 = None,
+            // what groups take is not known of another stream, nor of this one in another size
+            gst::EventView::StreamStart(_) => lock(&self.state).thinner = Thinner::default(),
+            gst::EventView::Caps(e) if self.sink.current_caps().is_some_and(|old| *old != *e.caps()) => {
+                lock(&self.state).thinner = Thinner::default();
+            }
+            _ => {}
         }
         gst::Pad::event_default(&self.sink, Some(&*self.obj()), event)
     }
@@ -143,8 +165,8 @@ impl ObjectImpl for ElasticTokThin {
                 glib::ParamSpecUInt::builder("bitrate")
                     .nick("Bitrate")
                     .blurb(
-                        "Bitrate to hold on average, in kbit/s; bursts of up to a second's worth above it pass, and the first layer \
-                         always does (0 = no limit)",
+                        "Bitrate to hold on average from key block to key block, in kbit/s; bursts of about a second's worth above it pass, \
+                         and the first layer always does (0 = no limit)",
                     )
                     .maximum(2_000_000)
                     .mutable_playing()
@@ -183,7 +205,7 @@ impl ObjectImpl for ElasticTokThin {
                     .to_value()
             }
             other => {
-                gst::error!(CAT, imp = self, "no property {other}");
+                gst::error!(CAT, imp = self, "no property {other} can be read");
                 pspec.default_value().clone()
             }
         }
