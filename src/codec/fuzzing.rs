@@ -182,7 +182,7 @@ mod tests {
         let (cells, c) = (layout.cells(), layout.coefficients());
         let mut out = Vec::new();
         for (i, quantiser) in (0u8..).zip([0, 20, 40, 60, 87]) {
-            let latent = |n: usize| ((n * 2_654_435_761) >> 7) as i16 % (2000 / (1 + n as i16 % c as i16 / 4)).max(2);
+            let latent = |n: usize| ((n * 2_654_435_761) >> 7) as i16 % (30_000 / (1 + (n % c / 4) as i16)).max(2);
             let latents: Vec<i16> = (0..cells * c).map(latent).collect();
             let motion: Vec<i32> =
                 (0..3 * cells as i32).map(|n| if n < 2 * cells as i32 { n * 7 % 511 - 255 } else { n % 5 / 4 }).collect();
