@@ -154,6 +154,7 @@ impl Index {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::bitstream::{PixelFormat, StreamWriter};

@@ -543,8 +543,9 @@ fn flushes_and_stops_at_any_moment_are_no_errors() {
             // Before the pipeline is set up there is nothing to seek in, which is no error either.
             let _ = player.pipeline.seek_simple(gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT, ms(to));
         }
-        if n % 3 == 0 {
+        if n % 3 < 2 {
             player.play();
+            assert_eq!(player.duration(), Some(16_000), "{chain} {n}: no flush spoils the index");
         }
         player.pipeline.set_state(gst::State::Null).unwrap();
         assert_eq!(player.errors(), [""; 0], "{chain} {n}");

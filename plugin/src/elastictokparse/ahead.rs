@@ -48,7 +48,7 @@ impl ElasticTokParse {
         let sink = self.obj().sink_pad().clone();
         let idle = {
             let state = lock(&self.state);
-            offset == 0 && !state.begun && state.ahead.is_none() && !state.packets_in
+            offset == 0 && !state.begun && state.origin.is_none() && state.ahead.is_none() && !state.packets_in
         };
         let mut query = gst::query::Seeking::new(gst::Format::Bytes);
         if !idle || sink.mode() != gst::PadMode::Push || !sink.peer_query(&mut query) || !query.result().0 {

@@ -102,7 +102,7 @@ impl ElasticTokParse {
             gst::debug!(CAT, imp = self, "downstream refused the caps");
         }
         lock(&self.state).output = Some(Output { header, writer });
-        self.build_index().map_err(|_| Refusal::Flushing)
+        Ok(())
     }
 
     fn refused(&self, refusal: Refusal) -> gst::FlowError {
@@ -124,27 +124,29 @@ impl ElasticTokParse {
         }
     }
 
-    /// What upstream can do, asked before the first block.
-    fn begin(&self) {
+    /// Before the first block: what upstream can do, and the index. Fails where a flush comes between, to be tried again.
+    fn begin(&self) -> Result<(), gst::FlowError> {
         if lock(&self.state).begun {
-            return;
+            return Ok(());
         }
+        self.build_index()?;
         let sink = self.obj().sink_pad().clone();
         let mut query = gst::query::Seeking::new(gst::Format::Bytes);
         let seekable = sink.mode() == gst::PadMode::Pull || (sink.peer_query(&mut query) && query.result().0);
         let mut state = lock(&self.state);
         state.begun = true;
         state.tracker.close_gaps(seekable);
+        Ok(())
     }
 
-    /// Sends a block on; `Ok(true)`: it is gone with all its bytes.
+    /// Sends the block of `unit` on, or answers how many bytes are to be skipped as it is of no use.
     fn take_block(
         &self,
         mut frame: gst_base::BaseParseFrame<'_>,
         header: Option<SequenceHeader>,
         unit: &Unit,
     ) -> Result<(gst::FlowSuccess, u32), gst::FlowError> {
-        self.begin();
+        self.begin()?;
         let header = header.or_else(|| {
             // What a flush has kept from downstream.
             let state = lock(&self.state);
@@ -297,7 +299,7 @@ impl BaseParseImpl for ElasticTokParse {
             gst::EventView::StreamStart(_) => {
                 // One more source, as from concat: its stream is played behind the one before.
                 let mut state = lock(&self.state);
-                (state.index, state.begun) = (None, false);
+                (state.index, state.estimate, state.begun) = (None, None, false);
             }
             gst::EventView::Segment(segment) => {
                 let segment = segment.segment();
