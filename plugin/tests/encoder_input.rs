@@ -190,6 +190,28 @@ fn a_late_frame_does_not_hold_up_the_one_before_it() {
 }
 
 #[test]
+fn upstreams_spare_time_is_for_bursts_and_not_for_slow_sources() {
+    let caps = raw_caps("I420", 48, 32, (30, 1));
+    let mut h = encoder(&caps, "packetized", "key-int-max=0");
+    h.set_upstream_latency(ms(100));
+    h.play();
+    // Two frames every 67 ms: whole blocks all the same, as upstream's latency of 100 ms covers it.
+    h.push(frame(&caps, 0, ms(0))).unwrap();
+    for n in 1..5 {
+        h.set_time(ms(67 * n)).unwrap();
+        h.push(frame(&caps, 2 * n - 1, ms(67 * n - 34))).unwrap();
+        h.push(frame(&caps, 2 * n, ms(67 * n))).unwrap();
+    }
+    assert_eq!(drain(&mut h).iter().map(frames_in).collect::<Vec<_>>(), [2; 4]);
+    // Ten frames a second would be covered as well, but need not wait.
+    for n in 0..4 {
+        h.set_time(ms(368 + 100 * n)).unwrap();
+        h.push(frame(&caps, n, ms(368 + 100 * n))).unwrap();
+    }
+    assert_eq!(drain(&mut h).iter().map(frames_in).collect::<Vec<_>>(), [2, 1, 1, 1]);
+}
+
+#[test]
 fn where_time_stands_still_blocks_wait() {
     let caps = raw_caps("I420", 48, 32, (30, 1));
     let mut h = encoder(&caps, "packetized", "");

@@ -141,6 +141,8 @@ impl ElasticTokEnc {
         let arrived = self.live_time();
         let segment = self.obj().input_segment();
         let (pts, number) = (frame.pts(), frame.system_frame_number());
+        let running = times::running_time(&segment, pts);
+        self.note_arrival(running, arrived);
         let failed = {
             let mut guard = lock(&self.state);
             guard.as_mut().and_then(|state| state.failed.take())
@@ -179,7 +181,7 @@ impl ElasticTokEnc {
         })?;
         let waiting = lock(&self.state).as_ref().filter(|s| !s.waiting.is_empty()).map(|s| s.block);
         if let Some(block) = waiting
-            && self.is_pointless_to_wait(block, times::running_time(&segment, pts), arrived)
+            && self.is_hopeless(block, running, arrived)
         {
             return self.drain();
         }

@@ -4,7 +4,7 @@
 //! The encoder promises its latency, the time from a block's first frame to its last one. A source that is slower than its caps say,
 //! such as a webcam in the dark, would break the promise, and the sink would drop frames as too late. So while the pipeline
 //! plays, each block that waits has a deadline on the pipeline's clock. Where the last frame already took longer to come than
-//! the deadline leaves, there is no point in waiting, and the block is coded at once.
+//! there is time left, waiting is no use, and the block is coded at once.
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -33,21 +33,43 @@ pub struct Deadline {
     coding: gst::ClockTime,
     /// Running time at which the last frame was dealt with.
     done: Option<gst::ClockTime>,
-    /// The block that waits, and its deadline in running time.
-    block: Option<(u64, gst::ClockTime)>,
+    /// Running time of the last frame.
+    last: Option<gst::ClockTime>,
+    /// How long the source took for the last frame, by the clock and by its time stamp.
+    pace: Option<gst::ClockTime>,
+    step: Option<gst::ClockTime>,
+    /// The block that waits.
+    block: Option<Due>,
     timer: Option<gst::SingleShotClockId>,
 }
 
+/// When a block has to be coded, in running time.
+#[derive(Clone, Copy)]
+struct Due {
+    block: u64,
+    /// Until when a source that keeps to its caps has sent all frames. Where the encoder is the slow one, frames arrive late, and short
+    /// blocks would only make it slower: so this counts from the first frame's arrival.
+    regular: gst::ClockTime,
+    /// Until when waiting breaks no promise: later, if upstream's latency is more than it takes.
+    latest: gst::ClockTime,
+}
+
 impl Deadline {
-    /// The running time at which a block has to be coded whose first frame has `first` and arrived at `now`: in time for what was
-    /// promised, but not before a frame that keeps to the caps can be there. Where the encoder is the slow one, frames arrive
-    /// late, and short blocks would only make it slower.
-    fn of_block(&self, first: Option<gst::ClockTime>, now: gst::ClockTime) -> Option<gst::ClockTime> {
-        let promised =
-            first.and_then(|first| first.checked_add(self.upstream?)?.checked_add(self.wait)?.checked_sub(self.coding));
+    /// For a block whose first frame has the running time `first` and arrived at `now`.
+    fn due(&self, block: u64, first: Option<gst::ClockTime>, now: gst::ClockTime) -> Option<Due> {
         let grace = (self.frame / GRACE_SHARE).min(MOST_GRACE);
         let regular = now.checked_add(self.wait)?.checked_add(grace)?;
-        Some(promised.map_or(regular, |promised| promised.max(regular)))
+        let promised =
+            first.and_then(|first| first.checked_add(self.upstream?)?.checked_add(self.wait)?.checked_sub(self.coding));
+        Some(Due { block, regular, latest: promised.map_or(regular, |promised| promised.max(regular)) })
+    }
+
+    /// Whether the next frame, if it takes as long as the last one, is too late. A source that is slow by clock and time stamps does
+    /// not get upstream's spare time, which decoders and sinks can use better; one that sends in bursts does.
+    fn is_hopeless(&self, due: &Due, now: gst::ClockTime) -> bool {
+        let after = |pace: gst::ClockTime, due| now.checked_add(pace).is_none_or(|then| then > due);
+        let slow = self.pace.zip(self.step).map(|(pace, step)| pace.min(step));
+        self.pace.is_some_and(|pace| after(pace, due.latest)) || slow.is_some_and(|slow| after(slow, due.regular))
     }
 }
 
@@ -79,41 +101,39 @@ impl ElasticTokEnc {
         obj.current_running_time()
     }
 
-    /// Whether block `block`, which got a frame of running time `running` at `arrived` and waits for more, is better coded at once. Else
-    /// it has a deadline from now on.
-    pub(super) fn is_pointless_to_wait(
-        &self,
-        block: u64,
-        running: Option<gst::ClockTime>,
-        arrived: Option<gst::ClockTime>,
-    ) -> bool {
-        let Some(arrived) = arrived else { return false };
+    /// A frame of running time `running` arrived at `now`.
+    pub(super) fn note_arrival(&self, running: Option<gst::ClockTime>, now: Option<gst::ClockTime>) {
+        let mut deadline = lock(&self.deadline);
+        deadline.pace = now.zip(deadline.done).and_then(|(now, done)| now.checked_sub(done));
+        deadline.step = running.zip(deadline.last).and_then(|(running, last)| running.checked_sub(last));
+        deadline.last = running;
+    }
+
+    /// Whether block `block`, which got a frame of running time `running` at `now` and waits for more, is better coded at once. Else it has
+    /// a deadline from now on.
+    pub(super) fn is_hopeless(&self, block: u64, running: Option<gst::ClockTime>, now: Option<gst::ClockTime>) -> bool {
+        let Some(now) = now else { return false };
         let due = {
             let mut deadline = lock(&self.deadline);
-            let due = match deadline.block {
-                Some((waiting, due)) if waiting == block => Some(due),
-                _ => deadline.of_block(running, arrived),
-            };
+            let due = deadline.block.filter(|due| due.block == block).or_else(|| deadline.due(block, running, now));
             let Some(due) = due else { return false };
-            // A source's pace is what it takes between two frames that are coded in time.
-            let pace = deadline.done.and_then(|done| arrived.checked_sub(done));
-            if pace.is_some_and(|pace| arrived + pace > due) {
+            if deadline.is_hopeless(&due, now) {
                 return true;
             }
             if deadline.timer.is_some() {
                 return false;
             }
-            deadline.block = Some((block, due));
+            deadline.block = Some(due);
             due
         };
-        self.start_timer(block, due);
+        self.start_timer(due);
         false
     }
 
-    fn start_timer(&self, block: u64, due: gst::ClockTime) {
+    fn start_timer(&self, Due { block, latest, .. }: Due) {
         let obj = self.obj();
         let Some((clock, base)) = obj.clock().zip(obj.base_time()) else { return };
-        let timer = clock.new_single_shot_id(base + due);
+        let timer = clock.new_single_shot_id(base + latest);
         let weak = obj.downgrade();
         // The clock's own thread is not for work.
         let started = timer.wait_async(move |_, _, _| {

@@ -85,6 +85,7 @@ mod tests {
 
     #[test]
     fn blocks_carry_running_times() {
+        gst::init().expect("GStreamer");
         let mut segment = gst::FormattedSegment::<ClockTime>::new();
         segment.set_start(ClockTime::from_seconds(10));
         segment.set_base(ClockTime::from_seconds(3));
