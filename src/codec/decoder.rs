@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::FrameTime;
 use super::setup::check_model;
 use super::unpack::Unpacker;
-use crate::bitstream::{Block, BlockHeader, SegmentFault, SequenceHeader};
+use crate::bitstream::{Block, BlockHeader, SequenceHeader};
 use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
 use crate::runtime::{DecoderGraph, RuntimeConfig};
@@ -196,7 +196,7 @@ impl Decoder {
                 None => return Err(Error::ContextLost("waiting for a key block".into())),
             }
         }
-        let (layers, fault) = self.read_segments(&block)?;
+        let (layers, fault) = self.unpacker.read(&block, self.max_layers)?;
         self.damage = fault;
         if h.key {
             self.graph.reset()?;
@@ -217,49 +217,6 @@ impl Decoder {
         self.epoch = Some(h.epoch);
         let times = self.timeline.decode(h.position, h.frames, &h.timing, pts);
         Ok(Shown { times, frames: usize::from(h.frames), repeats: None })
-    }
-
-    /// Reads the layers that are there and whole; returns how many, and what is wrong with the next one.
-    fn read_segments(&mut self, block: &Block<'_>) -> Result<(usize, Option<String>)> {
-        let header = block.header();
-        let (usable, fault) = block.usable();
-        let mut fault = fault.map(|f| match f {
-            SegmentFault::Truncated => format!("layer {usable} is cut short"),
-            SegmentFault::Damaged => format!("layer {usable} is damaged"),
-        });
-        if usable == 0 && fault.is_some() {
-            return Err(Error::Malformed(format!("block: {}; waiting for the next key block", fault.unwrap_or_default())));
-        }
-        let depth = self.unpacker.depth(header);
-        if depth == 0 || block.segments().count() > depth {
-            return Err(Error::Malformed(format!("block: not of 1 to {depth} layers; waiting for the next key block")));
-        }
-        // empty layers at the end are as if they had been cut off, as in a thinned block
-        let whole = block.segments().take(usable.min(self.max_layers));
-        let wanted = whole.enumerate().filter(|(_, s)| s.is_ok_and(|s| !s.is_empty())).map(|(i, _)| i + 1).last().unwrap_or(0);
-        let mut read = 0;
-        for segment in block.segments().take(wanted) {
-            let Ok(payload) = segment else { break };
-            if let Err(e) = self.unpacker.read_segment(read, header, payload) {
-                if read == 0 {
-                    return Err(e);
-                }
-                // The checksum held, yet the layer is nonsense: start over without it.
-                fault = Some(format!("layer {read}: {e}"));
-                let good = read;
-                for (level, segment) in block.segments().take(good).enumerate() {
-                    self.unpacker.read_segment(level, header, segment.unwrap_or_default())?;
-                }
-                break;
-            }
-            read += 1;
-        }
-        if read == 0 {
-            // All layers empty: nothing moves and nothing is new.
-            self.unpacker.read_segment(0, header, &[])?;
-            read = 1;
-        }
-        Ok((read, fault))
     }
 }
 

@@ -2,7 +2,7 @@
 //! From a block's segments to the decoder graph's inputs, for each bottleneck.
 
 use super::setup::{Nested, effective_step, fixed};
-use crate::bitstream::BlockHeader;
+use crate::bitstream::{Block, BlockHeader, SegmentFault};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
 use crate::runtime::{DecoderGraph, TokensMut};
@@ -54,6 +54,58 @@ impl Unpacker {
             Kind::Nested { decoder, .. } => decoder.read_segment(layer, shape, payload),
             Kind::Fixed(coder) => coder.read_segment(layer, payload),
         }
+    }
+
+    /// Reads the layers of `block` that are there and whole, `max_layers` at the most; how many, and what is wrong with the next one.
+    pub fn read(&mut self, block: &Block<'_>, max_layers: usize) -> Result<(usize, Option<String>)> {
+        let header = block.header();
+        let (usable, fault) = block.usable();
+        let mut fault = fault.map(|f| match f {
+            SegmentFault::Truncated => format!("layer {usable} is cut short"),
+            SegmentFault::Damaged => format!("layer {usable} is damaged"),
+        });
+        if usable == 0 && fault.is_some() {
+            return Err(Error::Malformed(format!("block: {}; waiting for the next key block", fault.unwrap_or_default())));
+        }
+        let depth = self.depth(header);
+        if depth == 0 || block.segments().count() > depth {
+            return Err(Error::Malformed(format!("block: not of 1 to {depth} layers; waiting for the next key block")));
+        }
+        // empty layers at the end are as if they had been cut off, as in a thinned block
+        let whole = block.segments().take(usable.min(max_layers));
+        let wanted = whole.enumerate().filter(|(_, s)| s.is_ok_and(|s| !s.is_empty())).map(|(i, _)| i + 1).last().unwrap_or(0);
+        let mut read = 0;
+        for segment in block.segments().take(wanted) {
+            let Ok(payload) = segment else { break };
+            if let Err(e) = self.read_segment(read, header, payload) {
+                if read == 0 {
+                    return Err(e);
+                }
+                // The checksum held, yet the layer is nonsense: start over without it.
+                fault = Some(format!("layer {read}: {e}"));
+                let good = read;
+                for (level, segment) in block.segments().take(good).enumerate() {
+                    self.read_segment(level, header, segment.unwrap_or_default())?;
+                }
+                break;
+            }
+            read += 1;
+        }
+        if read == 0 {
+            // All layers empty: nothing moves and nothing is new.
+            self.read_segment(0, header, &[])?;
+            read = 1;
+        }
+        Ok((read, fault))
+    }
+
+    /// Counts of the block, of which `layers` layers were read, \[cells\].
+    pub fn counts(&mut self, layers: usize) -> &[i32] {
+        match &self.kind {
+            Kind::Nested { decoder, .. } => decoder.counts(&mut self.counts),
+            Kind::Fixed(coder) => coder.store_counts(layers, &mut self.counts),
+        }
+        &self.counts
     }
 
     /// Gives `graph` the block, of which `layers` layers were read.

@@ -314,6 +314,30 @@ impl NestedDecoder {
         &self.common.motion
     }
 
+    /// Counts by the levels read so far, \[cells\].
+    pub fn counts(&self, counts: &mut [i32]) {
+        for (cell, count) in counts.iter_mut().enumerate() {
+            let Common { layout, field, .. } = &self.common;
+            *count = self.count_tokens(field.place(cell % layout.cells_x, cell / layout.cells_x));
+        }
+    }
+
+    /// 1 + the index of the last token that the levels read sent for the cell at `place`, 0: none.
+    fn count_tokens(&self, place: usize) -> i32 {
+        let Common { layout, field, .. } = &self.common;
+        let (c, extent) = (layout.coefficients, usize::from(field.extents[place]));
+        if extent == 0 {
+            return 0;
+        }
+        match (0..self.levels).rev().find(|l| field.counts[*l][place] > 0) {
+            Some(l) => (l * c + usize::from(field.counts[l][place])) as i32,
+            None => {
+                let values = &field.values[place * c..place * c + extent];
+                (0..extent).rev().find(|i| layout.constant[*i] && values[*i] != 0).map_or(0, |i| i as i32 + 1)
+            }
+        }
+    }
+
     /// Latents \[cells, C\] by the levels read so far, and counts \[cells\].
     pub fn dequantise(&self, quantiser: u8, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
         let Common { layout, tables, groups, field, .. } = &self.common;
@@ -335,11 +359,7 @@ impl NestedDecoder {
             for (i, &m) in values.iter().enumerate().filter(|(_, m)| **m != 0) {
                 out[usize::from(layout.slots[i])] = rebuild.value(i32::from(m), groups[i]) as i16;
             }
-            let top = (0..=last).rev().find(|l| field.counts[*l][place] > 0);
-            *count = match top {
-                Some(l) => (l * c + usize::from(field.counts[l][place])) as i32,
-                None => (0..extent).rev().find(|i| layout.constant[*i] && values[*i] != 0).map_or(0, |i| i as i32 + 1),
-            };
+            *count = self.count_tokens(place);
         }
         Ok(())
     }

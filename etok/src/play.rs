@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `etok play`: a stream on the screen.
+
+use anyhow::Context as _;
+use gst::prelude::*;
+
+use crate::cli::PlayArgs;
+use crate::failure::{Exit, missing};
+use crate::pipeline::{self, End, Pipeline};
+use crate::progress::Progress;
+use crate::source;
+use crate::text;
+
+pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
+    let pipeline = Pipeline::new()?;
+    pipeline::check_model(&args.model)?;
+    let decoder = source::decoded(&pipeline, &args.input, args.layers, &args.model)?;
+    let (queue, convert) = (pipeline::make("queue")?, pipeline::make("videoconvert")?);
+    queue.set_property("max-size-buffers", 4u32);
+    let sink = pipeline::make(&args.sink)?;
+    pipeline.chain(&[&queue, &convert, &sink])?;
+    decoder.link(&queue).context("the sink does not take the video")?;
+    let progress = Progress::new(args.quiet, None);
+    let automatic = args.sink == "autovideosink";
+    let ended = pipeline.run(
+        None,
+        |pipeline| {
+            let seconds = |t: Option<gst::ClockTime>| t.map(|t| t.nseconds() as f64 * 1e-9);
+            progress.set_total(seconds(pipeline.query_duration()));
+            let Some(at) = seconds(pipeline.query_position()) else { return };
+            progress.show(at, &text::duration(at));
+        },
+        |warning| {
+            // it goes on with a sink that shows nothing
+            if automatic && warning.contains("autovideosink") || warning.contains("usable video sink") {
+                return Err(missing(
+                    "no display that GStreamer can show pictures on; decode to a file instead (etok decode), or name a sink (--sink)",
+                ));
+            }
+            if !args.quiet {
+                progress.say(&format!("etok: {warning}"));
+            }
+            Ok(())
+        },
+    );
+    progress.clear();
+    Ok(match ended? {
+        End::Finished => Exit::Done,
+        End::Interrupted => Exit::Interrupted,
+    })
+}
