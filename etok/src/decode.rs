@@ -12,8 +12,10 @@ use crate::failure::{Exit, input, usage};
 use crate::output::{Destination, Writer};
 use crate::pipeline::{self, End, Pipeline};
 use crate::progress::Progress;
+use crate::report::original::copy;
 use crate::source;
 use crate::text;
+use crate::y4m;
 
 /// What to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,25 +59,51 @@ fn numbered(pattern: &str, n: u64) -> Option<String> {
     plain.then(|| format!("{before}{n:0width$}{after}"))
 }
 
-/// Where decoded bytes go, in order of their coming.
+/// Where decoded pictures go, in order of their coming.
 enum Sink {
-    /// One file, or standard output.
-    One(Writer),
+    /// Raw video; the header was written.
+    Raw(Writer, bool),
+    /// The first picture only.
+    First(Writer, bool),
     /// A file for each buffer.
     Each { pattern: String, force: bool, next: u64 },
 }
 
 impl Sink {
-    fn take(&mut self, data: &[u8]) -> anyhow::Result<()> {
+    /// Takes a sample; `false`: it was the last that is wanted.
+    fn take(&mut self, sample: &gst::Sample) -> anyhow::Result<bool> {
+        let buffer = sample.buffer().context("a sample has a buffer")?;
         match self {
-            Self::One(writer) => writer.write(data),
+            Self::Raw(writer, begun) => {
+                let info = gst_video::VideoInfo::from_caps(sample.caps().context("a sample has caps")?)?;
+                if !std::mem::replace(begun, true) {
+                    writer.write(y4m::header(&info).as_bytes())?;
+                }
+                let frame = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info)?;
+                writer.write(&y4m::frame(&copy(&frame)?))?;
+                Ok(true)
+            }
+            Self::First(writer, done) => {
+                if !std::mem::replace(done, true) {
+                    writer.write(&buffer.map_readable()?)?;
+                }
+                Ok(false)
+            }
             Self::Each { pattern, force, next } => {
                 let name = numbered(pattern, *next).context("a checked pattern")?;
                 *next += 1;
                 let mut writer = Destination::new(Path::new(&name), *force, [])?.writer();
-                writer.write(data)?;
-                writer.finish()
+                writer.write(&buffer.map_readable()?)?;
+                writer.finish()?;
+                Ok(true)
             }
+        }
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Raw(writer, _) | Self::First(writer, _) => writer.finish(),
+            Self::Each { .. } => Ok(()),
         }
     }
 }
@@ -84,7 +112,7 @@ impl Sink {
 fn encoders(form: Form, quality: u32) -> anyhow::Result<Vec<gst::Element>> {
     let mut chain = vec![pipeline::make("videoconvert")?];
     match form {
-        Form::Y4m => chain.push(pipeline::make("y4menc")?),
+        Form::Y4m => {}
         Form::Matroska | Form::Mp4 => {
             let (scale, filter) = (pipeline::make("videoscale")?, pipeline::make("capsfilter")?);
             make_even(&scale, &filter)?;
@@ -126,19 +154,24 @@ fn make_even(scale: &gst::Element, filter: &gst::Element) -> anyhow::Result<()> 
 }
 
 /// A sink that gives what comes to `sink`; the first error stays in the other half.
-fn app_sink(sink: &Arc<Mutex<(Sink, Option<anyhow::Error>)>>) -> gst::Element {
+fn app_sink(sink: &Arc<Mutex<(Sink, Option<anyhow::Error>)>>, form: Form) -> gst::Element {
     let shared = sink.clone();
     let take = move |sink: &gst_app::AppSink| {
         let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-        let data = sample.buffer().and_then(|b| b.map_readable().ok()).ok_or(gst::FlowError::Error)?;
         let mut shared = shared.lock().unwrap_or_else(|e| e.into_inner());
-        if let Err(e) = shared.0.take(&data) {
-            shared.1 = Some(e);
-            return Err(gst::FlowError::Error);
+        match shared.0.take(&sample) {
+            Ok(true) => Ok(gst::FlowSuccess::Ok),
+            Ok(false) => Err(gst::FlowError::Eos),
+            Err(e) => {
+                shared.1 = Some(e);
+                Err(gst::FlowError::Error)
+            }
         }
-        Ok(gst::FlowSuccess::Ok)
     };
     let sink = gst_app::AppSink::builder().sync(false).max_buffers(4).build();
+    if form == Form::Y4m {
+        sink.set_caps(Some(&gst::Caps::builder("video/x-raw").field("format", "I420").build()));
+    }
     sink.set_callbacks(gst_app::AppSinkCallbacks::builder().new_sample(take).build());
     sink.upcast()
 }
@@ -158,7 +191,8 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<Exit> {
     let mut chain = encoders(form, args.h264_quality)?;
     let sink = match form {
         Form::Pictures => Sink::Each { pattern: args.output.to_string_lossy().into_owned(), force: args.common.force, next: 0 },
-        _ => Sink::One(place.writer()),
+        Form::Picture => Sink::First(place.writer(), false),
+        Form::Y4m | Form::Matroska | Form::Mp4 => Sink::Raw(place.writer(), false),
     };
     let shared = Arc::new(Mutex::new((sink, None)));
     chain.push(if form.is_h264() {
@@ -167,7 +201,7 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<Exit> {
         sink.set_property("location", &args.output);
         sink
     } else {
-        app_sink(&shared)
+        app_sink(&shared, form)
     });
     pipeline.chain(&chain.iter().collect::<Vec<_>>())?;
     decoder.link(&chain[0]).context("decoded video")?;
@@ -199,9 +233,7 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<Exit> {
     if let Some(e) = shared.1.take() {
         return Err(e);
     }
-    if let Sink::One(writer) = &mut shared.0 {
-        writer.finish()?;
-    }
+    shared.0.finish()?;
     if frames == 0 && form.is_h264() && std::fs::metadata(&args.output).is_ok_and(|m| m.is_file() && m.len() == 0) {
         let _ = std::fs::remove_file(&args.output);
     }

@@ -20,6 +20,7 @@ mod source;
 mod stream;
 mod text;
 mod thin;
+mod y4m;
 
 use std::process::ExitCode;
 

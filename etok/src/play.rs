@@ -11,7 +11,22 @@ use crate::progress::Progress;
 use crate::source;
 use crate::text;
 
+/// Whether anything can show pictures here. GStreamer tries what it has, and some of that falls over without one.
+fn has_display() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+    let device = |path| std::path::Path::new(path).exists();
+    !cfg!(target_os = "linux") || set("DISPLAY") || set("WAYLAND_DISPLAY") || device("/dev/dri") || device("/dev/fb0")
+}
+
+fn no_display() -> anyhow::Error {
+    missing("there is no display to show pictures on; decode to a file instead (etok decode), or name a sink (--sink)")
+}
+
 pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
+    let automatic = args.sink == "autovideosink";
+    if automatic && !has_display() {
+        return Err(no_display());
+    }
     let pipeline = Pipeline::new()?;
     pipeline::check_model(&args.model)?;
     let decoder = source::decoded(&pipeline, &args.input, args.layers, &args.model)?;
@@ -21,7 +36,6 @@ pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
     pipeline.chain(&[&queue, &convert, &sink])?;
     decoder.link(&queue).context("the sink does not take the video")?;
     let progress = Progress::new(args.quiet, None);
-    let automatic = args.sink == "autovideosink";
     let ended = pipeline.run(
         None,
         |pipeline| {
@@ -32,10 +46,8 @@ pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
         },
         |warning| {
             // it goes on with a sink that shows nothing
-            if automatic && warning.contains("autovideosink") || warning.contains("usable video sink") {
-                return Err(missing(
-                    "no display that GStreamer can show pictures on; decode to a file instead (etok decode), or name a sink (--sink)",
-                ));
+            if automatic && warning.starts_with("Failed to find") {
+                return Err(no_display());
             }
             if !args.quiet {
                 progress.say(&format!("etok: {warning}"));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Inputs: files, URLs, standard input, cameras and a test picture, as raw video or as an ElasticTok stream.
 
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -12,6 +13,7 @@ use gst::prelude::*;
 
 use crate::failure::{input, missing};
 use crate::pipeline::{self, NO_VIDEO, Pipeline};
+use crate::y4m;
 
 /// Seconds that the test picture lasts where nothing limits it.
 const TEST_SECONDS: f64 = 10.0;
@@ -167,16 +169,95 @@ pub fn raw(pipeline: &Pipeline, from: &Input, shape: &Shape) -> anyhow::Result<R
             pipeline.add(&decode).context("a source")?;
             expose_video(pipeline, &decode, &front);
         }
-        Input::File(_) | Input::Stdin | Input::Camera(_) => {
-            let source = bytes(from)?;
-            let decode = pipeline::make("decodebin")?;
-            pipeline.chain(&[&source, &decode])?;
-            expose_video(pipeline, &decode, &front);
+        Input::File(path) => {
+            check_file(path)?;
+            match y4m_file(path)? {
+                Some(source) => link(pipeline, &source, &front)?,
+                None => decode(pipeline, &bytes(from)?, &front)?,
+            }
         }
+        Input::Stdin => {
+            let mut magic = Vec::new();
+            io::stdin()
+                .take(y4m::MAGIC.len() as u64)
+                .read_to_end(&mut magic)
+                .map_err(|e| input(format!("cannot read standard input: {e}")))?;
+            if magic.is_empty() {
+                return Err(input("standard input is empty"));
+            }
+            let raw = magic == y4m::MAGIC;
+            let source = BufReader::with_capacity(1 << 16, io::Cursor::new(magic).chain(io::stdin()));
+            if raw {
+                link(pipeline, &y4m_source(y4m::Reader::new(source)?)?, &front)?;
+            } else {
+                decode(pipeline, &byte_source(source), &front)?;
+            }
+        }
+        Input::Camera(_) => decode(pipeline, &bytes(from)?, &front)?,
     }
     let seconds = shape.max_frames.zip(shape.fps).map(|(n, (num, den))| n as f64 * f64::from(den) / f64::from(num));
     let limit = [shape.duration, seconds].into_iter().flatten().reduce(f64::min);
     Ok(Raw { front, last: filter, limit })
+}
+
+fn link(pipeline: &Pipeline, source: &gst::Element, front: &gst::Element) -> anyhow::Result<()> {
+    pipeline.add(source).context("a source")?;
+    source.link(front).context("a source of pictures")
+}
+
+/// Has GStreamer find out what `source` gives.
+fn decode(pipeline: &Pipeline, source: &gst::Element, front: &gst::Element) -> anyhow::Result<()> {
+    let decode = pipeline::make("decodebin")?;
+    pipeline.chain(&[source, &decode])?;
+    expose_video(pipeline, &decode, front);
+    Ok(())
+}
+
+/// A file's pictures, where it is YUV4MPEG2.
+fn y4m_file(path: &Path) -> anyhow::Result<Option<gst::Element>> {
+    let failed = |e: io::Error| input(format!("cannot read {}: {e}", path.display()));
+    let mut source = BufReader::with_capacity(1 << 20, std::fs::File::open(path).map_err(failed)?);
+    if !source.fill_buf().map_err(failed)?.starts_with(y4m::MAGIC) {
+        return Ok(None);
+    }
+    y4m_source(y4m::Reader::new(source)?).map(Some)
+}
+
+/// Pictures of YUV4MPEG2.
+fn y4m_source<R: BufRead + Send + 'static>(mut reader: y4m::Reader<R>) -> anyhow::Result<gst::Element> {
+    let caps = reader.info().to_caps().context("caps of raw video")?;
+    Ok(pushed(gst_app::AppSrc::builder().caps(&caps).format(gst::Format::Time).build(), move || reader.next()))
+}
+
+/// Bytes as they come.
+fn byte_source<R: BufRead + Send + 'static>(mut source: R) -> gst::Element {
+    pushed(gst_app::AppSrc::builder().format(gst::Format::Bytes).build(), move || {
+        let data = source.fill_buf().map_err(|e| input(format!("cannot read standard input: {e}")))?.to_vec();
+        source.consume(data.len());
+        Ok((!data.is_empty()).then(|| gst::Buffer::from_slice(data)))
+    })
+}
+
+/// Has `source` push what `next` gives, to the end or to the first error.
+fn pushed(
+    source: gst_app::AppSrc,
+    mut next: impl FnMut() -> anyhow::Result<Option<gst::Buffer>> + Send + 'static,
+) -> gst::Element {
+    let give = move |source: &gst_app::AppSrc, _: u32| match next() {
+        Ok(Some(buffer)) => {
+            // what does not take it any more says so by itself
+            let _ = source.push_buffer(buffer);
+        }
+        Ok(None) => {
+            let _ = source.end_of_stream();
+        }
+        Err(e) => {
+            gst::element_error!(source, gst::StreamError::Decode, ("{e:#}"));
+            let _ = source.end_of_stream();
+        }
+    };
+    source.set_callbacks(gst_app::AppSrcCallbacks::builder().need_data(give).build());
+    source.upcast()
 }
 
 fn set_pattern(source: &gst::Element, pattern: &str) -> anyhow::Result<()> {

@@ -50,6 +50,11 @@ pub fn count(n: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
+/// The last part of a path or URL.
+pub fn file_name(path: &str) -> String {
+    std::path::Path::new(path).file_name().map_or(path.into(), |n| n.to_string_lossy().into_owned())
+}
+
 /// A framerate as a number.
 pub fn framerate((n, d): (u32, u32)) -> String {
     if n == 0 {

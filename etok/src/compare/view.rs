@@ -2,16 +2,11 @@
 //! Comparisons as tables for a terminal and as a page with plots.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use super::{Absent, Comparison, Curve};
-use crate::page::chart::{Chart, Line, X};
-use crate::page::{Page, legend, table};
+use crate::page::chart::{Chart, Line, X, Y};
+use crate::page::{Page, escape, legend, table};
 use crate::text;
-
-fn name(c: &Comparison) -> String {
-    Path::new(&c.clip).file_name().map_or(c.clip.clone(), |n| n.to_string_lossy().into_owned())
-}
 
 fn what(c: &Comparison) -> String {
     format!("{}x{}, {}, {}", c.of.width, c.of.height, text::count(c.of.frames, "frame"), text::duration(c.of.seconds))
@@ -86,10 +81,10 @@ fn class(i: usize) -> String {
 fn chart(c: &Comparison) -> String {
     let rates = || c.curves.iter().flat_map(|c| c.points.iter().map(|p| p.kbps)).filter(|k| *k > 0.0);
     let (low, high) = (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max));
-    let mut chart = Chart::over_time(&format!("PSNR by bitrate, {}", name(c)), 1.0, "luma PSNR, dB");
+    let mut chart = Chart::over_time(&format!("PSNR by bitrate, {}", text::file_name(&c.clip)), 1.0, "luma PSNR, dB");
     chart.x = if low < high { X::Log { low: low * 0.92, high: high * 1.08 } } else { X::Log { low: 1.0, high: 1000.0 } };
     chart.x_title = "bitrate, kbit/s".into();
-    (chart.from_zero, chart.height) = (false, 400.0);
+    (chart.y, chart.height) = (Y::Near, 400.0);
     // ElasticTok on top of the others
     for (i, curve) in c.curves.iter().enumerate().rev() {
         let mut points = curve.points();
@@ -102,7 +97,7 @@ fn chart(c: &Comparison) -> String {
 
 pub fn page(all: &[Comparison], absent: &[Absent]) -> String {
     let title = match all {
-        [one] => format!("ElasticTok and other encoders on {}", name(one)),
+        [one] => format!("ElasticTok and other encoders on {}", text::file_name(&one.clip)),
         _ => format!("ElasticTok and other encoders on {} clips", all.len()),
     };
     let mut page = Page::new(
@@ -120,27 +115,37 @@ pub fn page(all: &[Comparison], absent: &[Absent]) -> String {
     }
     for c in all {
         let entries: Vec<_> = c.curves.iter().enumerate().map(|(i, c)| (class(i), c.encoder.to_string())).collect();
-        let rows: Vec<Vec<String>> = c
-            .curves
-            .iter()
-            .enumerate()
-            .map(|(i, curve)| {
-                let points = curve.points.iter().map(|p| format!("{} / {:.2}", text::significant(p.kbps), p.psnr));
-                let points = points.collect::<Vec<_>>().join("   ");
-                vec![curve.encoder.into(), points, if i == 0 { String::new() } else { difference(curve.elastictok_bd_rate) }]
-            })
-            .collect();
-        let head = ["", "kbit/s / dB", "at equal PSNR ElasticTok needs"].map(String::from);
+        let columns = c.curves.iter().map(|c| c.points.len()).max().unwrap_or(0);
+        let row = |(i, curve): (usize, &Curve)| {
+            let mut row = vec![curve.encoder.to_string()];
+            row.extend(curve.points.iter().map(|p| format!("{} / {:.1}", text::significant(p.kbps), p.psnr)));
+            row.resize(columns + 1, String::new());
+            row.push(if i == 0 { String::new() } else { difference(curve.elastictok_bd_rate) });
+            row
+        };
+        let rows: Vec<Vec<String>> = c.curves.iter().enumerate().map(row).collect();
+        let mut head = vec![String::new(); columns + 2];
+        head[columns + 1] = "ElasticTok needs".into();
+        if let Some(first) = head.get_mut(1) {
+            *first = "kbit/s / dB".into();
+        }
         let html = format!("{}{}{}", legend(&entries), chart(c), table(&head, &rows));
-        page.section(&name(c), &format!("{}. Up and to the left is better.", what(c)), &html);
+        page.section(
+            &text::file_name(&c.clip),
+            &format!("{}. Up and to the left is better. The last column of the table is at equal PSNR.", what(c)),
+            &html,
+        );
     }
     if let Some(c) = all.first() {
-        let rows: Vec<Vec<String>> = c.curves.iter().map(|c| vec![c.command.clone(), qualities(c)]).collect();
+        let line = |c: &Curve| {
+            format!("<li>{}: <code>{}</code>, q = {}</li>", escape(c.encoder), escape(&c.command), escape(&qualities(c)))
+        };
+        let lines: String = c.curves.iter().map(line).collect();
         let mut caption = "GStreamer elements, with q where the quality goes.".to_string();
         for a in absent {
             let _ = write!(caption, " Not compared: {}, as {} is not installed.", a.encoder, a.element);
         }
-        page.section("What was run", &caption, &table(&["encoder".into(), "q".into()], &rows));
+        page.section("What was run", &caption, &format!("<ul class=\"commands\">{lines}</ul>"));
     }
     page.finish(&format!("Made by etok {}.", env!("CARGO_PKG_VERSION")))
 }

@@ -8,7 +8,6 @@ use super::{escape, ticks};
 const WIDTH: f64 = 860.0;
 const LEFT: f64 = 66.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 26.0;
 const BOTTOM: f64 = 46.0;
 
 /// What runs along the foot of a plot.
@@ -18,6 +17,17 @@ pub enum X {
     Time { longest: f64 },
     /// Anything above 0, on a logarithmic scale.
     Log { low: f64, high: f64 },
+}
+
+/// What runs along the side of a plot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Y {
+    /// From 0 on.
+    Zero,
+    /// Only what the data reach.
+    Near,
+    /// Logarithmic; what is below 1 is drawn at 1.
+    Log,
 }
 
 /// A polyline; where it has one point, or `dots` is set, points are marked.
@@ -43,8 +53,7 @@ pub struct Chart {
     pub x: X,
     pub x_title: String,
     pub y_title: String,
-    /// The y axis begins at 0.
-    pub from_zero: bool,
+    pub y: Y,
     pub height: f64,
     pub bands: Vec<Band>,
     pub lines: Vec<Line>,
@@ -70,13 +79,18 @@ impl Chart {
             x: X::Time { longest },
             x_title: x_title.into(),
             y_title: y_title.into(),
-            from_zero: true,
-            height: 270.0,
+            y: Y::Zero,
+            height: 286.0,
             bands: Vec::new(),
             lines: Vec::new(),
             feet: Vec::new(),
             marks: Vec::new(),
         }
+    }
+
+    /// Where the plot begins below its title and, where there are any, the letters of its marks.
+    fn top(&self) -> f64 {
+        if self.marks.is_empty() { 26.0 } else { 42.0 }
     }
 
     fn x_at(&self, x: f64) -> f64 {
@@ -96,16 +110,25 @@ impl Chart {
             .filter(|y| y.is_finite())
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), y| (l.min(y), h.max(y)));
         if low > high {
-            return (0.0, 1.0);
+            return if self.y == Y::Log { (1.0, 10.0) } else { (0.0, 1.0) };
         }
         let air = ((high - low) * 0.06).max(high.abs() * 1e-3).max(1e-3);
-        if self.from_zero { (0.0, (high * 1.06).max(1e-3)) } else { (low - air, high + air) }
+        match self.y {
+            Y::Zero => (0.0, (high * 1.06).max(1e-3)),
+            Y::Near => (low - air, high + air),
+            Y::Log => (low.max(1.0) * 0.9, (high * 1.15).max(10.0)),
+        }
     }
 
-    /// The plot as an SVG element.
+    /// The plot as HTML with an SVG element.
     pub fn svg(&self) -> String {
         let (low, high) = self.y_range();
-        let y_at = |y: f64| self.height - BOTTOM - (y - low) / (high - low) * (self.height - TOP - BOTTOM);
+        let share = |y: f64| match self.y {
+            Y::Log => (y.max(low) / low).ln() / (high / low).ln(),
+            Y::Zero | Y::Near => (y - low) / (high - low),
+        };
+        let top = self.top();
+        let y_at = |y: f64| self.height - BOTTOM - share(y) * (self.height - top - BOTTOM);
         let mut out =
             format!("<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\" aria-label=\"{}\">\n", self.height, escape(&self.label));
         self.grid(&mut out, (low, high), &y_at);
@@ -118,9 +141,9 @@ impl Chart {
             let x = self.x_at(*x);
             let _ = writeln!(
                 out,
-                "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"/><text class=\"mark\" x=\"{x:.1}\" y=\"{}\">{}</text>",
+                "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top}\" y2=\"{:.1}\"/><text class=\"mark\" x=\"{x:.1}\" y=\"{}\">{}</text>",
                 self.height - BOTTOM,
-                TOP - 8.0,
+                top - 8.0,
                 escape(name)
             );
         }
@@ -143,7 +166,7 @@ impl Chart {
             let (x, foot) = (self.x_at(*x), self.height - BOTTOM);
             let _ = writeln!(out, "<line class=\"foot\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{foot:.1}\"/>", foot - 7.0);
         }
-        out.push_str("</svg>");
+        out.push_str("</svg></div>");
         out
     }
 
@@ -157,8 +180,14 @@ impl Chart {
 
     /// Grid, axes and what is written at them.
     fn grid(&self, out: &mut String, (low, high): (f64, f64), y_at: &impl Fn(f64) -> f64) {
-        let (foot, end) = (self.height - BOTTOM, WIDTH - RIGHT);
-        let rows = ticks::linear(low, high, 5);
+        let (top, foot, end) = (self.top(), self.height - BOTTOM, WIDTH - RIGHT);
+        let rows = if self.y == Y::Log { ticks::logarithmic(low, high) } else { ticks::linear(low, high, 5) };
+        // on long scales only powers of ten
+        let rows: Vec<f64> = if self.y == Y::Log && rows.len() > 8 {
+            rows.into_iter().filter(|t| (t.log10() - t.log10().round()).abs() < 1e-6).collect()
+        } else {
+            rows
+        };
         let step = rows.get(1).map_or(0.0, |b| b - rows[0]);
         for y in rows {
             let at = y_at(y);
@@ -183,7 +212,7 @@ impl Chart {
         for (x, name) in columns {
             let at = self.x_at(x);
             if matches!(self.x, X::Log { .. }) {
-                let _ = writeln!(out, "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{foot:.1}\"/>");
+                let _ = writeln!(out, "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{top}\" y2=\"{foot:.1}\"/>");
             }
             let _ = writeln!(
                 out,
@@ -198,7 +227,7 @@ impl Chart {
              <text class=\"title\" x=\"{end}\" y=\"{:.1}\" text-anchor=\"end\">{}</text><text class=\"title\" x=\"0\" y=\"{:.1}\">{}</text>",
             self.height - 8.0,
             escape(&self.x_title),
-            TOP - 13.0,
+            12.0,
             escape(&self.y_title)
         );
     }
@@ -216,8 +245,12 @@ mod tests {
         let svg = chart.svg();
         assert!(svg.contains("<circle") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         chart.x = X::Log { low: 5.0, high: 5.0 };
-        chart.from_zero = false;
+        chart.y = Y::Near;
         assert!(!chart.svg().contains("NaN"));
+        chart.y = Y::Log;
+        chart.lines[0].points = vec![(0.0, 0.0), (0.5, 1e6)];
+        let svg = chart.svg();
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
 
     #[test]

@@ -65,6 +65,23 @@ pub fn condense(points: &[(f64, f64)]) -> Vec<(f64, f64, f64, f64)> {
     condensed.collect()
 }
 
+/// Means over a window of `seconds` around each point.
+pub fn smooth(points: &[(f64, f64)], seconds: f64) -> Vec<(f64, f64)> {
+    let (mut from, mut to, mut sum) = (0, 0, 0.0);
+    let smooth = points.iter().map(|&(x, _)| {
+        while to < points.len() && points[to].0 <= x + seconds / 2.0 {
+            sum += points[to].1;
+            to += 1;
+        }
+        while points[from].0 < x - seconds / 2.0 {
+            sum -= points[from].1;
+            from += 1;
+        }
+        (x, sum / (to - from) as f64)
+    });
+    smooth.collect()
+}
+
 /// kbit/s of each layer over time, stacked: for each layer x, lower and upper edge, in steps. And the steps' length in seconds.
 pub fn stacked(stream: &Stream, times: &Times) -> (Vec<Vec<(f64, f64, f64)>>, f64) {
     let (starts, longest) = (&times.starts, times.longest);
@@ -110,5 +127,15 @@ mod tests {
         assert!((mean - 1.033).abs() < 1e-9, "{mean}");
         assert_eq!(condense(&points[..2]), [(0.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 1.0)]);
         assert!(condense(&[]).is_empty());
+    }
+
+    #[test]
+    fn smoothing_means_a_window() {
+        let points: Vec<(f64, f64)> = (0..10).map(|i| (f64::from(i), if i % 2 == 0 { 0.0 } else { 10.0 })).collect();
+        let even = smooth(&points, 3.0);
+        assert_eq!(even.len(), 10);
+        assert!((even[4].1 - 20.0 / 3.0).abs() < 1e-9, "{:?}", even[4]);
+        assert_eq!(smooth(&points, 0.0), points);
+        assert!(smooth(&[], 1.0).is_empty());
     }
 }

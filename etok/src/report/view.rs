@@ -7,7 +7,7 @@ use elastictok::bundle::fingerprint_name;
 
 use super::{Moment, Report, heat, series};
 use crate::info::cumulative_kbps;
-use crate::page::chart::{Band, Chart, Line};
+use crate::page::chart::{Band, Chart, Line, Y};
 use crate::page::{Page, escape, legend, table};
 use crate::picture::{Picture, png_uri, shrink};
 use crate::text;
@@ -38,8 +38,9 @@ fn layers_name(n: usize, all: usize) -> String {
 
 pub fn page(r: &Report) -> anyhow::Result<String> {
     let h = &r.stream.header;
-    let name = std::path::Path::new(&r.file).file_name().map_or(r.file.clone(), |n| n.to_string_lossy().into_owned());
-    let against = match (&r.original, r.scaled_from) {
+    let name = text::file_name(&r.file);
+    let original = r.original.as_deref().map(text::file_name);
+    let against = match (&original, r.scaled_from) {
         (Some(o), Some((w, hh))) => format!(" Compared with {o}, scaled from {w}x{hh}."),
         (Some(o), None) => format!(" Compared with {o}."),
         (None, _) => String::new(),
@@ -76,9 +77,9 @@ fn facts(r: &Report) -> Vec<(String, &'static str)> {
     ];
     facts.extend(s.kbps().map(|k| (text::bitrate(k), "bitrate")));
     if let Some(q) = r.quality.last().filter(|q| !q.points.is_empty()) {
-        facts.push((format!("{:.2} dB", mean(&q.points)), "mean luma PSNR"));
+        facts.push((format!("{:.2} dB", mean(&q.points)), "luma PSNR"));
     }
-    facts.extend(s.tokens().map(|(_, mean, _)| (text::grouped(mean.round() as u64), "tokens in a block, mean")));
+    facts.extend(s.tokens().map(|(_, mean, _)| (text::grouped(mean.round() as u64), "tokens per block")));
     facts
 }
 
@@ -100,18 +101,34 @@ fn tokens(page: &mut Page, r: &Report, marks: &[(f64, String)]) {
     let (starts, longest) = (&r.times.starts, r.times.longest);
     let points: Vec<_> = starts.iter().zip(&r.stream.blocks).filter_map(|(t, b)| Some((*t, b.tokens? as f64))).collect();
     let keys: Vec<f64> = starts.iter().zip(&r.stream.blocks).filter(|(_, b)| b.key).map(|(t, _)| *t).collect();
-    let mut chart = Chart::over_time("Tokens of each block over time", longest, "tokens in a block");
+    let most = points.iter().map(|p| p.1).fold(0.0, f64::max);
+    let mut sorted: Vec<f64> = points.iter().map(|p| p.1).collect();
+    sorted.sort_by(f64::total_cmp);
+    // a key block would press the others flat
+    let steep = sorted.get(sorted.len() / 2).is_some_and(|median| most > 30.0 * median.max(1.0));
+    let title = if steep { "tokens in a block, logarithmic" } else { "tokens in a block" };
+    let mut chart = Chart::over_time("Tokens of each block over time", longest, title);
+    chart.y = if steep { Y::Log } else { Y::Zero };
+    let block = longest / points.len().max(1) as f64;
+    let window = (longest / 40.0).max(block * 8.0);
     let (line, band) = condensed(&points, "l1", longest);
-    let banded = band.is_some();
-    chart.bands.extend(band);
-    chart.lines.push(line);
+    let many = points.len() >= 24;
+    let mut entries = Vec::new();
+    if many {
+        let smooth: Vec<_> = series::condense(&series::smooth(&points, window)).iter().map(|p| (p.0, p.1)).collect();
+        chart.bands.extend(band);
+        if chart.bands.is_empty() {
+            chart.lines.push(Line { class: "l1 pale".into(), ..line });
+        }
+        chart.lines.push(Line { class: "l1 strong".into(), points: smooth, dots: false });
+        entries.push(("l1".to_string(), format!("mean over {} s; pale: single blocks", text::significant(window))));
+    } else {
+        chart.lines.push(line);
+        entries.push(("l1".to_string(), "tokens in a block".to_string()));
+    }
     chart.marks = marks.to_vec();
     let feet = keys.len() <= MOST_FEET;
     chart.feet = if feet { keys.clone() } else { Vec::new() };
-    let mut entries = vec![(
-        "l1".into(),
-        if banded { "mean of neighbouring blocks; pale: least to most" } else { "tokens in a block" }.to_string(),
-    )];
     if feet && !keys.is_empty() {
         entries.push(("key".into(), "key block".into()));
     }
@@ -152,7 +169,7 @@ fn quality(page: &mut Page, r: &Report, marks: &[(f64, String)]) {
     let longest = r.times.longest;
     let all = r.stream.layers().max(1);
     let mut chart = Chart::over_time("PSNR over time by layers decoded", longest, "luma PSNR, dB");
-    chart.from_zero = false;
+    chart.y = Y::Near;
     for q in &r.quality {
         let (line, band) = condensed(&q.points, &class(q.layers), longest);
         chart.bands.extend(band);
@@ -207,7 +224,7 @@ fn full_range(r: &Report) -> bool {
 /// The scale under a heat map that ends at `top` tokens.
 fn scale(top: f64) -> String {
     format!(
-        "<div class=\"scale\">0 <i style=\"background:{}\"></i> {} or more tokens in a cell</div>",
+        "<div class=\"scale\">0 <i style=\"background:{}\"></i> {} or more tokens in a cell, on a square-root scale</div>",
         heat::gradient(),
         text::grouped(top.round() as u64)
     )
@@ -263,7 +280,11 @@ fn one_moment(r: &Report, moment: &Moment, i: usize, time: f64, top: f64) -> any
         "<h3><b>{}</b>at {}<small>{}{}</small></h3>\n<div class=\"pictures\">\n",
         letter(i),
         text::duration(time),
-        block.tokens.map_or(String::new(), |t| text::count(t, "token")),
+        block.tokens.map_or(String::new(), |t| format!(
+            "{} in {}",
+            text::count(t, "token"),
+            text::count(block.layers.len() as u64, "layer")
+        )),
         if block.key { ", key block" } else { "" }
     );
     if let Some(original) = &moment.original {
