@@ -186,7 +186,6 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<Exit> {
         _ => Destination::new(&args.output, args.common.force, args.input.path())?,
     };
     let pipeline = Pipeline::new()?;
-    pipeline::check_model(&args.model)?;
     let decoder = source::decoded(&pipeline, &args.input, args.layers, &args.model)?;
     let mut chain = encoders(form, args.h264_quality)?;
     let sink = match form {
@@ -214,9 +213,9 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<Exit> {
             let seconds = |t: Option<gst::ClockTime>| t.map(|t| t.nseconds() as f64 * 1e-9);
             progress.set_total(seconds(pipeline.query_duration()));
             let frames = decoded("frames");
-            let pace = text::significant(frames as f64 / progress.elapsed());
             let at = seconds(pipeline.query_position()).unwrap_or_default();
-            progress.show(at, &format!("{}, {pace} frames/s", text::count(frames, "frame")));
+            let pace = progress.pace(frames, at).map_or(String::new(), |p| format!(", {} frames/s", text::significant(p)));
+            progress.show(at, &format!("{}{pace}", text::count(frames, "frame")));
         },
         |warning| {
             if !args.common.quiet {

@@ -149,13 +149,9 @@ pub fn run(args: &EncodeArgs) -> anyhow::Result<Exit> {
             }
             let figures = lock(&shared).figures.clone();
             if figures.frames > 0 {
-                let pace = figures.frames as f64 / progress.elapsed();
-                let text = format!(
-                    "{}, {} frames/s, {}",
-                    text::count(figures.frames, "frame"),
-                    text::significant(pace),
-                    figures.rate_and_quality()
-                );
+                let pace = progress.pace(figures.frames, figures.seconds);
+                let pace = pace.map_or(String::new(), |p| format!(", {} frames/s", text::significant(p)));
+                let text = format!("{}{pace}, {}", text::count(figures.frames, "frame"), figures.rate_and_quality());
                 progress.show(figures.seconds, &text);
             }
         },
@@ -184,17 +180,15 @@ pub fn run(args: &EncodeArgs) -> anyhow::Result<Exit> {
         };
     }
     if !args.common.quiet {
-        let rate = figures.rate_and_quality();
-        eprintln!(
-            "{}: {}, {}, {} bytes{}{rate}, {}; {} frames/s",
-            place.name(),
-            text::count(figures.frames, "frame"),
-            text::duration(figures.seconds),
-            text::grouped(figures.bytes),
-            if rate.is_empty() { "" } else { ", " },
-            text::count(figures.layers as u64, "layer"),
-            text::significant(figures.frames as f64 / progress.elapsed())
-        );
+        let known = [
+            Some(text::count(figures.frames, "frame")),
+            Some(text::duration(figures.seconds)),
+            Some(format!("{} bytes", text::grouped(figures.bytes))),
+            Some(figures.rate_and_quality()).filter(|r| !r.is_empty()),
+            Some(text::count(figures.layers as u64, "layer")),
+            progress.pace(figures.frames, figures.seconds).map(|p| format!("{} frames/s", text::significant(p))),
+        ];
+        eprintln!("{}: {}", place.name(), known.into_iter().flatten().collect::<Vec<_>>().join(", "));
     }
     Ok(match ended {
         End::Finished => Exit::Done,

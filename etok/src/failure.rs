@@ -26,36 +26,35 @@ pub struct Failure {
     message: String,
 }
 
-impl Failure {
-    pub fn new(exit: Exit, message: impl Into<String>) -> anyhow::Error {
-        anyhow::Error::new(Self { exit, message: message.into() })
-    }
+/// An error with this exit code.
+pub fn with(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Failure { exit, message: message.into() })
 }
 
 /// The command line asks for something that cannot be.
 pub fn usage(message: impl Into<String>) -> anyhow::Error {
-    Failure::new(Exit::Usage, message)
+    with(Exit::Usage, message)
 }
 
 /// The input cannot be read, or is not what it must be.
 pub fn input(message: impl Into<String>) -> anyhow::Error {
-    Failure::new(Exit::Input, message)
+    with(Exit::Input, message)
 }
 
 /// An element, a library or a model is not installed.
 pub fn missing(message: impl Into<String>) -> anyhow::Error {
-    Failure::new(Exit::Missing, message)
+    with(Exit::Missing, message)
 }
 
 /// The output cannot be written.
 pub fn output(message: impl Into<String>) -> anyhow::Error {
-    Failure::new(Exit::Output, message)
+    with(Exit::Output, message)
 }
 
 /// An error of writing to `what`; a reader that went away ends the program without a word.
 pub fn writing(what: &str, error: &io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
-        return Failure::new(Exit::BrokenPipe, "the reader of the output went away");
+        return with(Exit::BrokenPipe, "the reader of the output went away");
     }
     output(format!("cannot write {what}: {error}"))
 }

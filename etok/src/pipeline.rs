@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use gst::prelude::*;
 
 use crate::cli::ModelArgs;
-use crate::failure::{self, Exit, Failure};
+use crate::failure::{self, Exit};
 use error::Missing;
 
 /// How often Ctrl-C was pressed.
@@ -128,7 +128,7 @@ impl Pipeline {
     pub fn start(&self) -> anyhow::Result<()> {
         if self.0.set_state(gst::State::Playing).is_err() {
             self.check()?;
-            return Err(Failure::new(Exit::Failed, "the pipeline does not start"));
+            return Err(failure::with(Exit::Failed, "the pipeline does not start"));
         }
         Ok(())
     }

@@ -11,13 +11,15 @@ pub struct Progress {
     bar: ProgressBar,
     total: Cell<Option<f64>>,
     started: Instant,
+    /// When the first work was done, and how much that was: loading a model before it says nothing of the pace.
+    first: Cell<Option<(Instant, f64)>>,
 }
 
 impl Progress {
     /// `total`: seconds of media, where known.
     pub fn new(quiet: bool, total: Option<f64>) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let this = Self { bar, total: Cell::default(), started: Instant::now() };
+        let this = Self { bar, total: Cell::default(), started: Instant::now(), first: Cell::default() };
         this.bar.set_style(style("{spinner} {msg}"));
         this.set_total(total);
         this
@@ -42,10 +44,19 @@ impl Progress {
 
     /// `done`: seconds of media; `text`: figures, to which the time left is added.
     pub fn show(&self, done: f64, text: &str) {
-        let left = self.total.get().and_then(|total| left(self.started.elapsed(), done, total));
+        let (since, before) = self.first.get().unwrap_or((Instant::now(), done));
+        self.first.set(Some((since, before)));
+        let left = self.total.get().and_then(|total| left(since.elapsed(), done - before, total - before));
         let left = left.map_or(String::new(), |s| format!(", {} left", crate::text::duration(s)));
         self.bar.set_position((done * 1000.0) as u64);
         self.bar.set_message(format!("{text}{left}"));
+    }
+
+    /// How many of `n` things are done in a second, where they are what `done` is made of; `None` until more than the first are.
+    pub fn pace(&self, n: u64, done: f64) -> Option<f64> {
+        let (since, before) = self.first.get()?;
+        let elapsed = since.elapsed().as_secs_f64();
+        (done > before && elapsed > 0.0).then(|| n as f64 * (done - before) / done / elapsed)
     }
 
     /// A line above the bar.

@@ -16,7 +16,7 @@ use elastictok::bundle::Bundle;
 use elastictok::frame::Geometry;
 
 use crate::cli::ReportArgs;
-use crate::failure::{Exit, input, missing};
+use crate::failure::{Exit, input};
 use crate::output::Destination;
 use crate::picture::Picture;
 use crate::pipeline;
@@ -113,10 +113,7 @@ fn collect(args: &ReportArgs) -> anyhow::Result<Report> {
         }
     })?;
     let Some(model) = stream.bundle.clone() else {
-        return Err(missing(format!(
-            "{file} was made with another model, {}; name its bundle with --model",
-            stream.model_name()
-        )));
+        return Err(crate::source::other_model(&file, &stream.header.fingerprint));
     };
     if stream.format_changes > 0 {
         return Err(input(format!("{file} changes its size, rate or model midway; a report is of one format only")));

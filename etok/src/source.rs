@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
+use elastictok::bundle::{Bundle, Fingerprint, fingerprint_name};
 use gst::glib;
 use gst::prelude::*;
 
@@ -371,6 +372,11 @@ fn expose_video(pipeline: &Pipeline, decode: &gst::Element, front: &gst::Element
     });
 }
 
+/// The error where a stream's model is not at hand.
+pub fn other_model(name: &str, fingerprint: &Fingerprint) -> anyhow::Error {
+    missing(format!("{name} was made with another model, {}; name its bundle with --model", fingerprint_name(fingerprint)))
+}
+
 /// Adds an ElasticTok stream to the pipeline: source, parser, decoder. The decoder is returned, linked to nothing yet.
 pub fn decoded(
     pipeline: &Pipeline,
@@ -381,8 +387,13 @@ pub fn decoded(
     if matches!(from, Input::Camera(_) | Input::Test(_)) {
         return Err(crate::failure::usage(format!("{} is no ElasticTok stream; name an .etok file or a URL", from.name())));
     }
-    if let Input::File(path) = from {
-        crate::stream::check(path)?;
+    let bundle = pipeline::check_model(model)?;
+    if let Input::File(path) = from
+        && let Some(header) = crate::stream::header(path)?
+        && bundle.fingerprint != header.fingerprint
+        && Bundle::by_fingerprint(&header.fingerprint)?.is_none()
+    {
+        return Err(other_model(&from.name(), &header.fingerprint));
     }
     let (source, parse, decoder) = (bytes(from)?, pipeline::make("elastictokparse")?, pipeline::make("elastictokdec")?);
     decoder.set_property("max-layers", layers.unwrap_or(0));

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use elastictok::bitstream::{Probe, SequenceHeader, StreamReader, Unit, UnitKind, probe};
+use elastictok::bitstream::{SequenceHeader, StreamReader, Unit, UnitKind};
 
 use crate::failure::input;
 use crate::source::check_file;
@@ -26,28 +26,28 @@ fn no_stream(name: &str, front: &[u8]) -> anyhow::Error {
     }
 }
 
-/// Refuses files that are not there, and those that hold no stream.
-pub fn check(path: &Path) -> anyhow::Result<()> {
+/// The first header of a file; files that are not there or hold no stream are refused. `None`: it is a pipe or a device, which
+/// cannot be looked into.
+pub fn header(path: &Path) -> anyhow::Result<Option<SequenceHeader>> {
     check_file(path)?;
-    let shown = path.display().to_string();
     if !path.is_file() {
-        return Ok(());
+        return Ok(None);
     }
-    let mut file = File::open(path).map_err(|e| input(format!("cannot read {shown}: {e}")))?;
-    let mut front = vec![0; CHUNK];
-    let n = file.read(&mut front).map_err(|e| input(format!("cannot read {shown}: {e}")))?;
-    front.truncate(n);
-    if probe(&front) == Probe::Yes {
-        return Ok(());
-    }
-    // a recording that was joined midway, or damaged at its front
-    file.take((LOOK - n) as u64).read_to_end(&mut front).map_err(|e| input(format!("cannot read {shown}: {e}")))?;
+    let shown = path.display().to_string();
     let mut reader = StreamReader::default();
-    reader.push(&front);
-    reader.end();
-    while let Some(unit) = reader.next_unit() {
-        if unit.kind == UnitKind::Sequence && SequenceHeader::parse(&unit.payload).is_ok() {
-            return Ok(());
+    let mut front = Vec::new();
+    // most begin with it; what was joined midway, or is damaged at its front, does not
+    for look in [CHUNK, LOOK] {
+        front.clear();
+        let file = File::open(path).map_err(|e| input(format!("cannot read {shown}: {e}")))?;
+        file.take(look as u64).read_to_end(&mut front).map_err(|e| input(format!("cannot read {shown}: {e}")))?;
+        reader.flush();
+        reader.push(&front);
+        reader.end();
+        while let Some(unit) = reader.next_unit() {
+            if unit.kind == UnitKind::Sequence {
+                return Ok(Some(SequenceHeader::parse(&unit.payload)?));
+            }
         }
     }
     Err(no_stream(&shown, &front))
@@ -69,7 +69,7 @@ impl Units {
         let (source, name): (Box<dyn Read>, _) = if path == Path::new("-") {
             (Box::new(io::stdin()), "standard input".into())
         } else {
-            check(path)?;
+            header(path)?;
             let name = path.display().to_string();
             (Box::new(File::open(path).map_err(|e| input(format!("cannot read {name}: {e}")))?), name)
         };

@@ -47,7 +47,9 @@ fn format(name: &str) -> anyhow::Result<(VideoFormat, Option<&'static str>)> {
         "444p10" => (VideoFormat::Y44410le, None),
         "mono" => (VideoFormat::Gray8, None),
         _ => {
-            return Err(input(format!("YUV4MPEG2 in {name} is not read; convert it with: ffmpeg -i IN -pix_fmt yuv420p OUT.y4m")));
+            return Err(input(format!(
+                "YUV4MPEG2 in {name} is not read; convert it with: ffmpeg -i IN -pix_fmt yuv420p OUT.y4m"
+            )));
         }
     })
 }

@@ -38,11 +38,14 @@ pub struct Line {
     pub dots: bool,
 }
 
-/// A filled band between two edges: x, lower and upper y.
+/// Edges of a band: x, lower and upper y.
+pub type Edges = Vec<(f64, f64, f64)>;
+
+/// A filled band between two edges.
 #[derive(Debug, Clone, Default)]
 pub struct Band {
     pub class: String,
-    pub edges: Vec<(f64, f64, f64)>,
+    pub edges: Edges,
 }
 
 /// A plot.

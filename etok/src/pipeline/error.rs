@@ -4,7 +4,7 @@
 use gst::glib;
 use gst::prelude::*;
 
-use crate::failure::{self, Exit, Failure};
+use crate::failure::{self, Exit};
 
 /// Debian's package of an element.
 pub fn package(factory: &str) -> Option<&'static str> {
@@ -102,9 +102,12 @@ fn describe(error: &gst::message::Error, missing: &Missing) -> anyhow::Error {
     };
     let text = match glib.kind::<gst::StreamError>() {
         Some(gst::StreamError::TypeNotFound) => "this is no video or other media that GStreamer knows".into(),
+        Some(gst::StreamError::Failed) if name.ends_with("src") => {
+            format!("nothing can be read; check the address and the connection ({text})")
+        }
         _ => text,
     };
-    Failure::new(exit, if own || name.is_empty() { text } else { format!("{name}: {text}") })
+    failure::with(exit, if own || name.is_empty() { text } else { format!("{name}: {text}") })
 }
 
 #[cfg(test)]

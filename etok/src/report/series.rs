@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A stream's figures over time, in as many points as a plot can show.
 
+use crate::page::chart::Edges;
 use crate::scan::Stream;
 
 /// Points of a line at the most.
@@ -83,7 +84,7 @@ pub fn smooth(points: &[(f64, f64)], seconds: f64) -> Vec<(f64, f64)> {
 }
 
 /// kbit/s of each layer over time, stacked: for each layer x, lower and upper edge, in steps. And the steps' length in seconds.
-pub fn stacked(stream: &Stream, times: &Times) -> (Vec<Vec<(f64, f64, f64)>>, f64) {
+pub fn stacked(stream: &Stream, times: &Times) -> (Vec<Edges>, f64) {
     let (starts, longest) = (&times.starts, times.longest);
     let layers = stream.layers();
     let block = if starts.is_empty() { 1.0 } else { longest / starts.len() as f64 };

@@ -57,7 +57,10 @@ pub fn page(r: &Report) -> anyhow::Result<String> {
     page.facts(&facts(r));
     let starts = &r.times.starts;
     let marks: Vec<_> = r.moments.iter().enumerate().map(|(i, m)| (starts[m.block], letter(i))).collect();
-    tokens(&mut page, r, &marks);
+    // one block has no course of time
+    if starts.len() > 1 {
+        tokens(&mut page, r, &marks);
+    }
     bits(&mut page, r, &marks);
     if !r.quality.is_empty() {
         quality(&mut page, r, &marks);
@@ -106,7 +109,11 @@ fn tokens(page: &mut Page, r: &Report, marks: &[(f64, String)]) {
     sorted.sort_by(f64::total_cmp);
     // a key block would press the others flat
     let steep = sorted.get(sorted.len() / 2).is_some_and(|median| most > 30.0 * median.max(1.0));
-    let title = if steep { "tokens in a block, logarithmic" } else { "tokens in a block" };
+    let title = match (steep, sorted.first()) {
+        (false, _) => "tokens in a block",
+        (true, Some(0.0)) => "tokens in a block, logarithmic (none is drawn as 1)",
+        (true, _) => "tokens in a block, logarithmic",
+    };
     let mut chart = Chart::over_time("Tokens of each block over time", longest, title);
     chart.y = if steep { Y::Log } else { Y::Zero };
     let block = longest / points.len().max(1) as f64;
@@ -199,7 +206,8 @@ fn quality(page: &mut Page, r: &Report, marks: &[(f64, String)]) {
         let _ = write!(caption, " The original has no picture for {} of the stream.", text::count(r.unmatched, "frame"));
     }
     let head = ["", "bitrate", "mean PSNR", "lowest"].map(String::from);
-    page.section("Quality over time", &caption, &format!("{}{}{}", legend(&entries), chart.svg(), table(&head, &rows)));
+    let plot = if r.times.starts.len() > 1 { format!("{}{}", legend(&entries), chart.svg()) } else { String::new() };
+    page.section("Quality", &caption, &format!("{plot}{}", table(&head, &rows)));
 }
 
 /// A picture as an image, shrunk where it is large.
