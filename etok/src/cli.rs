@@ -13,7 +13,7 @@ Exit codes:
   1    failed for another reason than those below
   2    wrong usage
   3    the input is missing, unreadable, or not what the command takes
-  4    a GStreamer element, the ONNX Runtime library or the model is missing; the message says what to install
+  4    an element, a library or the model is missing; the message names the remedy
   5    the output exists (see --force) or cannot be written
   6    done, but the stream is damaged (info, decode, report)
   130  stopped by Ctrl-C; encode and decode leave a file that plays
@@ -104,6 +104,15 @@ pub struct ModelArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub struct DecodingArgs {
+    /// Layers to decode at the most [default: all that come]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub layers: Option<u32>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct LimitArgs {
     /// Stop after this many frames
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -140,8 +149,8 @@ fn rate(text: &str) -> Result<(u32, u32), String> {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-IN is a file that GStreamer can decode, a URL, '-' (standard input), 'camera' (the first one), 'camera:/dev/video1', or 'test'
-(a generated picture, ten seconds unless limited; 'test:ball' and the like choose videotestsrc's pattern). A file of one of
+IN is a file that GStreamer can decode, a URL, '-' (standard input), 'camera' (the first one), 'camera:/dev/video1', or 'test' \
+(a generated picture, ten seconds unless limited; 'test:ball' and the like choose videotestsrc's pattern). A file of one of \
 these names is written ./camera. Only pictures are coded: sound is left out.
 
 Examples:
@@ -210,14 +219,11 @@ pub struct PlayArgs {
     /// Stream to play: a file, a URL, or '-'
     #[arg(value_name = "FILE|URL")]
     pub input: Input,
-    /// Layers to decode at the most
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
-    pub layers: Option<u32>,
     /// GStreamer sink to show the pictures with
     #[arg(long, value_name = "ELEMENT", default_value = "autovideosink")]
     pub sink: String,
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub decoding: DecodingArgs,
     /// Say nothing but errors
     #[arg(short, long)]
     pub quiet: bool,
@@ -225,7 +231,7 @@ pub struct PlayArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The ending of OUT chooses the form: .y4m is raw video (as is '-'), .mkv and .mp4 hold H.264 by x264enc, .png one picture.
+The ending of OUT chooses the form: .y4m is raw video (as is '-'), .mkv and .mp4 hold H.264 by x264enc, .png one picture. \
 A pattern such as frame-%05d.png writes every picture.
 
 Examples:
@@ -239,21 +245,18 @@ pub struct DecodeArgs {
     /// What to write: .y4m, .mkv, .mp4, .png, or '-' for raw video on standard output
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
-    /// Layers to decode at the most
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
-    pub layers: Option<u32>,
     /// x264's constant quality for .mkv and .mp4: 0 (without loss) to 50; 18 is hard to tell from the decoded pictures
     #[arg(long, value_name = "CRF", default_value_t = 18, value_parser = clap::value_parser!(u32).range(0..=50))]
     pub h264_quality: u32,
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub decoding: DecodingArgs,
     #[command(flatten)]
     pub common: CommonArgs,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Nothing is decoded, so this runs as fast as the disk. Encode with --drift-free what is to be thinned: other streams lose more
+Nothing is decoded, so this runs as fast as the disk. Encode with --drift-free what is to be thinned: other streams lose more \
 quality than thinning alone costs, until the next key block.
 
 Examples:
@@ -278,7 +281,7 @@ pub struct ThinArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Tokens are counted where the model is at hand: the builtin one, or the one that --model names. The exit code is 6 where the
+Tokens are counted where the model is at hand: the builtin one, or the one that --model names. The exit code is 6 where the \
 stream is damaged.
 
 Examples:
@@ -298,7 +301,7 @@ pub struct InfoArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The page needs nothing but itself: pictures and plots are inside. With ORIGINAL, the video that the stream was encoded from, it
+The page needs nothing but itself: pictures and plots are inside. With ORIGINAL, the video that the stream was encoded from, it \
 also shows PSNR over time and the original pictures.
 
 Examples:
@@ -325,8 +328,8 @@ pub struct ReportArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every encoder gets the same frames at several qualities; sizes are those of the coded streams, PSNR is that of the decoded
-luma, mean over frames. The encoders are those that GStreamer has here; the output says what was run, and what is not
+Every encoder gets the same frames at several qualities; sizes are those of the coded streams, PSNR is that of the decoded \
+luma, mean over frames. The encoders are those that GStreamer has here; the output says what was run, and what is not \
 installed. BD-rate is the difference in bits at equal PSNR.
 
 Examples:

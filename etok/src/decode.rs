@@ -186,7 +186,7 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<Exit> {
         _ => Destination::new(&args.output, args.common.force, args.input.path())?,
     };
     let pipeline = Pipeline::new()?;
-    let decoder = source::decoded(&pipeline, &args.input, args.layers, &args.model)?;
+    let decoder = source::decoded(&pipeline, &args.input, &args.decoding)?;
     let mut chain = encoders(form, args.h264_quality)?;
     let sink = match form {
         Form::Pictures => Sink::Each { pattern: args.output.to_string_lossy().into_owned(), force: args.common.force, next: 0 },

@@ -2,10 +2,10 @@
 //! Where results go: never over an existing file unless asked, never over the input.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
-use crate::failure::{self, output};
+use crate::failure::{self, output, usage};
 
 /// A place that was checked before work begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,11 @@ impl Destination {
     /// `path`, or standard output for `-`; refused where it exists and `force` is not set, and where it is one of `inputs`.
     pub fn new<'a>(path: &Path, force: bool, inputs: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<Self> {
         if path == Path::new("-") {
+            if io::stdout().is_terminal() {
+                return Err(usage(
+                    "standard output is a terminal, which cannot show this; name a file, or send it to a program with |",
+                ));
+            }
             return Ok(Self::Stdout);
         }
         let shown = path.display();
@@ -140,7 +145,9 @@ mod tests {
         assert!(Destination::new(Path::new("/dev/null"), false, []).is_ok());
         assert!(Destination::new(&std::env::temp_dir(), true, []).is_err());
         assert!(Destination::new(Path::new("/nonexistent/folder/x"), true, []).is_err());
-        assert_eq!(Destination::new(Path::new("-"), false, []).expect("stdout"), Destination::Stdout);
+        if !io::stdout().is_terminal() {
+            assert_eq!(Destination::new(Path::new("-"), false, []).expect("stdout"), Destination::Stdout);
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
         return Err(no_display());
     }
     let pipeline = Pipeline::new()?;
-    let decoder = source::decoded(&pipeline, &args.input, args.layers, &args.model)?;
+    let decoder = source::decoded(&pipeline, &args.input, &args.decoding)?;
     let (queue, convert) = (pipeline::make("queue")?, pipeline::make("videoconvert")?);
     queue.set_property("max-size-buffers", 4u32);
     let sink = pipeline::make(&args.sink)?;

@@ -12,6 +12,7 @@ use elastictok::bundle::{Bundle, Fingerprint, fingerprint_name};
 use gst::glib;
 use gst::prelude::*;
 
+use crate::cli::DecodingArgs;
 use crate::failure::{input, missing};
 use crate::pipeline::{self, NO_VIDEO, Pipeline};
 use crate::y4m;
@@ -378,16 +379,11 @@ pub fn other_model(name: &str, fingerprint: &Fingerprint) -> anyhow::Error {
 }
 
 /// Adds an ElasticTok stream to the pipeline: source, parser, decoder. The decoder is returned, linked to nothing yet.
-pub fn decoded(
-    pipeline: &Pipeline,
-    from: &Input,
-    layers: Option<u32>,
-    model: &crate::cli::ModelArgs,
-) -> anyhow::Result<gst::Element> {
+pub fn decoded(pipeline: &Pipeline, from: &Input, args: &DecodingArgs) -> anyhow::Result<gst::Element> {
     if matches!(from, Input::Camera(_) | Input::Test(_)) {
         return Err(crate::failure::usage(format!("{} is no ElasticTok stream; name an .etok file or a URL", from.name())));
     }
-    let bundle = pipeline::check_model(model)?;
+    let bundle = pipeline::check_model(&args.model)?;
     if let Input::File(path) = from
         && let Some(header) = crate::stream::header(path)?
         && bundle.fingerprint != header.fingerprint
@@ -396,8 +392,8 @@ pub fn decoded(
         return Err(other_model(&from.name(), &header.fingerprint));
     }
     let (source, parse, decoder) = (bytes(from)?, pipeline::make("elastictokparse")?, pipeline::make("elastictokdec")?);
-    decoder.set_property("max-layers", layers.unwrap_or(0));
-    pipeline::set_model(&decoder, model);
+    decoder.set_property("max-layers", args.layers.unwrap_or(0));
+    pipeline::set_model(&decoder, &args.model);
     pipeline.chain(&[&source, &parse, &decoder])?;
     Ok(decoder)
 }
