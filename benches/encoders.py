@@ -11,7 +11,7 @@ import y4m
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-ETOK = RELEASE / "examples/etok"
+CODEC = RELEASE / "examples/codec"
 
 X264 = ["-c:v", "libx264", "-g", "240"]
 CRF, CRF_AV1 = (21, 25, 29, 33, 37, 41), (25, 32, 39, 46, 53, 60)
@@ -36,7 +36,7 @@ def run(*args) -> str:
 def build(plugin: bool = False):
     """Cargo's output is shown: the first build takes minutes."""
     cargo = ["cargo", "build", "--release", "--manifest-path", str(ROOT / "Cargo.toml")]
-    subprocess.run([*cargo, "--package", "elastictok", "--example", "etok"], check=True)
+    subprocess.run([*cargo, "--package", "elastictok", "--example", "codec"], check=True)
     if plugin:
         subprocess.run([*cargo, "--package", "gst-plugin-elastictok"], check=True)
 
@@ -64,18 +64,18 @@ class ElasticTok:
         self.layers = len(json.loads((manifest / "bundle.json").read_text())["layers"])
 
     def encode(self, clip: Path, stream: Path, target: float, drift_free: bool = False):
-        run(ETOK, "encode", clip, stream, "--target-psnr", target, *(["--drift-free"] if drift_free else []), *self.model)
+        run(CODEC, "encode", clip, stream, "--target-psnr", target, *(["--drift-free"] if drift_free else []), *self.model)
 
     def ladder(self, stream: Path, source: y4m.Video, work: Path) -> list:
         """Points of the stream thinned to one layer, two, and so on."""
         thin, points = work / "t.etok", []
         for layers in range(1, self.layers + 1):
-            run(ETOK, "thin", stream, thin, layers)
+            run(CODEC, "thin", stream, thin, layers)
             points.append(self.point(thin, source, work))
         return points
 
     def decode(self, stream: Path, decoded: Path):
-        run(ETOK, "decode", stream, decoded, *self.model)
+        run(CODEC, "decode", stream, decoded, *self.model)
 
     def point(self, stream: Path, source: y4m.Video, work: Path) -> tuple:
         """(bits per pixel of the whole file, dB)."""

@@ -142,7 +142,7 @@ def main():
         for what, args, fps_bar, outside_bar in (("encode", ["encode", raw, etok, "--target-psnr", a.psnr], 20, 25), ("decode", ["decode", etok, "/dev/null"], 30, 10)):
             rates, outside = [], []
             for _ in range(a.runs):
-                found = re.search(r"a frame: ([\d.]+) in all, ([\d.]+) ONNX", timed([encoders.ETOK, *args])[2])
+                found = re.search(r"a frame: ([\d.]+) in all, ([\d.]+) ONNX", timed([encoders.CODEC, *args])[2])
                 whole, inside = map(float, found.groups())
                 rates.append(1000 / whole)
                 outside.append(100 * (whole - inside) / whole)
@@ -150,7 +150,7 @@ def main():
             rows.append((f"{what}, time outside ONNX Runtime", f"{median(outside):.0f} %", "", ""))
             bars += [(f"{what} {median(rates):.1f} frames/s, at least {fps_bar}", median(rates) >= fps_bar),
                      (f"{what}, {median(outside):.0f} % of the time outside ONNX Runtime, at most {outside_bar} %", median(outside) <= outside_bar)]
-        free = [re.search(r"a frame: ([\d.]+) in all", timed([encoders.ETOK, "encode", raw, folder / "free.etok", "--target-psnr", a.psnr, "--drift-free"])[2])
+        free = [re.search(r"a frame: ([\d.]+) in all", timed([encoders.CODEC, "encode", raw, folder / "free.etok", "--target-psnr", a.psnr, "--drift-free"])[2])
                 for _ in range(a.runs)]
         rows.append(("encode drift-free, the codec alone, frames/s", f"{1000 / median(float(f.group(1)) for f in free):.1f}", "", ""))
         starts = {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What receivers of fewer layers have: quantises the blocks of a dump again and writes the latents of every truncation.
 //!
-//! `truncate DUMP OFFSET...` reads what `etok dump` wrote and quantises every block in all L layers with its own quantiser plus each
+//! `truncate DUMP OFFSET...` reads what `codec dump` wrote and quantises every block in all L layers with its own quantiser plus each
 //! OFFSET, cut to the range that the encoder uses. To standard output go, for every block, offset and count of layers 1..=L: quantiser u8,
 //! layers that hold anything u8 (never more than the count), zero u16, counts i32\[cells\], latents i16\[cells * C\] in the order of
 //! tokens; little-endian. Training of the encoder graph's `distortion` reads them.

@@ -10,7 +10,7 @@ clips=$1 work=$2 rounds=${3:-4}
 root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$work"
 cd "$root"
-cargo build --release --quiet --example etok --example collect_tables
+cargo build --release --quiet --example codec --example collect_tables
 bin=${CARGO_TARGET_DIR:-target}/release/examples
 rm -f "$work"/*.dump
 n=0 kind=0
@@ -28,7 +28,7 @@ for clip in "$clips"/*; do
             4) layers="3 --drift-free" ;;
         esac
         # shellcheck disable=SC2086 # a number and an option
-        "$bin/etok" dump "$work/clip.y4m" "$work/$n-$psnr.dump" --target-psnr "$psnr" --layers $layers 2>/dev/null
+        "$bin/codec" dump "$work/clip.y4m" "$work/$n-$psnr.dump" --target-psnr "$psnr" --layers $layers 2>/dev/null
     done
 done
 "$bin/collect_tables" onnx/models/builtin/tables.bin "$rounds" "$work"/*.dump

@@ -6,7 +6,7 @@ use elastictok::Error;
 use elastictok::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader, thin};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{
-    Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod, psnr,
+    CountReader, Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod, psnr,
 };
 use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
@@ -121,6 +121,35 @@ fn the_decoder_has_exactly_what_the_encoder_has() {
         let keys: Vec<_> = packets.iter().enumerate().filter(|(_, p)| p.0.key).map(|(i, _)| i).collect();
         assert!(keys.starts_with(&[0, 12]) && keys.len() <= 4, "{keys:?}");
     }
+}
+
+#[test]
+fn counts_are_read_without_a_graph() {
+    let mut e = encoder(LiveSettings { target_psnr: 44.0, ..Default::default() }, SearchMethod::Regression, 24);
+    let packets = encode(&mut e, 24);
+    let mut reader = CountReader::new(&Bundle::builtin().unwrap(), e.sequence_header()).unwrap();
+    let cells = reader.geometry().cells();
+    let mut sum = |data: &[u8], layers: usize| {
+        let block = reader.read(data, layers).unwrap();
+        assert_eq!((block.counts.len(), &block.damage), (cells, &None));
+        assert!(block.layers <= layers);
+        block.counts.iter().map(|&c| u64::try_from(c).unwrap()).sum::<u64>()
+    };
+    let all: u64 = packets.iter().map(|(p, _)| sum(&p.data, 3)).sum();
+    assert_eq!(all, e.stats().tokens);
+    for (p, _) in &packets {
+        // what is cut off the block counts as what is not read
+        assert_eq!(sum(&p.data, 1), sum(thin(&p.data, 1).unwrap(), 3));
+        assert!(sum(&p.data, 1) <= sum(&p.data, 2));
+    }
+    let (first, _) = &packets[0];
+    assert!(sum(&first.data, 1) < sum(&first.data, 3), "a key block at 44 dB has more than one layer");
+    let mut broken = first.data.to_vec();
+    let end = broken.len() - 1;
+    broken[end] ^= 1;
+    let block = reader.read(&broken, 3).unwrap();
+    assert!(block.damage.is_some() && block.layers < 3);
+    assert!(matches!(reader.read(&broken[..8], 3), Err(Error::Malformed(_))));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """What cells look like to receivers of fewer layers: training data for the encoder graph's `distortion`.
 
-Clips are coded by the Rust encoder (`etok dump`), its latents quantised again at several steps (`truncate`), every truncation
+Clips are coded by the Rust encoder (`codec dump`), its latents quantised again at several steps (`truncate`), every truncation
 decoded by the decoder graph against the encoder's own reference, and each cell's luma compared with the source."""
 import subprocess
 import tempfile
@@ -64,7 +64,7 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
         start = rng.integers(0, 20)
         subprocess.run(["ffmpeg", "-v", "error", "-i", clip, "-vf", f"trim=start_frame={start}:end_frame={start + frames},"
                         "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0", "-pix_fmt", "yuv420p", video], check=True)
-        subprocess.run([tools / "etok", "dump", video, dump, "--target-psnr", f"{rng.uniform(26, 45):.1f}", "--key-int-max", "8",
+        subprocess.run([tools / "codec", "dump", video, dump, "--target-psnr", f"{rng.uniform(26, 45):.1f}", "--key-int-max", "8",
                         "--threads", "1"], check=True, stderr=subprocess.DEVNULL)
         offset = int(rng.integers(4, 15) * rng.choice([-1, 1]))
         again = subprocess.Popen([tools / "truncate", dump, "0", str(offset)], stdout=subprocess.PIPE)

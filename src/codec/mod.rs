@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The codec's state machines: blocks in, packets out, and back.
 
+mod counts;
 mod decoder;
 mod encoder;
 #[cfg(any(test, fuzzing))]
@@ -11,6 +12,7 @@ mod setup;
 mod tap;
 mod unpack;
 
+pub use counts::{BlockCounts, CountReader};
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
 pub use encoder::{BlockView, Encoder, EncoderConfig, EncoderStats, Packet};
 pub use loss::mse_of_psnr;

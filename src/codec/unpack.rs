@@ -94,6 +94,15 @@ impl Unpacker {
         }
     }
 
+    /// Counts of the block, of which `layers` layers were read, \[cells\].
+    pub fn counts(&mut self, layers: usize) -> &[i32] {
+        match &self.kind {
+            Kind::Nested { decoder, .. } => decoder.counts(&mut self.counts),
+            Kind::Fixed(coder) => coder.store_counts(layers, &mut self.counts),
+        }
+        &self.counts
+    }
+
     /// Gives `graph` the block with this header, of which `layers` layers were read.
     pub fn load(&mut self, header: &BlockHeader, layers: usize, graph: &mut DecoderGraph) -> Result<()> {
         if let Some(motion) = self.motion() {

@@ -166,6 +166,14 @@ impl FixedCoder {
         self.store(layers, tokens, counts, |code| ((code << (32 - bits)) as i32 >> (32 - bits)) as f32 / scale)
     }
 
+    /// Counts of the layers read or loaded, \[cells\], cut at `layers`.
+    pub fn store_counts(&self, layers: usize, counts: &mut [i32]) {
+        let end = self.bounds[layers.min(self.layers())] as i32;
+        for (count, own) in counts.iter_mut().zip(&self.counts) {
+            *count = (*own).min(end);
+        }
+    }
+
     fn store<T: Copy + Default>(
         &self,
         layers: usize,
@@ -177,10 +185,9 @@ impl FixedCoder {
             return Err(self.wrong_size(tokens.len()));
         }
         let (most, numbers) = (self.bounds[self.layers()], self.kind.numbers());
-        let end = self.bounds[layers.min(self.layers())] as i32;
+        self.store_counts(layers, counts);
         let cells = tokens.chunks_exact_mut(most * numbers).zip(self.codes.chunks_exact(most * numbers));
-        for ((out, codes), (count, own)) in cells.zip(counts.iter_mut().zip(&self.counts)) {
-            *count = (*own).min(end);
+        for ((out, codes), count) in cells.zip(&*counts) {
             let used = *count as usize * numbers;
             for (out, &code) in out.iter_mut().zip(&codes[..used]) {
                 *out = value(code);

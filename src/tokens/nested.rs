@@ -338,6 +338,29 @@ impl NestedDecoder {
         &self.common.motion
     }
 
+    /// Counts by the levels read so far, \[cells\].
+    pub fn counts(&self, counts: &mut [i32]) {
+        for (place, count) in self.common.places().zip(counts) {
+            *count = self.count_tokens(place);
+        }
+    }
+
+    /// 1 + the index of the last token that the levels read sent for the cell at `place`, 0: none.
+    fn count_tokens(&self, place: usize) -> i32 {
+        let Common { layout, field, .. } = &self.common;
+        let (c, extent) = (layout.coefficients, usize::from(field.extents[place]));
+        if extent == 0 {
+            return 0;
+        }
+        match (0..self.levels).rev().find(|l| field.counts[*l][place] > 0) {
+            Some(l) => (l * c + usize::from(field.counts[l][place])) as i32,
+            None => {
+                let values = &field.values[place * c..place * c + extent];
+                (0..extent).rev().find(|i| layout.constant[*i] && values[*i] != 0).map_or(0, |i| i as i32 + 1)
+            }
+        }
+    }
+
     /// Latents \[cells, C\] by the levels read so far, and counts \[cells\].
     pub fn dequantise(&self, quantiser: u8, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
         let Common { layout, tables, groups, field, .. } = &self.common;
@@ -359,27 +382,9 @@ impl NestedDecoder {
             for (i, &m) in values.iter().enumerate().filter(|(_, m)| **m != 0) {
                 out[usize::from(layout.slots[i])] = rebuild.value(i32::from(m), groups[i]) as i16;
             }
-            *count = self.count_tokens(last, place) as i32;
+            *count = self.count_tokens(place);
         }
         Ok(())
-    }
-
-    /// 1 + the index of the last token that levels up to `last` sent for the cell at `place`, 0: none.
-    fn count_tokens(&self, last: usize, place: usize) -> usize {
-        let Common { layout, field, .. } = &self.common;
-        let (c, extent) = (layout.coefficients, usize::from(field.extents[place]));
-        match (0..=last).rev().find(|l| field.counts[*l][place] > 0) {
-            Some(l) => l * c + usize::from(field.counts[l][place]),
-            None => (0..extent).rev().find(|&i| layout.constant[i] && field.value(place, i) != 0).map_or(0, |i| i + 1),
-        }
-    }
-
-    /// Counts \[cells\] by the levels read so far: as [`dequantise`](Self::dequantise) gives them.
-    pub fn counts(&self) -> Vec<i32> {
-        let last = self.levels.checked_sub(1);
-        let count =
-            |place: usize| last.filter(|_| self.common.field.extents[place] > 0).map_or(0, |l| self.count_tokens(l, place));
-        self.common.places().map(|place| count(place) as i32).collect()
     }
 
     /// Coefficients that each cell sent in the level read last, \[cells\].

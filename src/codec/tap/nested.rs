@@ -32,7 +32,9 @@ impl NestedReader {
             layer_counts.extend(self.decoder.level_counts().map(i32::from));
         }
         let motion = self.decoder.motion().to_vec();
-        Ok((self.decoder.counts(), TokenValues::Nested { indices, layer_counts, motion }))
+        let mut counts = vec![0; motion.len() / 3];
+        self.decoder.counts(&mut counts);
+        Ok((counts, TokenValues::Nested { indices, layer_counts, motion }))
     }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The codec on files, without GStreamer: `etok encode IN.y4m OUT.etok`, `etok decode IN.etok OUT.y4m`, `etok thin`, `etok dump`.
+//! The codec on YUV4MPEG2 files, without GStreamer: `codec encode IN.y4m OUT.etok`, `codec decode IN.etok OUT.y4m`, `codec thin`, `codec dump`.
+//! Benchmarks and training use it; `etok` (in `etok/`) is the tool for everything else.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
@@ -19,7 +20,7 @@ use elastictok::frame::{PixelFormat, PlanesMut, PlanesRef, SourceFormat};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
 
 #[derive(Parser)]
-#[command(about = "ElasticTok on files: YUV4MPEG2 (4:2:0, 8 bit) in and out")]
+#[command(name = "codec", about = "ElasticTok on files: YUV4MPEG2 (4:2:0, 8 bit) in and out")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How many tokens each cell of a block keeps, without a graph: for those who look into streams.
+
+use super::setup::check_model;
+use super::unpack::Unpacker;
+use crate::Result;
+use crate::bitstream::{Block, BlockHeader, SequenceHeader};
+use crate::bundle::Bundle;
+use crate::frame::Geometry;
+
+/// Reads the counts of a stream's blocks, whatever the model's bottleneck. Blocks may come in any order.
+pub struct CountReader {
+    unpacker: Unpacker,
+    geometry: Geometry,
+    block_length: u8,
+}
+
+/// What a block keeps.
+#[derive(Debug, Clone)]
+pub struct BlockCounts<'a> {
+    /// What the block says of itself.
+    pub header: BlockHeader,
+    /// Layers that could be read.
+    pub layers: usize,
+    /// Tokens that these layers hold of each cell, \[cells\] in raster order, 0..=K.
+    pub counts: &'a [i32],
+    /// What is wrong with the layer after them, if anything is.
+    pub damage: Option<String>,
+}
+
+impl CountReader {
+    /// A reader for a stream that `bundle` made; [`Error::Model`](crate::Error::Model): another one did.
+    pub fn new(bundle: &Bundle, header: &SequenceHeader) -> Result<Self> {
+        header.validate()?;
+        check_model(bundle, header)?;
+        let geometry = bundle.geometry(header.width, header.height)?;
+        Ok(Self { unpacker: Unpacker::new(bundle, &geometry)?, geometry, block_length: header.block_length })
+    }
+
+    /// The grid that the counts lie on.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The counts of a block, whole or thinned, by `max_layers` layers at the most.
+    /// [`Error::Malformed`](crate::Error::Malformed): not even its first layer can be read.
+    pub fn read(&mut self, block: &[u8], max_layers: usize) -> Result<BlockCounts<'_>> {
+        let block = Block::parse(block, self.block_length)?;
+        let header = block.header().clone();
+        let (layers, damage) = self.unpacker.read(&block, max_layers)?;
+        Ok(BlockCounts { counts: self.unpacker.counts(layers), header, layers, damage })
+    }
+}
