@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Live sources: a block whose next frame does not come in time goes out with the frames that it has.
 //!
-//! The encoder promises its latency, the time from a block's first frame to its last one. A source that is slower than its caps say,
-//! such as a webcam in the dark, would break the promise, and the sink would drop frames as too late. So while the pipeline
-//! plays, each block that waits has a deadline on the pipeline's clock. Where the last frame already took longer to come than
-//! there is time left, waiting is no use, and the block is coded at once.
+//! The encoder promises its latency, the time from a block's first frame to its last one. A source that is slower than its
+//! caps say, such as a webcam in the dark, would break the promise, and the sink would drop frames as too late. So while the
+//! pipeline plays, each block that waits has a deadline on the pipeline's clock. Where the last frame already took longer to
+//! come than there is time left, waiting is no use, and the block is coded at once.
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -13,8 +13,8 @@ use gst_video::prelude::*;
 use super::imp::{CAT, ElasticTokEnc};
 use crate::common::lock;
 
-/// How far past the promised latency a frame may be, as a share of a frame and at the most: time stamps and schedulers jitter, and
-/// sinks allow for some processing.
+/// How far past the promised latency a frame may be, as a share of a frame and at the most: time stamps and schedulers
+/// jitter, and sinks allow for some processing.
 const GRACE_SHARE: u64 = 4;
 const MOST_GRACE: gst::ClockTime = gst::ClockTime::from_mseconds(10);
 
@@ -47,8 +47,8 @@ pub struct Deadline {
 #[derive(Clone, Copy)]
 struct Due {
     block: u64,
-    /// Until when a source that keeps to its caps has sent all frames. Where the encoder is the slow one, frames arrive late, and short
-    /// blocks would only make it slower: so this counts from the first frame's arrival.
+    /// Until when a source that keeps to its caps has sent all frames. Where the encoder is the slow one, frames arrive late,
+    /// and short blocks would only make it slower: so this counts from the first frame's arrival.
     regular: gst::ClockTime,
     /// Until when waiting breaks no promise: later, if upstream's latency is more than it takes.
     latest: gst::ClockTime,
@@ -64,12 +64,12 @@ impl Deadline {
         Some(Due { block, regular, latest: promised.map_or(regular, |promised| promised.max(regular)) })
     }
 
-    /// Whether the next frame, if it takes as long as the last one, is too late. A source that is slow by clock and time stamps does
-    /// not get upstream's spare time, which decoders and sinks can use better; one that sends in bursts does.
+    /// Whether the next frame, if it takes as long as the last one, comes too late for a regular source. The last one must have
+    /// been slow by the clock, unlike frames that waited for a slow encoder, and by its time stamp, unlike a burst's. Upstream's
+    /// spare time is not spent on it: decoders and sinks can use that better.
     fn is_hopeless(&self, due: &Due, now: gst::ClockTime) -> bool {
-        let after = |pace: gst::ClockTime, due| now.checked_add(pace).is_none_or(|then| then > due);
         let slow = self.pace.zip(self.step).map(|(pace, step)| pace.min(step));
-        self.pace.is_some_and(|pace| after(pace, due.latest)) || slow.is_some_and(|slow| after(slow, due.regular))
+        slow.is_some_and(|slow| now.checked_add(slow).is_none_or(|then| then > due.regular))
     }
 }
 
@@ -109,8 +109,8 @@ impl ElasticTokEnc {
         deadline.last = running;
     }
 
-    /// Whether block `block`, which got a frame of running time `running` at `now` and waits for more, is better coded at once. Else it has
-    /// a deadline from now on.
+    /// Whether block `block`, which got a frame of running time `running` at `now` and waits for more, is better coded at once.
+    /// Else it has a deadline from now on.
     pub(super) fn is_hopeless(&self, block: u64, running: Option<gst::ClockTime>, now: Option<gst::ClockTime>) -> bool {
         let Some(now) = now else { return false };
         let due = {

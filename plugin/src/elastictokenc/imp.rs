@@ -8,9 +8,10 @@
  * Downstream chooses between `stream-format=packetized` (a block a buffer, header in `codec_data`) and `byte-stream` (units
  * that need nothing else, header before each key block); what takes anything, as a file does, gets a byte stream.
  *
- * In a live pipeline a block whose next frame is late goes out with the frames that it has. Graphs are loaded at the change to PAUSED where
- * the caps upstream fix width and height, so that a live stream does not wait for them: put a capsfilter before the encoder. Bitrates are
- * held by time stamps; where `bitrate` is below the least that the video takes, a warning says so and `stats` has the least.
+ * In a live pipeline a block whose next frame is late goes out with the frames that it has. Graphs are loaded at the change to
+ * PAUSED where the caps upstream fix width and height, so that a live stream does not wait for them: put a capsfilter before the
+ * encoder. Bitrates are held by time stamps; where `bitrate` is below the least that the video takes, a warning says so and
+ * `stats` has the least.
  *
  * ## Example pipeline
  * |[
@@ -67,8 +68,8 @@ pub(super) struct State {
 
 #[derive(Default)]
 pub struct ElasticTokEnc {
-    /// Locked before `settings`, and never held across a call out of the element. Blocks are coded and pushed with the base class's
-    /// stream lock, which is taken before.
+    /// Locked before `settings`, and never held across a call out of the element. Blocks are coded and pushed with the base
+    /// class's stream lock, which is taken before.
     pub(super) state: Mutex<Option<State>>,
     pub(super) settings: Mutex<Settings>,
     /// Set from start to stop.

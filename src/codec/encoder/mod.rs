@@ -203,8 +203,8 @@ impl Encoder {
         Self::with(config, geometry, coder)
     }
 
-    /// An encoder at the begin of a stream of `config`, with this one's graphs if they serve: to load graphs takes long. Its epochs
-    /// follow this one's, so that a decoder cannot take the blocks of one for those of the other.
+    /// An encoder at the beginning of a stream of `config`, with this one's graphs if they serve: to load graphs takes long. Its
+    /// epochs follow this one's, so that a decoder cannot take the blocks of one for those of the other.
     pub fn restart(mut self, config: EncoderConfig) -> Result<Self> {
         let (a, b) = (&self.config, &config);
         let serve = a.bundle.fingerprint == b.bundle.fingerprint
