@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use common::{runtime, tiny};
-use elastictok::bitstream::{SequenceHeader, StreamReader, StreamWriter, UnitKind, thin};
+use elastictok::bitstream::{Limits, SequenceHeader, StreamReader, StreamWriter, UnitKind, thin};
 use elastictok::bundle::{Bottleneck, Bundle, fingerprint_name};
 use elastictok::codec::{
     Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, RateControl, SearchMethod, TokenReader, TokenValues,
@@ -212,7 +212,13 @@ fn describe(stream: &[u8]) -> String {
             writeln!(out, "header {}", header.to_bytes().iter().map(|b| format!("{b:02x}")).collect::<String>()).unwrap();
             let bundle = maker(&header);
             let reader = TokenReader::new(&bundle, &header).unwrap();
-            let config = DecoderConfig { bundle: bundle.clone(), runtime: runtime(), header: header.clone(), max_layers: None };
+            let config = DecoderConfig {
+                bundle: bundle.clone(),
+                runtime: runtime(),
+                header: header.clone(),
+                max_layers: None,
+                limits: Limits::default(),
+            };
             open = Some((bundle, header, reader, Decoder::new(config).unwrap()));
             continue;
         }
