@@ -121,7 +121,7 @@ pub(super) fn graph(path: &Path) -> Result<Graph> {
         return Ok(Graph::File(path.to_owned()));
     }
     if !found.weights.is_empty() {
-        return Err(refused(&beside, "is missing; copy it into the bundle"));
+        return Err(refused(&beside, "is missing; copy it into the bundle, or export it again"));
     }
     Ok(bytes.into())
 }
