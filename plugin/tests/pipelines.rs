@@ -246,11 +246,12 @@ fn packets_that_arrive_out_of_order_lose_no_picture() {
     let (caps, packets) = rtp_packets(60);
     assert!(packets.len() > 60, "blocks of more than a packet");
     // one in five is 60 ms late
-    let mut arriving: Vec<_> = packets
-        .iter()
-        .enumerate()
-        .map(|(i, p)| (p.pts().unwrap() + gst::ClockTime::from_mseconds(if i % 5 == 2 { 60 } else { 0 }), p.copy()))
-        .collect();
+    let mut now = gst::ClockTime::ZERO;
+    let arrive = |(i, packet): (usize, &gst::Buffer)| {
+        now = packet.pts().unwrap_or(now);
+        (now + gst::ClockTime::from_mseconds(if i % 5 == 2 { 60 } else { 0 }), packet.copy())
+    };
+    let mut arriving: Vec<_> = packets.iter().enumerate().map(arrive).collect();
     arriving.sort_by_key(|(at, _)| *at);
     let receive = |chain: &str| {
         let p = Pipeline::new(&format!("appsrc name=in is-live=true format=time ! {chain} ! fakesink name=out sync=false"));

@@ -12,7 +12,7 @@ const WINDOW: f64 = 1.0;
 const MEAN: f64 = 3.0;
 /// Most that passes beyond the bitrate before layers are given up, and how much more after each time, as shares of a window's
 /// worth: bits that come once the layers are fewer must not cost another one at once.
-const DEBT: f64 = 0.75;
+const DEBT: f64 = 1.0;
 const MORE_DEBT: f64 = 0.125;
 /// How long a group is taken to be before one was measured, in seconds: the usual distance of key blocks.
 const USUAL_GROUP: f64 = 8.0;
@@ -35,10 +35,23 @@ struct Group {
     bits: Bits,
     /// Of these, the key block's; `None`: the group was joined after it.
     key: Option<Bits>,
+    /// Most bits beyond the bitrate at any time, and those now, had nothing else passed.
+    peak: Bits,
+    beyond: Bits,
 }
 
 impl Group {
-    const EMPTY: Self = Self { seconds: 0.0, bits: [0.0; MAX_LAYERS], key: None };
+    const EMPTY: Self =
+        Self { seconds: 0.0, bits: [0.0; MAX_LAYERS], key: None, peak: [0.0; MAX_LAYERS], beyond: [0.0; MAX_LAYERS] };
+
+    /// Counts a block that comes when `drained` bits could have passed since the last one.
+    fn add(&mut self, bits: &Bits, drained: f64) {
+        for (i, b) in bits.iter().enumerate() {
+            self.bits[i] += b;
+            self.beyond[i] = (self.beyond[i] - drained).max(0.0) + b;
+            self.peak[i] = self.peak[i].max(self.beyond[i]);
+        }
+    }
 
     /// Bits per second of `layers` layers.
     fn rate(&self, layers: usize) -> f64 {
@@ -62,9 +75,9 @@ impl Group {
     }
 }
 
-/// By what share a rate measured over so many seconds may be too high, as far as decisions go.
+/// By what share a rate measured over so many seconds may be too high to mean something: single blocks take several times the mean.
 fn doubt(seconds: f64) -> f64 {
-    if seconds < MEAN { 1.0 / (1.0 + 4.0 * seconds) } else { 0.0 }
+    if seconds < MEAN { (0.2 / seconds.max(1e-3)).min(3.0) } else { 0.0 }
 }
 
 /// Cuts the blocks of one stream to a bitrate, a count of layers, or both. Knows no model: a block says where its layers end.
@@ -92,6 +105,8 @@ pub struct Thinner {
     spread: f64,
     /// Bits beyond the bitrate, and what is left of `burst`, before layers are given up.
     debt: f64,
+    /// What was owed when the group began.
+    carried: f64,
     /// A limit was raised and no key block has come since.
     raised: bool,
     /// Seconds since a key block was wished for.
@@ -113,6 +128,7 @@ impl Default for Thinner {
             burst: 0.0,
             spread: USUAL_GROUP,
             debt: 0.0,
+            carried: 0.0,
             raised: false,
             wished: MAX_GAP,
             sizes: Vec::new(),
@@ -130,6 +146,13 @@ impl Thinner {
         let more = |new: f64, old: f64| unlimited(new) > unlimited(old);
         self.raised |= more(max_layers as f64, self.max_layers as f64) || more(bitrate, self.bitrate);
         let lowered = more(self.bitrate, bitrate);
+        if bitrate != self.bitrate {
+            // they were counted for another bitrate
+            (self.running.peak, self.running.beyond) = (Group::EMPTY.peak, Group::EMPTY.beyond);
+            if let Some(last) = &mut self.last {
+                last.peak = Group::EMPTY.peak;
+            }
+        }
         (self.max_layers, self.bitrate) = (max_layers, bitrate);
         if lowered {
             // what passed under the old limit is not held against the new one
@@ -180,7 +203,7 @@ impl Thinner {
         if key {
             self.begin_group(&bits);
         }
-        self.running.bits.iter_mut().zip(&bits).for_each(|(sum, b)| *sum += b);
+        self.running.add(&bits, self.bitrate * since);
         if !key && since > 0.0 {
             let weight = since / self.running.seconds.clamp(since, WINDOW.max(since));
             self.recent.iter_mut().zip(&bits).for_each(|(mean, b)| *mean += weight * (b / since - *mean));
@@ -212,8 +235,8 @@ impl Thinner {
         }
         self.layers = if let Some(last) = self.last {
             self.spread = last.seconds;
-            let much = self.owed > bitrate * WINDOW / 2.0;
-            let repaid = if much { (self.owed - bitrate * WINDOW / 2.0) / last.seconds.max(WINDOW) } else { 0.0 };
+            let much = self.owed > bitrate * WINDOW;
+            let repaid = if much { (self.owed - bitrate * WINDOW) / last.seconds.max(WINDOW) } else { 0.0 };
             // groups of a block or two have no other occasion to give up layers
             let rate = |n| if much && ended.key.is_some() { last.rate(n).max(ended.rate(n)) } else { last.rate(n) };
             let doubt = if much { 0.0 } else { doubt(last.seconds) };
@@ -235,6 +258,7 @@ impl Thinner {
             self.most_within(|n| key[n - 1], bitrate * FIRST_KEY)
         };
         self.debt = (bitrate * WINDOW * DEBT).max(self.owed + bitrate * WINDOW * MORE_DEBT);
+        self.carried = self.owed;
         self.raised = false;
     }
 
@@ -250,7 +274,9 @@ impl Thinner {
     /// Gives up layers where too much has passed, and counts the bits of the block that pass.
     fn hold(&mut self, bits: &Bits) {
         let burst = self.burst * (1.0 - self.running.seconds / self.spread).max(0.0);
-        while self.layers > 1 && self.owed + bits[self.layers - 1] > self.debt + burst {
+        // a group like the last one may be uneven as that was, for it was within the bitrate as a whole
+        let known = |layers: usize| self.last.map_or(0.0, |last| last.peak[layers - 1] * (1.0 + STAY) + self.carried);
+        while self.layers > 1 && self.owed + bits[self.layers - 1] > (self.debt + burst).max(known(self.layers)) {
             let below = self.layers.min(self.known.max(2)) - 1;
             self.layers = below.min(self.most_within(|n| self.recent[n - 1], self.bitrate));
             self.debt += self.bitrate * WINDOW * MORE_DEBT;

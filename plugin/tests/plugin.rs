@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What `gst-inspect-1.0` and applications are told about the plugin, and its presets.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Once;
+
+use gst::prelude::*;
+
+const ELEMENTS: [&str; 4] = ["elastictokenc", "elastictokdec", "elastictokparse", "elastictokthin"];
+
+const PRESETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/presets");
+
+fn init() {
+    static INIT: Once = Once::new();
+    common::init();
+    INIT.call_once(|| gst::Preset::set_app_dir(PRESETS).unwrap());
+}
+
+#[test]
+fn elements_and_properties_say_what_they_are() {
+    init();
+    for name in ELEMENTS {
+        let factory = gst::ElementFactory::find(name).unwrap();
+        for key in ["long-name", "klass", "description", "author"] {
+            let value = factory.metadata(key).unwrap_or_default();
+            assert!(value.len() > 5, "{name} has no {key}: {value:?}");
+        }
+        assert!(factory.metadata("long-name").unwrap().starts_with("ElasticTok"));
+        assert_eq!(factory.num_pad_templates(), 2, "{name}");
+        let element = factory.create().build().unwrap();
+        for property in element.list_properties().iter().filter(|p| p.owner_type() == element.type_()) {
+            let (nick, blurb) = (property.nick(), property.blurb().unwrap_or_default());
+            assert!(
+                nick.starts_with(|c: char| c.is_uppercase()) && nick != property.name(),
+                "{name}: {}: {nick}",
+                property.name()
+            );
+            assert!(blurb.len() > 10 && blurb != nick && !blurb.ends_with('.'), "{name}: {}: {blurb}", property.name());
+            if property.flags().contains(gst::glib::ParamFlags::READABLE) {
+                element.property_value(property.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn presets_set_what_they_say() {
+    init();
+    let file = std::fs::read_to_string(format!("{PRESETS}/GstElasticTokEnc.prs")).unwrap();
+    let encoder = || gst::ElementFactory::make("elastictokenc").build().unwrap();
+    let names: Vec<_> = encoder().dynamic_cast::<gst::Preset>().unwrap().preset_names().iter().map(|n| n.to_string()).collect();
+    let mut section = String::new();
+    let (mut presets, mut properties) = (Vec::new(), 0);
+    for line in file.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').to_owned();
+            presets.extend((section != "_presets_").then(|| section.clone()));
+        } else if let Some((key, value)) = line.split_once('=').filter(|_| section != "_presets_") {
+            let element = encoder();
+            let preset = element.dynamic_cast_ref::<gst::Preset>().unwrap();
+            if let Some(meta) = key.strip_prefix("_meta/") {
+                assert_eq!(preset.meta(&section, meta).unwrap(), value);
+                continue;
+            }
+            preset.load_preset(&section).unwrap();
+            let other = encoder();
+            other.set_property_from_str(key, value);
+            let text = |e: &gst::Element| e.property_value(key).serialize().unwrap();
+            assert_eq!(text(&element), text(&other), "{section}: {key}");
+            properties += 1;
+        }
+    }
+    assert!(presets.iter().all(|p| names.contains(p)), "{names:?}");
+    assert_eq!((presets.len(), properties), (3, 13));
+}
+
+#[test]
+fn a_preset_encodes() {
+    init();
+    let p = gst::parse::launch(
+        "videotestsrc num-buffers=6 ! video/x-raw,width=96,height=64 ! elastictokenc name=enc threads=1 ! elastictokdec threads=1 ! fakesink name=out",
+    )
+    .unwrap()
+    .downcast::<gst::Pipeline>()
+    .unwrap();
+    p.by_name("enc").unwrap().dynamic_cast::<gst::Preset>().unwrap().load_preset("archive").unwrap();
+    p.set_state(gst::State::Playing).unwrap();
+    let message = p
+        .bus()
+        .unwrap()
+        .timed_pop_filtered(gst::ClockTime::from_seconds(120), &[gst::MessageType::Eos, gst::MessageType::Error])
+        .unwrap();
+    p.set_state(gst::State::Null).unwrap();
+    assert!(matches!(message.view(), gst::MessageView::Eos(_)), "{message:?}");
+}
