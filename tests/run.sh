@@ -19,5 +19,7 @@ if [ -d "$fixtures" ]; then
     done
 fi
 cargo test --workspace
+echo "README.md: its commands"
+python3 tests/readme.py "${CARGO_TARGET_DIR:-target}/debug"
 echo "onnx/: graphs against their definition, official models against the fixtures"
 (cd onnx && ../.cache/venv/bin/python -m pytest -q -rs tests)
