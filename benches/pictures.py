@@ -63,7 +63,7 @@ def main():
     ap.add_argument("--model", help="a bundle instead of the builtin one")
     a = ap.parse_args()
     if a.out and not a.clips or a.figure and len(a.clips) > 1:
-        ap.error("--out takes one clip or more, --figure one at the most")
+        ap.error("--out takes one clip or more, --figure one at most")
     targets, wanted = [float(t) for t in a.targets.split(",")], [int(n) for n in a.frames.split(",")]
     encoders.build()
     etok = encoders.ElasticTok(a.model)

@@ -81,7 +81,7 @@ struct EncodeArgs {
     key_int_max: u32,
     #[arg(long, value_enum, default_value = "regression")]
     search: Search,
-    /// Layers to code in at the most; 0 = all that the model has
+    /// Most layers to code in; 0 = all that the model has
     #[arg(long, default_value_t = 0)]
     layers: u32,
     /// Give every layer a reference of its own, so that thinned streams do not drift

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # Live video over RTP and UDP from one process to another, in any order of starting: the stream's header travels with it
-# every second, and a receiver begins at the next key block, two seconds away at the most. rtpjitterbuffer puts packets that
+# every second, and a receiver begins at the next key block, two seconds away at most. rtpjitterbuffer puts packets that
 # overtook one another back in order, and waits up to 100 ms for late ones.
 #
 # usage: examples/udp.sh receive | send [HOST]

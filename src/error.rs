@@ -14,7 +14,7 @@ pub enum Error {
     /// A size or count is beyond the limits this decoder accepts.
     #[error("limit reached: {0}")]
     Limit(String),
-    /// The block hangs on blocks that never came; wait for a key block.
+    /// The block depends on blocks that never came; wait for a key block.
     #[error("context lost: {0}")]
     ContextLost(String),
     /// A bundle is missing, broken, or the wrong one.

@@ -93,7 +93,7 @@ const INDICES_PER_DB: f64 = 1.9;
 const WINDOW: f64 = 1.0;
 /// Largest share of the time since the last key block, or of the window, that a key block may take beyond its own.
 const KEY_SHARE: f64 = 0.5;
-/// What is owed at the most, in windows: a debt that could not be avoided is not paid back for ever.
+/// What is owed at most, in windows: a debt that could not be avoided is not paid back for ever.
 const MOST_OWED: f64 = 4.0;
 /// Time in seconds after which a bitrate that the coarsest blocks exceed is known to be out of reach.
 const PATIENCE: f64 = 2.0;

@@ -84,7 +84,7 @@ pub struct Timing {
     /// No frame of the block has a PTS.
     pub no_pts: bool,
     /// Set where the frames' times are not as predicted; in a key block its unit and rule for durations become the
-    /// defaults of the blocks that hang on it.
+    /// defaults of the blocks that depend on it.
     pub explicit: Option<Explicit>,
 }
 
@@ -96,7 +96,7 @@ pub struct BlockTimes {
 }
 
 impl BlockTimes {
-    /// The times of a block's frames, of which there are 16 at the most; more are left out.
+    /// The times of a block's frames, of which there are 16 at most; more are left out.
     pub fn new(frames: &[FrameTime]) -> Self {
         let mut made = Self { frames: frames.len().min(FRAMES), ..Self::default() };
         for (slot, time) in made.times.iter_mut().zip(frames) {
@@ -186,7 +186,7 @@ impl Timeline {
     ///
     /// `packet_pts`, the time stamp of the buffer that the block came in, takes precedence for the first frame and the
     /// others shift equally, as do those of later blocks that come without one, up to the next key block. To be called
-    /// for blocks that hang on the last key block given; others only get `packet_pts` and the nominal spacing.
+    /// for blocks that depend on the last key block given; others only get `packet_pts` and the nominal spacing.
     pub fn decode(&mut self, position: u32, frames: u8, timing: &Timing, packet_pts: Option<u64>) -> BlockTimes {
         if position == 0 {
             let anchor = Anchor::new(self.framerate, timing.base.unwrap_or(0));

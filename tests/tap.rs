@@ -71,7 +71,7 @@ fn changed_tokens_make_a_stream_of_those() {
     let (mut a, mut b) = (SIZE.decoder(&bundle, &header, Some(1)), SIZE.decoder(&bundle, &header, None));
     for packet in &packets {
         let mut block = reader.read(&packet.data, None).unwrap();
-        // What a receiver of the first layer has: four tokens at the most.
+        // What a receiver of the first layer has: four tokens at most.
         block.counts.iter_mut().for_each(|n| *n = (*n).min(4));
         let written = writer.write(&block).unwrap();
         assert_eq!(written, thin(&packet.data, 1).unwrap());

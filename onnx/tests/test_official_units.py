@@ -8,7 +8,7 @@ from elastictok_models.official import fsq, picture, rope
 from elastictok_models.official.config import Config
 from elastictok_models.official.toy import config
 
-ULPS = 2  # NumPy's float32 power and the division after it are off by so many units in the last place at the most
+ULPS = 2  # NumPy's float32 power and the division after it are off by so many units in the last place at most
 TABLES = [("fsq", 50_000_000, 128), ("vae", 5_000_000, 128), ("small", 50_000_000, 32)]
 
 

@@ -88,7 +88,7 @@ impl ModelSettings {
                 .build(),
             glib::ParamSpecUInt::builder("threads")
                 .nick("Threads")
-                .blurb("Threads of the model on the CPU (0 = as many as processors, 4 at the most)")
+                .blurb("Threads of the model on the CPU (0 = as many as processors, 4 at most)")
                 .maximum(256)
                 .mutable_ready()
                 .build(),

@@ -223,7 +223,7 @@ fn bad_input_never_hangs_and_the_next_key_block_helps() {
     };
     // 12 blocks, key blocks 0, 3, 6, 9
     assert_eq!(broken(&|_, _| true).len(), 24);
-    assert_eq!(broken(&|i, _| i != 1).len(), 20, "block 2 hangs on the missing block 1");
+    assert_eq!(broken(&|i, _| i != 1).len(), 20, "block 2 depends on the missing block 1");
     assert_eq!(broken(&|i, _| i != 3).len(), 18, "no frame until the next key block");
     let last = broken(&|i, d| {
         if i == 4 {
@@ -245,7 +245,7 @@ fn bad_input_never_hangs_and_the_next_key_block_helps() {
         }
         true
     });
-    assert_eq!(half.len(), 4, "key blocks 0 and 6 are whole; all others hang on an empty buffer or are one");
+    assert_eq!(half.len(), 4, "key blocks 0 and 6 are whole; all others depend on an empty buffer or are one");
     let mut seed = 1u32;
     let mut noise: Vec<Vec<u8>> = Vec::new();
     for n in 0..40 {

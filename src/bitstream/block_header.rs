@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The block header: where a block hangs, how it was quantised, and when its frames are shown.
+//! The block header: where a block stands, how it was quantised, and when its frames are shown.
 
 use bytes::{BufMut, BytesMut};
 
@@ -24,9 +24,9 @@ const RESERVED_TIMING: u8 = 0xC0;
 /// What precedes a block's segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockHeader {
-    /// A key block hangs on nothing before it.
+    /// A key block depends on nothing before it.
     pub key: bool,
-    /// 0 for the first key block and those that hang on it, one more at each key block after it, modulo 256.
+    /// 0 for the first key block and those that depend on it, one more at each key block after it, modulo 256.
     pub epoch: u8,
     /// Blocks since the key block; 0 in key blocks and only there.
     pub position: u32,

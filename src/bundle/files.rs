@@ -11,11 +11,11 @@ use super::Graph;
 use super::onnx::references;
 use crate::{Error, Result};
 
-/// Bytes of `bundle.json` and of `tables.bin` at the most.
+/// Bytes of `bundle.json` and of `tables.bin` at most.
 pub(super) const MAX_DESCRIPTION: u64 = 1 << 20;
-/// Bytes of a graph without its external weights at the most: protobuf's own limit.
+/// Bytes of a graph without its external weights at most: protobuf's own limit.
 const MAX_GRAPH: u64 = (1 << 31) - 1;
-/// Bytes of a graph's external weights at the most.
+/// Bytes of a graph's external weights at most.
 const MAX_WEIGHTS: u64 = 64 << 30;
 
 fn unreadable(file: &Path, error: &std::io::Error) -> Error {
@@ -29,7 +29,7 @@ fn refused(file: &Path, why: &str) -> Error {
     Error::Model(format!("{} {why}", file.display()))
 }
 
-/// Opens a regular file; returns its length, `limit` at the most.
+/// Opens a regular file; returns its length, `limit` at most.
 fn open(path: &Path, limit: u64) -> Result<(File, u64)> {
     let regular = |m: std::fs::Metadata| m.is_file();
     let irregular = || refused(path, "is not a regular file; copy the file itself into the bundle");

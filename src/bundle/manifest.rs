@@ -7,7 +7,7 @@ use crate::bitstream::MAX_LAYERS;
 use crate::frame::PixelFormat;
 use crate::{Error, Result};
 
-/// Levels of the nested quantiser at the most.
+/// Levels of the nested quantiser at most.
 const MAX_LEVELS: usize = 3;
 
 /// Pixels on a side of a nested bundle's cell: the motion search and the stream's vectors have this size.
@@ -59,10 +59,10 @@ pub enum SearchRule {
     Exact,
     /// As ElasticTok's released code searches, number for number.
     Official {
-        /// Share of K that is taken where nothing meets the target, above 0, 1 at the most.
+        /// Share of K that is taken where nothing meets the target, above 0, 1 at most.
         #[serde(default = "whole")]
         default_prop: f64,
-        /// Share of K that is searched, above 0, 1 at the most.
+        /// Share of K that is searched, above 0, 1 at most.
         #[serde(default = "whole")]
         max_prop: f64,
         /// Candidates of `search=full`, 1..=10000.
@@ -178,7 +178,7 @@ impl Manifest {
         }
         if self.tokens_per_cell > 1 << 16 || self.min_tokens > self.tokens_per_cell {
             return Err(format!(
-                "tokens_per_cell {} (65536 at the most) or min_tokens {} is out of range",
+                "tokens_per_cell {} (65536 at most) or min_tokens {} is out of range",
                 self.tokens_per_cell, self.min_tokens
             ));
         }
@@ -196,7 +196,7 @@ impl Manifest {
             Bottleneck::Fsq { levels } => {
                 let product = levels.iter().try_fold(1u32, |p, &l| p.checked_mul(l));
                 if levels.is_empty() || levels.iter().any(|l| !(2..=256).contains(l)) || product.is_none_or(|p| p > 1 << 24) {
-                    return Err(format!("fsq levels {levels:?} are not 2..=256 each with a product of 2^24 at the most"));
+                    return Err(format!("fsq levels {levels:?} are not 2..=256 each with a product of 2^24 at most"));
                 }
             }
             Bottleneck::Vae { dimensions, scale, bits } => {

@@ -42,7 +42,7 @@ impl CountReader {
         &self.geometry
     }
 
-    /// The counts of a block, whole or thinned, by `max_layers` layers at the most.
+    /// The counts of a block, whole or thinned, by `max_layers` layers at most.
     /// [`Error::Malformed`](crate::Error::Malformed): not even its first layer can be read.
     pub fn read(&mut self, block: &[u8], max_layers: usize) -> Result<BlockCounts<'_>> {
         let block = Block::parse(block, self.block_length)?;

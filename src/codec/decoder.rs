@@ -25,7 +25,7 @@ pub struct DecoderConfig {
     pub runtime: RuntimeConfig,
     /// The stream's header.
     pub header: SequenceHeader,
-    /// Layers to decode at the most; `None` = all that come.
+    /// Layers to decode at most; `None` = all that come.
     pub max_layers: Option<usize>,
     /// What is accepted of the stream; `max_pixels` bounds time and memory.
     pub limits: Limits,
@@ -44,7 +44,7 @@ pub struct DecoderStats {
     pub bytes: u64,
     /// Blocks of which a layer was damaged.
     pub damaged: u64,
-    /// Blocks refused: broken, or without the context they hang on.
+    /// Blocks refused: broken, or without the context they depend on.
     pub refused: u64,
     /// Sum of layers decoded.
     pub layers: u64,
@@ -66,7 +66,7 @@ pub struct Decoder {
     timeline: Timeline,
     /// Epoch and position of the last block in the context; `None` = wait for a key block.
     context: Option<(u8, u32)>,
-    /// Epoch of the key block that the timeline hangs on.
+    /// Epoch of the key block that the timeline depends on.
     epoch: Option<u8>,
     damage: Option<String>,
     /// What the graph's output holds.
@@ -127,7 +127,7 @@ impl Decoder {
         })
     }
 
-    /// Layers to decode at the most from the next block on; `None` = all that come.
+    /// Layers to decode at most from the next block on; `None` = all that come.
     pub fn set_max_layers(&mut self, layers: Option<usize>) {
         self.max_layers = layers.unwrap_or(usize::MAX).max(1);
     }
@@ -163,7 +163,7 @@ impl Decoder {
     /// Decodes a block. `pts` is the time stamp of the buffer it came in, which takes precedence over the stream's own. The first
     /// key block loads the graph.
     ///
-    /// [`Error::Malformed`]: the block is damaged beyond use; [`Error::ContextLost`]: it hangs on blocks that did not come.
+    /// [`Error::Malformed`]: the block is damaged beyond use; [`Error::ContextLost`]: it depends on blocks that did not come.
     /// Either way, decoding goes on with the next key block. Any other error will come again: the bundle is broken, or there is
     /// too little memory for pictures of this size.
     pub fn decode(&mut self, data: &[u8], pts: Option<u64>) -> Result<DecodedBlock<'_>> {

@@ -15,7 +15,7 @@ use crate::runtime::TokensMut;
 use crate::timing::Timing;
 use crate::tokens::motion::MAX_MOTION;
 
-/// Segments that an input gives at the most: one more than any bundle here has layers.
+/// Segments that an input gives at most: one more than any bundle here has layers.
 const SEGMENTS: usize = 4;
 
 /// A bundle's unpacker for small pictures; its graphs are never opened.

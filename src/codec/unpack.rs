@@ -47,7 +47,7 @@ impl Unpacker {
         self.layers().saturating_sub(usize::from(header.left_out))
     }
 
-    /// Reads the layers of a block that are there and whole, `most` of them at the most; returns how many, and what is wrong with
+    /// Reads the layers of a block that are there and whole, `most` of them at most; returns how many, and what is wrong with
     /// the next one.
     pub fn read(&mut self, block: &Block<'_>, most: usize) -> Result<(usize, Option<String>)> {
         let header = block.header();

@@ -38,7 +38,7 @@ pub struct RuntimeConfig {
     pub provider: ExecutionProvider,
     /// Which GPU, counted from 0.
     pub device_id: i32,
-    /// Threads of a graph on the CPU; 0 = as many as there are processors, 4 at the most.
+    /// Threads of a graph on the CPU; 0 = as many as there are processors, 4 at most.
     pub threads: usize,
     /// Half precision where the provider offers it (TensorRT).
     pub fp16: bool,

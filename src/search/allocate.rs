@@ -73,7 +73,7 @@ pub fn equal_slope(curves: &[Curve], target: f32, budget: u64) -> Allocation {
         if (sum / cells) as f32 <= target {
             break;
         }
-        // What follows in a cell hangs on the step that did not fit.
+        // What follows in a cell depends on the step that did not fit.
         stopped[step.cell] |= used + u64::from(step.tokens) > budget;
         if stopped[step.cell] {
             continue;

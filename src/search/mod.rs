@@ -71,7 +71,7 @@ fn mean(losses: &[f32]) -> f32 {
     (losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64) as f32
 }
 
-/// Counts from `least` to `most` on a logarithmic scale, `points` at the most, both ends among them.
+/// Counts from `least` to `most` on a logarithmic scale, `points` at most, both ends among them.
 fn grid(least: u32, most: u32, points: u32) -> Vec<u32> {
     if most - least < points {
         return (least..=most).collect();

@@ -5,7 +5,7 @@ use super::{BlockTimes, Durations, Explicit, FRAMES, FrameTime, Unit};
 
 pub(super) const SECOND: u128 = 1_000_000_000;
 
-/// What a key block fixes for the blocks that hang on it.
+/// What a key block fixes for the blocks that depend on it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Anchor {
     pub base: u64,

@@ -107,7 +107,7 @@ class Config:
 
     @property
     def window(self) -> int:
-        """W, blocks that attention sees at the most: the current one and W-1 before it."""
+        """W, blocks that attention sees at most: the current one and W-1 before it."""
         return self.max_sequence_length // self.max_toks
 
     @property

@@ -93,7 +93,7 @@ impl ObjectImpl for ElasticTokDec {
             all.extend([
                 glib::ParamSpecUInt::builder("max-layers")
                     .nick("Maximum Layers")
-                    .blurb("Layers to decode at the most (0 = all that come); effective from the next block")
+                    .blurb("Most layers to decode (0 = all that come); effective from the next block")
                     .maximum(32)
                     .mutable_playing()
                     .build(),

@@ -13,7 +13,7 @@ use gst_video::prelude::*;
 use super::imp::{CAT, ElasticTokEnc};
 use crate::common::lock;
 
-/// How far past the promised latency a frame may be, as a share of a frame and at the most: time stamps and schedulers
+/// How far past the promised latency a frame may be, as a share of a frame, and its limit: time stamps and schedulers
 /// jitter, and sinks allow for some processing.
 const GRACE_SHARE: u64 = 4;
 const MOST_GRACE: gst::ClockTime = gst::ClockTime::from_mseconds(10);

@@ -168,7 +168,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecUInt::builder("layers")
                 .nick("Layers")
-                .blurb("Layers to code blocks in at the most; what can be thinned out is all but the first (0 = as many as the model has)")
+                .blurb("Most layers to code a block in; what can be thinned out is all but the first (0 = as many as the model has)")
                 .maximum(32)
                 .mutable_ready()
                 .build(),

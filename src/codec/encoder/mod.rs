@@ -49,7 +49,7 @@ pub struct EncoderConfig {
     pub key_int_max: u32,
     /// How targets are met.
     pub search: SearchMethod,
-    /// Layers to code blocks in at the most; 0 = as many as the bundle has.
+    /// Most layers to code a block in; 0 = as many as the bundle has.
     pub layers: u32,
     /// Gives every layer a reference of its own, so that no receiver of fewer layers drifts. Costs a run of both graphs for each
     /// layer but one, and some bits. Nested bundles only.

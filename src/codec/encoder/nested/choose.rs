@@ -12,7 +12,7 @@ use crate::Result;
 use crate::rate::{COARSEST, KEY_OFFSET, RateControl};
 use crate::tokens::{Estimate, Rdo};
 
-/// Step of a block's coarsest layer at the most, in pixel units: what the in-loop filter was trained to.
+/// Step of a block's coarsest layer at most, in pixel units: what the in-loop filter was trained to.
 const COARSEST_BASE: f32 = 110.0;
 /// How far `search=full` and `binary` look around the proposed quantiser.
 const SEARCH_WINDOW: u8 = 16;
