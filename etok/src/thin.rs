@@ -2,7 +2,7 @@
 //! `etok thin`: cuts layers off, without decoding.
 
 use bytes::BytesMut;
-use elastictok::bitstream::{BlockHeader, SequenceHeader, StreamWriter, Thinner, UnitKind};
+use elastictok::bitstream::{BlockHeader, SequenceHeader, StreamWriter, Thinner, UnitKind, thin};
 use elastictok::timing::Timeline;
 
 use crate::cli::ThinArgs;
@@ -51,6 +51,7 @@ pub fn run(args: &ThinArgs) -> anyhow::Result<Exit> {
     let mut section: Option<Section> = None;
     let mut out = BytesMut::new();
     let (mut blocks, mut written, mut seconds, mut broken) = (0u64, 0u64, 0.0, 0u64);
+    let mut only_first = true;
     while let Some(unit) = units.next()? {
         match (unit.kind, &mut section) {
             (UnitKind::Sequence, _) => match SequenceHeader::parse(&unit.payload) {
@@ -71,6 +72,7 @@ pub fn run(args: &ThinArgs) -> anyhow::Result<Exit> {
                     broken += 1;
                     &unit.payload
                 });
+                only_first &= thin(&unit.payload, 1).is_ok_and(|first| first.len() == kept.len());
                 section.writer.write(kept, &mut out)?;
                 written += out.len() as u64;
                 writer.write(&out)?;
@@ -93,7 +95,9 @@ pub fn run(args: &ThinArgs) -> anyhow::Result<Exit> {
             rate(written),
             rate(units.bytes())
         );
-        if let Some(asked) = args.bitrate.filter(|b| seconds > 1.0 && written as f64 * 8e-3 / seconds > f64::from(*b) * 1.1) {
+        if let Some(asked) =
+            args.bitrate.filter(|b| only_first && seconds > 1.0 && written as f64 * 8e-3 / seconds > f64::from(*b) * 1.1)
+        {
             eprintln!(
                 "etok: {asked} kbit/s cannot be reached by cutting: the first layer is always kept; encode at a lower quality"
             );
