@@ -218,7 +218,8 @@ fn packets_that_arrive_out_of_order_lose_no_picture() {
         for (at, packet) in &arriving {
             let mut packet = packet.copy();
             let b = packet.get_mut().unwrap();
-            (b.set_pts(*at), b.set_dts(*at));
+            b.set_pts(*at);
+            b.set_dts(*at);
             source.push_buffer(packet).unwrap();
         }
         source.end_of_stream().unwrap();
