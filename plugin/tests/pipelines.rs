@@ -178,9 +178,9 @@ fn files_joined_end_to_end_play_one_after_the_other() {
 
 /// Elements of the command in the README that has `part` in it, without those at its ends.
 fn readme_chain(part: &str) -> String {
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../README.md").replace("\\\n", " ");
     let line = readme.lines().find(|l| l.contains("gst-launch-1.0") && l.contains(part)).unwrap();
-    let elements: Vec<_> = line.split(" ! ").collect();
+    let elements: Vec<_> = line.split(" ! ").map(str::trim).collect();
     elements[1..elements.len() - 1].join(" ! ")
 }
 
