@@ -28,7 +28,7 @@ def test_rotary_tables_are_the_official_ones(name, theta, head_dim, numpy_versio
 
 @pytest.mark.parametrize("numpy_version", [1, 2])
 @pytest.mark.parametrize("name,theta,head_dim", TABLES)
-def test_rotary_tables_do_not_hang_on_the_last_bits(name, theta, head_dim, numpy_version, monkeypatch):
+def test_rotary_tables_do_not_depend_on_the_last_bits(name, theta, head_dim, numpy_version, monkeypatch):
     """Mathematics libraries differ in the last bits of float64. None of these tables has a value so near to the middle between two
     float32 that this shows, so they are the same on every processor."""
     made = []

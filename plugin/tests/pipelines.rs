@@ -222,9 +222,9 @@ fn files_joined_end_to_end_play_one_after_the_other() {
 
 /// Elements of the command in the README that has `part` in it, without those at its ends.
 fn readme_chain(part: &str) -> String {
-    let readme = include_str!("../../README.md");
+    let readme = include_str!("../../README.md").replace("\\\n", " ");
     let line = readme.lines().find(|l| l.contains("gst-launch-1.0") && l.contains(part)).unwrap();
-    let elements: Vec<_> = line.split(" ! ").collect();
+    let elements: Vec<_> = line.split(" ! ").map(str::trim).collect();
     elements[1..elements.len() - 1].join(" ! ")
 }
 
@@ -262,7 +262,8 @@ fn packets_that_arrive_out_of_order_lose_no_picture() {
         for (at, packet) in &arriving {
             let mut packet = packet.copy();
             let b = packet.get_mut().unwrap();
-            (b.set_pts(*at), b.set_dts(*at));
+            b.set_pts(*at);
+            b.set_dts(*at);
             source.push_buffer(packet).unwrap();
         }
         source.end_of_stream().unwrap();
