@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use elastictok::Error;
-use elastictok::bitstream::{SequenceHeader, UnitKind};
+use elastictok::bitstream::{Limits, SequenceHeader, UnitKind};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{Decoder, DecoderConfig};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
@@ -46,8 +46,13 @@ pub fn decode(
     wanted: &[bool],
     mut each: impl FnMut(Frame<'_>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let config =
-        DecoderConfig { bundle: bundle.clone(), runtime: runtime(args), header: header.clone(), max_layers: Some(layers) };
+    let config = DecoderConfig {
+        bundle: bundle.clone(),
+        runtime: runtime(args),
+        header: header.clone(),
+        max_layers: Some(layers),
+        limits: Limits::default(),
+    };
     let mut decoder = Decoder::new(config)?;
     let mut picture = Picture::new(header.pixel_format, header.width as usize, header.height as usize);
     let mut units = Units::open(path)?;
