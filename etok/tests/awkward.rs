@@ -176,5 +176,6 @@ fn very_short_clips_have_reports_too() {
         f.good(&format!("report {file} {original} -o x.html -f --quiet"));
         let page = String::from_utf8(read(&f.file("x.html"))).unwrap();
         assert!(!without_pictures(&page).contains("NaN") && page.contains("Tokens over the picture"), "{file}");
+        assert!(!page.contains("<svg"), "{file}: one block has no course of time to plot");
     }
 }

@@ -158,18 +158,20 @@ fn bits(page: &mut Page, r: &Report, marks: &[(f64, String)]) {
     let shares =
         bytes.iter().enumerate().map(|(i, b)| (class(i + 1), format!("layer {}: {:.0} %", i + 1, *b as f64 / all * 100.0)));
     let caption = match bytes.len() {
-        1 => "The stream has one layer: nothing can be cut off it. A higher quality, or streams encoded for thinning, have more."
-            .to_string(),
+        1 => "The stream has one layer, so nothing can be cut off it. Streams of a higher quality have more.".to_string(),
         n => format!(
             "Each block is coded in up to {n} layers. A sender or server lowers the bitrate by cutting upper layers off; what is left decodes to a coarser picture."
         ),
     };
-    let sums = if starts.len() > 1 { format!(" Sums over {} s.", text::significant(step)) } else { String::new() };
-    page.section(
-        "Where the bits go",
-        &format!("{caption}{sums}"),
-        &format!("{}{}", legend(&shares.collect::<Vec<_>>()), chart.svg()),
-    );
+    let shown = if starts.len() > 1 {
+        format!("{}{}", legend(&shares.collect::<Vec<_>>()), chart.svg())
+    } else {
+        let row =
+            |(i, b): (usize, &u64)| vec![format!("layer {}", i + 1), format!("{} kbit", text::significant(*b as f64 * 8e-3))];
+        table(&[String::new(), "size".into()], &bytes.iter().enumerate().map(row).collect::<Vec<_>>())
+    };
+    let step = if starts.len() > 1 { format!(" Sums over {} s.", text::significant(step)) } else { String::new() };
+    page.section("Where the bits go", &format!("{caption}{step}"), &shown);
 }
 
 fn quality(page: &mut Page, r: &Report, marks: &[(f64, String)]) {
