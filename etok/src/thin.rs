@@ -51,7 +51,8 @@ pub fn run(args: &ThinArgs) -> anyhow::Result<Exit> {
     let mut section: Option<Section> = None;
     let mut out = BytesMut::new();
     let (mut blocks, mut written, mut seconds, mut broken) = (0u64, 0u64, 0.0, 0u64);
-    let mut only_first = true;
+    // what the thinner is told: how long it is since the block before
+    let (mut only_first, mut since) = (true, 0.0);
     while let Some(unit) = units.next()? {
         match (unit.kind, &mut section) {
             (UnitKind::Sequence, _) => match SequenceHeader::parse(&unit.payload) {
@@ -68,10 +69,11 @@ pub fn run(args: &ThinArgs) -> anyhow::Result<Exit> {
                 };
                 seconds += length;
                 // what cannot be cut passes as it is, for the decoder to make the best of
-                let kept = thinner.cut(&unit.payload, length).unwrap_or_else(|_| {
+                let kept = thinner.cut(&unit.payload, since).unwrap_or_else(|_| {
                     broken += 1;
                     &unit.payload
                 });
+                since = length;
                 only_first &= thin(&unit.payload, 1).is_ok_and(|first| first.len() == kept.len());
                 section.writer.write(kept, &mut out)?;
                 written += out.len() as u64;

@@ -2,7 +2,7 @@
 //! How many tokens each cell of a block keeps, without a graph: for those who look into streams.
 
 use super::setup::check_model;
-use super::unpack::Unpacker;
+use super::unpack::{Unpacker, check_quantiser, max_quantiser};
 use crate::Result;
 use crate::bitstream::{Block, BlockHeader, SequenceHeader};
 use crate::bundle::Bundle;
@@ -13,6 +13,7 @@ pub struct CountReader {
     unpacker: Unpacker,
     geometry: Geometry,
     block_length: u8,
+    max_quantiser: u8,
 }
 
 /// What a block keeps.
@@ -34,7 +35,12 @@ impl CountReader {
         header.validate()?;
         check_model(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
-        Ok(Self { unpacker: Unpacker::new(bundle, &geometry)?, geometry, block_length: header.block_length })
+        Ok(Self {
+            unpacker: Unpacker::new(bundle, &geometry)?,
+            geometry,
+            block_length: header.block_length,
+            max_quantiser: max_quantiser(bundle),
+        })
     }
 
     /// The grid that the counts lie on.
@@ -47,6 +53,7 @@ impl CountReader {
     pub fn read(&mut self, block: &[u8], max_layers: usize) -> Result<BlockCounts<'_>> {
         let block = Block::parse(block, self.block_length)?;
         let header = block.header().clone();
+        check_quantiser(&header, self.max_quantiser)?;
         let (layers, damage) = self.unpacker.read(&block, max_layers)?;
         Ok(BlockCounts { counts: self.unpacker.counts(layers), header, layers, damage })
     }
