@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::sync::Once;
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use gst::prelude::*;
 
@@ -16,6 +16,13 @@ fn init() {
     static INIT: Once = Once::new();
     common::init();
     INIT.call_once(|| gst::Preset::set_app_dir(PRESETS).unwrap());
+}
+
+/// GStreamer keeps a class's presets without a lock, so tests of them take turns.
+fn presets() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    init();
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
@@ -47,7 +54,7 @@ fn elements_and_properties_say_what_they_are() {
 
 #[test]
 fn presets_set_what_they_say() {
-    init();
+    let _turn = presets();
     let file = std::fs::read_to_string(format!("{PRESETS}/GstElasticTokEnc.prs")).unwrap();
     let encoder = || gst::ElementFactory::make("elastictokenc").build().unwrap();
     let names: Vec<_> = encoder().dynamic_cast::<gst::Preset>().unwrap().preset_names().iter().map(|n| n.to_string()).collect();
@@ -78,7 +85,7 @@ fn presets_set_what_they_say() {
 
 #[test]
 fn a_preset_encodes() {
-    init();
+    let _turn = presets();
     let p = gst::parse::launch(
         "videotestsrc num-buffers=6 ! video/x-raw,width=96,height=64 ! elastictokenc name=enc threads=1 ! elastictokdec threads=1 ! fakesink name=out",
     )

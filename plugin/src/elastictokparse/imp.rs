@@ -79,13 +79,10 @@ impl ElasticTokParse {
         let src = obj.src_pad();
         let template = src.pad_template_caps();
         let allowed = src.peer_query_caps(Some(&template)).intersect(&template);
-        let takes = |form: &str| allowed.can_intersect(&gst::Caps::builder(MEDIA_TYPE).field("stream-format", form).build());
-        // What takes either, such as a file, gets the form that came in. Without a peer there are packets: they cost a later one
-        // no search.
-        let packets = match (takes("packetized"), takes("byte-stream")) {
-            (true, true) => lock(&self.state).packets_in || !src.is_linked(),
-            (packets, bytes) => packets || !bytes,
-        };
+        // Packets unless downstream wants bytes only: they cost it no search, and the decoder that a player puts behind later
+        // takes nothing else.
+        let packetized = gst::Caps::builder(MEDIA_TYPE).field("stream-format", "packetized").build();
+        let packets = allowed.is_empty() || allowed.can_intersect(&packetized);
         let caps = stream_caps(&header).field("parsed", true);
         let (caps, writer) = if packets {
             (caps.field("stream-format", "packetized").field("codec_data", gst::Buffer::from_slice(header.to_bytes())), None)
