@@ -7,8 +7,8 @@ use crate::{Error, Result};
 
 /// The block with its first `layers` layers only: a prefix of `block`, at least header and first segment.
 ///
-/// What follows a segment that is cut short is dropped; payloads are not looked at, so damage in them passes through. A
-/// block whose first segment with a payload is cut short is an error.
+/// What follows a segment that is cut short is dropped. Payloads are not read, so damage in them passes through. A block
+/// whose first segment with a payload is cut short is an error.
 pub fn thin(block: &[u8], layers: usize) -> Result<&[u8]> {
     cut(block, layers.max(1), usize::MAX)
 }
