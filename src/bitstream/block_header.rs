@@ -55,7 +55,7 @@ impl From<Fault> for Error {
             Fault::Short => "the block ends inside it",
             Fault::Bad(what) => what,
         };
-        Self::Malformed(format!("block header: {what}; drop the block and go on with the next key block"))
+        Self::Malformed(format!("block header: {what}; drop the block and continue with the next key block"))
     }
 }
 

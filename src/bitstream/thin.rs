@@ -42,5 +42,5 @@ fn cut(block: &[u8], layers: usize, max_bytes: usize) -> Result<&[u8]> {
 }
 
 fn malformed(what: &str) -> Error {
-    Error::Malformed(format!("block: its first segment {what}; drop the block and go on with the next key block"))
+    Error::Malformed(format!("block: its first segment {what}; drop the block and continue with the next key block"))
 }

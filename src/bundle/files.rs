@@ -44,7 +44,7 @@ fn open(path: &Path, limit: u64) -> Result<(File, u64)> {
         return Err(irregular());
     }
     if length > limit {
-        return Err(refused(path, &format!("has {length} bytes, and {limit} are the most; export the bundle again")));
+        return Err(refused(path, &format!("has {length} bytes, above the limit of {limit}; export the bundle again")));
     }
     Ok((file, length))
 }

@@ -200,7 +200,7 @@ impl Decoder {
         }
         let times = self.timeline.decode(header.position, header.frames, &header.timing, pts);
         self.epoch = Some(header.epoch);
-        self.damage = Some("the block could not be decoded; the last good frame stands in for it".into());
+        self.damage = Some("the block could not be decoded; the last good frame replaces it".into());
         self.shown = Shown { times, frames: usize::from(header.frames), repeats: Some(last) };
         Some(DecodedBlock { decoder: self })
     }

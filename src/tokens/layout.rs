@@ -61,7 +61,7 @@ impl NestedLayout {
             return Err(Error::Model(format!("{} coefficients per cell; 1..={MAX_COEFFICIENTS} can be coded", positions.len())));
         }
         if !(1..=MAX_LEVELS).contains(&levels) {
-            return Err(Error::Model(format!("{levels} levels; 1..={MAX_LEVELS} can be coded")));
+            return Err(Error::Model(format!("{levels} layers; 1..={MAX_LEVELS} can be coded")));
         }
         if cells_x == 0 || cells_y == 0 || cells_x.saturating_mul(cells_y) > MAX_CELLS {
             return Err(Error::Limit(format!("{cells_x}x{cells_y} cells; 1..={MAX_CELLS} can be coded: use a smaller picture")));

@@ -96,7 +96,7 @@ pub(super) fn code<C: BitCoder>(
             code_cell(coder, level, field, around, place, y * layout.cells_x + x, target)?;
         }
         if C::DECODES && coder.exhausted() {
-            return Err(Error::Malformed(format!("level {} ends before its cells do; wait for the next block", level.level)));
+            return Err(Error::Malformed(format!("layer {} ends before its cells do; wait for the next block", level.level)));
         }
     }
     Ok(())

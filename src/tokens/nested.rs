@@ -302,11 +302,11 @@ impl NestedDecoder {
     /// After an error the layers before are lost too: the block cannot be dequantised.
     pub fn read_segment(&mut self, level: usize, shape: Shape, data: &[u8]) -> Result<()> {
         if !(1..=self.common.layout.levels).contains(&shape.depth) {
-            return Err(Error::Malformed(format!("a block of {} levels; wait for the next block", shape.depth)));
+            return Err(Error::Malformed(format!("a block of {} layers; wait for the next block", shape.depth)));
         }
         if level >= shape.depth || (level > 0 && (level != self.levels || shape != self.shape)) {
             return Err(Error::Malformed(format!(
-                "segment of level {level} after {} levels; wait for the next block",
+                "segment of layer {level} after {} layers; wait for the next block",
                 self.levels
             )));
         }
@@ -327,7 +327,7 @@ impl NestedDecoder {
         let motion = (!key).then_some(&motion[..]);
         code(&mut coder, Level { layout, classes, depth, level, motion }, field, around, None)?;
         if !coder.consumed() {
-            return Err(Error::Malformed(format!("level {level} has bytes after its last cell; wait for the next block")));
+            return Err(Error::Malformed(format!("layer {level} has bytes after its last cell; wait for the next block")));
         }
         self.levels = level + 1;
         Ok(())

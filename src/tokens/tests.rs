@@ -190,7 +190,7 @@ fn levels_cannot_be_skipped() {
     assert!(decoder.read_segment(0, key, &[]).is_ok());
     assert!(decoder.read_segment(2, key, &[]).is_err());
     assert!(decoder.read_segment(0, key, &[]).is_ok());
-    assert!(decoder.read_segment(1, Shape { key: false, depth: 3 }, &[]).is_err(), "a block is key at all levels or none");
+    assert!(decoder.read_segment(1, Shape { key: false, depth: 3 }, &[]).is_err(), "a block is key in all layers or none");
     assert!(decoder.read_segment(0, Shape { key: true, depth: 2 }, &[]).is_ok());
     assert!(decoder.read_segment(1, key, &[]).is_err(), "a block has one depth");
     assert!(decoder.read_segment(0, Shape { key: true, depth: 4 }, &[]).is_err());

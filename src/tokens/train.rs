@@ -109,7 +109,7 @@ impl<R: Read> DumpReader<R> {
         }
         if latents.len() != 1 && latents.len() != depth {
             return Err(Error::Model(format!(
-                "a dump with {} sets of latents for {depth} levels; write it again",
+                "a dump with {} sets of latents for {depth} layers; write it again",
                 latents.len()
             )));
         }
@@ -238,7 +238,7 @@ impl Trainer {
             let bits = self.collector.bits(context, init);
             let name = match describe(context) {
                 Some((depth, level, intra, part)) => {
-                    format!("{part}, level {level} of {depth}{}", if intra { ", intra" } else { "" })
+                    format!("{part}, layer {level} of {depth}{}", if intra { ", intra" } else { "" })
                 }
                 None => "motion".to_owned(),
             };

@@ -136,7 +136,7 @@ impl ElasticTokDec {
         let (frames, trouble) = match decoder.decode(data, pts) {
             Ok(block) => (block.frames(), block.damaged().map(|what| format!("{what}; the picture is coarser for it"))),
             Err(e @ Error::Malformed(_)) => match decoder.repeat(data, pts) {
-                Some(block) => (block.frames(), Some(format!("{e}; the last good picture stands in"))),
+                Some(block) => (block.frames(), Some(format!("{e}; the last good picture replaces it"))),
                 None => return Err(e),
             },
             Err(e) => return Err(e),

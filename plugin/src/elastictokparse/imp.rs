@@ -152,7 +152,7 @@ impl ElasticTokParse {
     ) -> Result<(gst::FlowSuccess, u32), gst::FlowError> {
         self.begin()?;
         let header = header.or_else(|| {
-            // Events that a flush has discarded downstream.
+            // The header in force, if a flush has kept it from downstream.
             let state = lock(&self.state);
             state.tracker.header().filter(|_| state.output.is_none()).cloned()
         });
