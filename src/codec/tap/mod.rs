@@ -135,7 +135,10 @@ impl TokenReader {
         let mut segments = Vec::new();
         for segment in block.segments() {
             segments.push(segment.map_err(|fault| {
-                Error::Malformed(format!("block: layer {}: {fault}; drop it and continue with the next key block", segments.len()))
+                Error::Malformed(format!(
+                    "block: layer {}: {fault}; drop it and continue with the next key block",
+                    segments.len()
+                ))
             })?);
         }
         if segments.is_empty() {
