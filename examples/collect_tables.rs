@@ -90,7 +90,7 @@ fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
 
 fn report(trainer: &Trainer) {
     let total: u64 = 8 * trainer.level_bytes.iter().sum::<u64>();
-    println!("bytes of levels: {:?}; {} coded cells", trainer.level_bytes, trainer.estimate.coded_cells);
+    println!("bytes of layers: {:?}; {} coded cells", trainer.level_bytes, trainer.estimate.coded_cells);
     let mut shares = trainer.shares();
     shares.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (name, bits) in shares.iter().take(30) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One error type, sorted by what the caller should do about it.
+//! The error type, with a variant for each thing that the caller can do about it.
 
-/// What went wrong, sorted by what can be done. Messages name the cause and the remedy.
+/// What went wrong. The variant says what can be done; messages name the cause and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,7 +14,7 @@ pub enum Error {
     /// A size or count is beyond the limits this decoder accepts.
     #[error("limit reached: {0}")]
     Limit(String),
-    /// The block depends on blocks that never came; wait for a key block.
+    /// The block depends on blocks that did not come; wait for a key block.
     #[error("context lost: {0}")]
     ContextLost(String),
     /// A bundle is missing, broken, or the wrong one.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frame sizes, and frames into and out of the graphs' buffers.
+//! Frame sizes, and copying frames into and out of the graphs' buffers.
 
 use crate::{Error, Result};
 

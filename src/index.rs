@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where the key blocks of a file are, when each is played and when it ends, found by hopping from unit to unit.
+//! The index of a file: where its key blocks are, when each is played, and when the file ends. It is made by going from unit
+//! to unit without reading payloads.
 
 use std::time::{Duration, Instant};
 
 use crate::bitstream::{BlockHeader, Limits, Parsed, SequenceHeader, UnitKind, parse_last_unit, parse_unit};
 use crate::track::{Joins, Tracker};
 
-/// Bytes looked at per unit: its header, and the longest block header.
+/// Bytes read per unit: enough for its header and the longest block header.
 const WINDOW: usize = 512;
 
-/// A key block, with what it takes to time the blocks that depend on it.
+/// A key block, with all that is needed to time the blocks that depend on it.
 #[derive(Debug, Clone)]
 pub struct Key {
     /// Where parsing may begin: at the sequence header before it, if there is one.
@@ -30,7 +31,7 @@ pub struct Index {
     keys: Vec<Key>,
     /// Bytes looked at from the start of the file, up to the end of a unit.
     pub known: u64,
-    /// Time stamp of the first frame in ns, which playback begins with.
+    /// Time stamp of the first frame in ns, where playback begins.
     pub origin: Option<u64>,
     /// When the last frame ends, in ns of playback.
     pub end: Option<u64>,
@@ -39,7 +40,8 @@ pub struct Index {
 }
 
 impl Index {
-    /// Scans a file of `size` bytes, which `read` gives pieces of (at most as long as asked for), for no longer than `budget`.
+    /// Scans a file of `size` bytes for no longer than `budget`. `read` returns pieces of the file, at most as long as asked
+    /// for.
     ///
     /// Fails only where `read` does.
     pub fn scan<B: AsRef<[u8]>, E>(
@@ -129,7 +131,7 @@ impl Index {
         &self.keys
     }
 
-    /// Puts `tracker` where reading goes on at `offset`.
+    /// Sets `tracker` for reading from `offset` on.
     pub fn resume(&self, tracker: &mut Tracker, offset: u64) {
         let key = self.keys.partition_point(|key| key.offset <= offset).checked_sub(1).map(|at| &self.keys[at]);
         let resumed = key.filter(|_| offset < self.known).is_some_and(|key| {

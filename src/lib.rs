@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Core of the ElasticTok streaming video codec: no GStreamer in it.
+//! Core of the ElasticTok streaming video codec. It does not depend on GStreamer.
 //!
-//! `docs/architecture.md` describes the parts, `docs/bitstream.md` the stream.
+//! `docs/architecture.md` describes the parts, `docs/bundle.md` the models, `docs/bitstream.md` the stream.
 
 pub mod bitstream;
 pub mod bundle;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rate control: which quantiser the next block gets.
 //!
-//! A controller never sees pixels or tokens. Before a block it names a quantiser; when the block's bits or its quality can
-//! be estimated it may move it once; after the block it learns what came out.
+//! A controller never sees pixels or tokens. Before a block it proposes a quantiser. Where the block's bits or quality are
+//! estimated it may propose another one. After the block it learns the real bits and quality.
 
 use crate::{Error, Result};
 
@@ -32,9 +32,9 @@ pub struct LiveSettings {
     pub bitrate: u32,
     /// Count of tokens of every cell; 0 = all.
     pub tokens: u32,
-    /// Tokens below this index are always sent as they are.
+    /// Tokens with an index below this are kept whatever they cost.
     pub min_tokens: u32,
-    /// Tokens from this index on are never sent; 0 = no limit.
+    /// Tokens with an index from this on are never sent; 0 = no limit.
     pub max_tokens: u32,
 }
 
@@ -71,14 +71,15 @@ impl LiveSettings {
     }
 }
 
-/// Coarsest quantiser that is used: beyond it pictures get worse and, wherever some of the scene stands still, streams larger.
+/// Coarsest quantiser that is used. Above it pictures get worse, and streams of scenes that are partly still get larger.
 pub const COARSEST: u8 = 72;
-/// Quantiser of the constant-tokens mode, where counts decide: a step of four grey levels.
+/// Quantiser of the constant-tokens mode, a step of four grey levels: the counts decide on quality.
 const TOKENS_QUANTISER: f64 = 24.0;
-/// Key blocks are quantised finer than the others by this much (a factor of 0.5 in step): what follows is predicted from them.
+/// Key blocks are quantised finer than the others by this much (a factor of 0.5 in step), since later blocks are predicted
+/// from them.
 pub const KEY_OFFSET: f64 = 8.0;
-/// Holding quality, every fourth block after a key block is quantised finer than the mean and the others coarser: what follows
-/// is predicted from it.
+/// With constant quality, every fourth block after a key block is quantised finer than the mean and the others coarser, since
+/// the next blocks are predicted from it.
 const CASCADE: [f64; 4] = [3.0, -1.0, -1.0, -1.0];
 /// The first key block aims above the target by this much, in dB: the inter blocks after it, quantised coarser, then start
 /// near the target and not below it.
@@ -93,7 +94,7 @@ const INDICES_PER_DB: f64 = 1.9;
 const WINDOW: f64 = 1.0;
 /// Largest share of the time since the last key block, or of the window, that a key block may take beyond its own.
 const KEY_SHARE: f64 = 0.5;
-/// What is owed at most, in windows: a debt that could not be avoided is not paid back for ever.
+/// Most debt, in windows, so that a debt that could not be avoided is not paid back without end.
 const MOST_OWED: f64 = 4.0;
 /// Time in seconds after which a bitrate that the coarsest blocks exceed is known to be out of reach.
 const PATIENCE: f64 = 2.0;
@@ -104,11 +105,11 @@ const MOST_CHANGE: f64 = 8.0;
 #[derive(Debug)]
 pub struct RateController {
     live: LiveSettings,
-    /// Duration of the block in hand as it is expected, in seconds.
+    /// Expected duration of the current block, in seconds.
     block_seconds: f64,
     /// Time since the last key block began, in seconds.
     key_seconds: f64,
-    /// Bits and seconds of the last blocks, those that were as small as can be, without a break.
+    /// Bits and seconds of the last blocks in sequence that were as small as possible.
     starved: (f64, f64),
     /// Quantiser of inter blocks; fractional, so that slow corrections add up.
     quantiser: f64,
@@ -119,7 +120,7 @@ pub struct RateController {
     excess: f64,
     /// Mean shortfall of quality in dB, recent blocks.
     shortfall: f64,
-    /// What the loop filter adds to the estimated quality in dB, recent blocks.
+    /// Gain of the loop filter over the estimated quality in dB, recent blocks.
     filter_gain: f64,
 }
 
@@ -140,10 +141,10 @@ impl RateController {
         }
     }
 
-    /// Goes on to the next block, which begins `elapsed` seconds after the one before and is expected to last `seconds`.
+    /// Begins the next block, `elapsed` seconds after the start of the one before; it is expected to last `seconds`.
     pub fn begin(&mut self, elapsed: f64, seconds: f64) {
         if self.started {
-            // The block before was taken to last as long as was expected.
+            // The block before was counted with its expected duration.
             self.leak(elapsed - self.block_seconds);
         }
         self.key_seconds = (self.key_seconds + elapsed).min(WINDOW);
@@ -207,20 +208,20 @@ impl RateController {
         }
     }
 
-    /// Bits the next block should have where the bitrate is held; `key`: may take what a key block may.
+    /// Bits that the next block should have with constant bitrate; `key`: it may take the share of a key block.
     pub fn budget(&self, key: bool) -> f64 {
         let rate = self.bits_per_second();
         let share = rate * self.block_seconds;
-        // What is owed is paid back over half a window, what was saved is spent over a whole one.
+        // A debt is paid back over half a window, savings are spent over a whole one.
         let blocks = (WINDOW / self.block_seconds).max(1.0);
         let correction = if self.excess > 0.0 { self.excess / (0.5 * blocks) } else { self.excess / blocks };
-        // Keys that come often cannot each have what one in a while may.
+        // Frequent key blocks cannot each take the share of a rare one.
         let extra = if key { KEY_SHARE * rate * self.key_seconds } else { 0.0 };
         (share - correction + extra).max(0.2 * share)
     }
 
-    /// Whether the estimate of a trial says that another quantiser is better. `bits` and `psnr` (luma, before the loop filter)
-    /// are estimates for `tried`.
+    /// A better quantiser according to the estimate of a trial, if there is one. `bits` and `psnr` (luma, before the loop
+    /// filter) are estimates for `tried`.
     pub fn reconsider(&self, key: bool, tried: u8, bits: f64, psnr: f64) -> Option<u8> {
         let other = match self.live.rate_control {
             RateControl::Tokens => return None,
@@ -258,7 +259,7 @@ impl RateController {
         self.started = true;
     }
 
-    /// Learns what a block became: `bits` in all, luma PSNR as estimated before and measured after the decoder.
+    /// Learns the result of a block: `bits` in all, luma PSNR as estimated before decoding and as measured after it.
     pub fn learn(&mut self, key: bool, used: u8, bits: f64, estimated_psnr: f64, psnr: f64) {
         let inter = f64::from(used) + self.refinement(key);
         self.since_key = if key { 1 } else { self.since_key + 1 };
@@ -273,7 +274,7 @@ impl RateController {
                 let started = self.started;
                 self.spend(bits, used >= COARSEST);
                 self.quantiser = if started && key { 0.5 * (self.quantiser + inter) } else { inter };
-                // lean against the bucket, so that its level settles
+                // steer against the bucket, so that its fill settles
                 self.quantiser += (self.excess / (rate * WINDOW)).clamp(-1.0, 1.0);
             }
             RateControl::Quality => {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Time stamps: what a block must say so that every frame comes out with the times it went in with.
+//! Time stamps: what a block carries so that every frame comes out with the times it went in with.
 //!
 //! Frames of a regular source lie on a grid that the key block's time and the framerate fix, and need no bytes at all. A
 //! block elsewhere carries [`Explicit`] timing. A block depends on its key block only, so lost blocks change nothing.
 //!
-//! Times are nanoseconds, 0..=2^64 - 2; 2^64 - 1 is "none", as in GStreamer. Differences are taken modulo 2^64, so any
-//! time is reached from any prediction and no stream can make the arithmetic overflow.
+//! Times are nanoseconds, 0..=2^64 - 2; 2^64 - 1 is "none", as in GStreamer. Differences are taken modulo 2^64, so any time
+//! can be reached from any prediction and no stream can make the arithmetic overflow.
 
 mod grid;
 #[cfg(test)]
@@ -26,7 +26,7 @@ pub struct FrameTime {
     pub duration: Option<u64>,
 }
 
-/// What a source's time stamps are multiples of.
+/// The unit of a source's time stamps: they are multiples of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Unit {
     /// 1 ns.
@@ -49,7 +49,7 @@ impl Unit {
     }
 }
 
-/// How the durations of a block's frames are found. "Nominal" is floor(10^9 * den / num), and 0 where the framerate is 0/1.
+/// How the durations of a block's frames are derived. "Nominal" is floor(10^9 * den / num), and 0 where the framerate is 0/1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Durations {
     /// From one grid point to the next; none where the framerate is 0/1.
@@ -76,7 +76,7 @@ pub struct Explicit {
     pub durations: Durations,
 }
 
-/// What a block says about its frames' times.
+/// What a block carries about its frames' times.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timing {
     /// PTS in ns that predictions start from: in key blocks without `no_pts`, and nowhere else.
@@ -151,7 +151,7 @@ impl Timeline {
         self.shift = 0;
     }
 
-    /// Encoder: what the block must say for its `frames`, `position` blocks after the key block (0: it is the key block).
+    /// Encoder: the timing of a block with these `frames`, `position` blocks after the key block (0: it is the key block).
     pub fn encode(&mut self, position: u32, frames: &[FrameTime]) -> Result<Timing> {
         if frames.is_empty() || frames.len() > usize::from(self.block_length) {
             return Err(Error::Settings(format!("block of {} frames, expected 1..={}", frames.len(), self.block_length)));
@@ -184,9 +184,9 @@ impl Timeline {
 
     /// Decoder: the times of the `frames` frames of a block, `position` blocks after the key block (0: it is the key block).
     ///
-    /// `packet_pts`, the time stamp of the buffer that the block came in, takes precedence for the first frame and the
-    /// others shift equally, as do those of later blocks that come without one, up to the next key block. To be called
-    /// for blocks that depend on the last key block given; others only get `packet_pts` and the nominal spacing.
+    /// `packet_pts`, the time stamp of the buffer that the block came in, takes precedence for the first frame and the others
+    /// shift equally, as do those of later blocks that come without one, up to the next key block. Call it for blocks that
+    /// depend on the last key block given; others only get `packet_pts` and the nominal spacing.
     pub fn decode(&mut self, position: u32, frames: u8, timing: &Timing, packet_pts: Option<u64>) -> BlockTimes {
         if position == 0 {
             let anchor = Anchor::new(self.framerate, timing.base.unwrap_or(0));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Follows a byte stream from block to block: which header is in force, which blocks can be used, and when each is played.
+//! Follows a stream from block to block: which header is in force, which blocks can be used, and when each is played.
 //!
-//! **Playback time** counts from the first frame, whatever its time stamp. Where streams were put one after the other
-//! (`cat a.etok b.etok`), each begins its time stamps anew; in playback it follows the end of the one before.
+//! **Playback time** counts from the first frame, whatever its time stamp. Where streams were joined (`cat a.etok b.etok`),
+//! the time stamps of each start again; in playback it follows the end of the one before.
 
 use crate::Result;
 use crate::bitstream::{BlockHeader, SequenceHeader};
@@ -27,12 +27,12 @@ pub struct Joins {
     shift: Option<i128>,
     /// Start and end of the last block in playback; `None` after a jump to an unknown place.
     last: Option<(u64, u64)>,
-    /// Between the last two frames: stands in for a duration that is not known.
+    /// From the last frame but one to the last: used where a duration is not known.
     interval: u64,
 }
 
 impl Joins {
-    /// Places a block. A stream can only begin with a key block; `restart`: this one begins a stream by its epoch.
+    /// Places a block. A stream can only begin with a key block; `restart`: the epoch shows that this one begins a stream.
     fn place(&mut self, key: bool, restart: bool, times: &BlockTimes) -> Place {
         let frames = times.frames();
         let Some(stamp) = frames.first().and_then(|frame| frame.pts) else { return Place::default() };
@@ -41,7 +41,7 @@ impl Joins {
             (None, _) => -own,
             (Some(shift), Some((start, end))) if key => {
                 let (placed, start, end) = (own + shift, i128::from(start), i128::from(end));
-                // Less than a block off its predecessor's end, it goes on: an encoder that took new caps.
+                // Less than a block away from its predecessor's end, it continues: an encoder that took new caps.
                 let elsewhere = restart && (placed - end).abs() > end - start;
                 if placed <= start || elsewhere { end - own } else { shift }
             }
@@ -67,7 +67,7 @@ fn in_range(time: i128) -> Option<u64> {
     u64::try_from(time.max(0)).ok().filter(|&time| time != u64::MAX)
 }
 
-/// What is known of a stream at one place.
+/// The state of a stream at one position.
 #[derive(Debug, Clone, Default)]
 pub struct Tracker {
     sequence: Option<(SequenceHeader, Timeline)>,
@@ -75,7 +75,7 @@ pub struct Tracker {
     epoch: Option<u8>,
     /// Of the last key block of all.
     before: Option<u8>,
-    /// The block accepted last begins a stream by its epoch.
+    /// The epoch of the block accepted last shows that it begins a stream.
     restart: bool,
     closes_gaps: bool,
     joins: Joins,
@@ -83,7 +83,7 @@ pub struct Tracker {
 
 impl Tracker {
     /// A tracker at the start of a stream. `closes_gaps`: a stream that begins later than the one before ended follows it
-    /// without the gap, as in a file; a live sender that starts anew has really paused.
+    /// without the gap, as in a file. A live sender that restarts may really have paused.
     pub fn new(closes_gaps: bool) -> Self {
         Self { closes_gaps, ..Self::default() }
     }
@@ -98,7 +98,7 @@ impl Tracker {
         self.sequence.as_ref().map(|(header, _)| header)
     }
 
-    /// Takes a sequence header; whether it differs from the one in force.
+    /// Takes a sequence header; returns whether it differs from the one in force.
     pub fn set_header(&mut self, header: SequenceHeader) -> Result<bool> {
         if self.header() == Some(&header) {
             return Ok(false);
@@ -115,7 +115,7 @@ impl Tracker {
         self.epoch = None;
     }
 
-    /// Whether the key block that `block` depends on is known; a key block is from now on.
+    /// Takes a block; returns whether the key block that it depends on is known. A key block is always accepted.
     pub fn accept(&mut self, block: &BlockHeader) -> bool {
         if !block.key {
             self.restart = false;
@@ -145,7 +145,7 @@ impl Tracker {
         self.joins
     }
 
-    /// Goes on at a place that was reached by no block: only a header and a key block help.
+    /// Continues at an unknown position, where only a key block can be accepted.
     pub fn jump(&mut self) {
         self.epoch = None;
         self.before = None;
@@ -155,7 +155,7 @@ impl Tracker {
         }
     }
 
-    /// Goes on at `key` or among the blocks that depend on it; `header` and `joins` are those that hold for it.
+    /// Continues at `key` or among the blocks that depend on it; `header` and `joins` are those in force there.
     pub fn resume(&mut self, header: &SequenceHeader, key: &BlockHeader, joins: Joins) -> Result<()> {
         self.set_header(header.clone())?;
         self.jump();

@@ -18,7 +18,7 @@ from .transform import order, positions
 
 
 def manifest(cfg: Config, training: str, has_distortion: bool) -> dict:
-    """The content of bundle.json; docs/architecture.md describes the fields."""
+    """The content of bundle.json; docs/bundle.md describes the fields."""
     c = cfg.coefficients
     return {
         "format_version": FORMAT_VERSION,

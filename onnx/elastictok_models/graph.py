@@ -2,7 +2,7 @@
 """The structured codec's graphs: encoder, decoder, and the decoder as the encoder runs it.
 
 Every shape follows from the cell grid (`cells_y`, `cells_x`), which is symbolic here and fixed per session, so that after
-ONNX Runtime's constant folding only tensor arithmetic is left. docs/architecture.md has the contract."""
+ONNX Runtime's constant folding only tensor arithmetic is left. docs/bundle.md has the contract."""
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

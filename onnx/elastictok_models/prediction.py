@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Motion compensation as a graph. docs/architecture.md defines what it computes."""
+"""Motion compensation as a graph. docs/bundle.md defines the motion planes."""
 import numpy as np
 from onnx import TensorProto
 

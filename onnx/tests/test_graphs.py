@@ -32,7 +32,7 @@ def decode(model, tokens, counts, step, feed):
 
 
 def reference_prediction(cfg, reference, motion):
-    """Sample by sample, from the definition in docs/architecture.md."""
+    """Sample by sample, from the definition in docs/bundle.md and config.py."""
     planes = [reference.reshape(-1)[:H * W].reshape(H, W), *reference.reshape(-1)[H * W:].reshape(2, H // 2, W // 2)]
     out = np.zeros((cfg.block_length, H * 3 // 2, W))
     for t in range(cfg.block_length):

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A stream's header as caps and as raw video.
 //!
-//! A header may hold what caps cannot: code points that GStreamer does not know, fractions beyond 32 signed bits. Each such
-//! field comes out as unspecified, alone, and never as another value. Packetized caps carry the whole header in `codec_data`.
+//! A header can hold values that caps cannot: code points that GStreamer does not know, fractions beyond 32 signed bits. Each
+//! such field becomes unspecified by itself, and never another value. Packetized caps carry the whole header in `codec_data`.
 
 use elastictok::bitstream::{PixelFormat, SequenceHeader};
 use gst::glib;
@@ -11,7 +11,7 @@ use gst_video::{VideoColorPrimaries as Primaries, VideoTransferFunction as Trans
 
 use crate::common::MEDIA_TYPE;
 
-/// Colorimetry of a header that says nothing of it.
+/// Colorimetry of a header that does not specify it.
 pub const UNKNOWN_COLORIMETRY: [u8; 4] = [0, 2, 2, 2];
 
 /// GStreamer's colorimetry as a stream's header has it: range, then H.273 matrix, transfer and primaries.
@@ -136,7 +136,7 @@ pub fn video_info(header: &SequenceHeader) -> Result<gst_video::VideoInfo, glib:
     info.build()
 }
 
-/// Whether caps say something else than the header; what, if so. A variable rate says nothing.
+/// The contradiction between caps and header, if there is one. A variable rate contradicts nothing.
 pub fn contradiction(caps: &gst::StructureRef, header: &SequenceHeader) -> Option<String> {
     let sizes = [("width", header.width), ("height", header.height)];
     let size = sizes.into_iter().find_map(|(name, of_header)| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the elements share: properties, caps of a stream, and how core errors become GStreamer's.
+//! What the elements share: properties, caps of a stream, and core errors as GStreamer's.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -18,7 +18,7 @@ pub use crate::caps::{
 /// Media type of the streams.
 pub const MEDIA_TYPE: &str = "video/x-elastictok";
 
-/// Locks; a panic elsewhere does not make the element unusable, the base classes have noticed it by themselves.
+/// Locks. A panic elsewhere does not make the element unusable, since the base classes handle it.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
@@ -88,7 +88,7 @@ impl ModelSettings {
                 .build(),
             glib::ParamSpecUInt::builder("threads")
                 .nick("Threads")
-                .blurb("Threads of the model on the CPU (0 = as many as processors, 4 at most)")
+                .blurb("Threads of the model on the CPU (0 = one for each processor, at most 4)")
                 .maximum(256)
                 .mutable_ready()
                 .build(),
@@ -154,7 +154,7 @@ impl MaxPixels {
         self.0.load(Ordering::Relaxed).to_value()
     }
 
-    /// What is accepted of a stream.
+    /// Limits for a stream.
     pub fn limits(&self) -> Limits {
         Limits::with_max_pixels(self.0.load(Ordering::Relaxed))
     }
@@ -173,7 +173,8 @@ pub fn error_message(error: &elastictok::Error) -> gst::ErrorMessage {
     }
 }
 
-/// Posts `message`, and makes of it what vfuncs return that can only refuse: without the post nobody would read the reason.
+/// Posts `message`, and turns it into the error of a vfunc that can only refuse: without the message nobody would learn the
+/// reason.
 pub fn refuse<T: ElementImpl>(
     element: &T,
     category: &'static gst::DebugCategory,

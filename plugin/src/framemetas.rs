@@ -28,14 +28,14 @@ pub fn register() {
     });
 }
 
-/// Whether a meta means anything where the picture's memory is not: the base classes' rule.
+/// Whether a meta is of use without the picture's memory, by the base classes' rule.
 fn travels(meta: &gst::MetaRef<'_, gst::Meta>) -> bool {
     !meta.has_tag::<tags::Memory>()
         && !meta.has_tag::<tags::MemoryReference>()
         && meta.tags().iter().all(|tag| TRAVELLING.contains(&tag.as_str()))
 }
 
-/// Copies the metas of `from` that travel; how many they were.
+/// Copies the metas of `from` that travel; returns how many.
 fn copy(from: &gst::BufferRef, to: &mut gst::BufferRef) -> usize {
     let whole = MetaTransformCopy::new(..);
     from.iter_meta::<gst::Meta>().filter(|meta| travels(meta) && meta.transform(to, &whole).is_ok()).count()
@@ -87,7 +87,7 @@ mod tests {
         register();
         let mut frames: Vec<_> = (0..4u8).map(|i| captioned(&[i, i])).collect();
         gst_video::VideoRegionOfInterestMeta::add(frames[2].make_mut(), "face", (1, 2, 3, 4));
-        // No use without the picture's memory.
+        // Meaningless without the picture's memory.
         let plane = (gst_video::VideoFormat::Gray8, 8, 8, &[0][..], &[8][..]);
         gst_video::VideoMeta::add_full(
             frames[2].make_mut(),

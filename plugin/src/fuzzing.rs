@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must hold of any header on its way to caps and to raw video: shared by the fuzz target and the tests.
+//! Properties that hold for any header on its way to caps and to raw video, shared by the fuzz target and the tests.
 
 use std::sync::Once;
 
@@ -69,7 +69,7 @@ pub(crate) fn check(header: &SequenceHeader) {
     check_times(header);
 }
 
-/// Raw caps say what the info says, and that is the header's or GStreamer's default.
+/// Raw caps agree with the video info, which is the header's or GStreamer's default.
 fn check_raw(header: &SequenceHeader) {
     let info = video_info(header).expect("every header has a raw video");
     let again = gst_video::VideoInfo::from_caps(&info.to_caps().expect("caps of raw video")).expect("readable caps");
@@ -193,7 +193,7 @@ mod tests {
         );
         let info = video_info(&header).expect("valid");
         assert_eq!(colorimetry_to_header(info.colorimetry()), [1, 6, 1, 1], "range kept, the matrix of this size");
-        // bytes that caps have no word for
+        // bytes that caps cannot express
         let nothing = stream_caps(&SequenceHeader { colorimetry: [0, 3, 3, 3], framerate: (u32::MAX, 2), ..valid() }).build();
         assert!(!nothing.structure(0).expect("one").has_field("colorimetry"));
         assert_eq!(nothing.structure(0).expect("one").get("framerate"), Ok(gst::Fraction::new(0, 1)));

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A request that brings nothing is repeated after this long; WebRTC receivers wait as long.
+/// A request without result is repeated after this long, as in WebRTC receivers.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Limits how often a key block is asked for while blocks are dropped.
@@ -16,7 +16,7 @@ pub struct KeyRequest {
 }
 
 impl KeyRequest {
-    /// Whether a request is to be sent at `now`; counts it as sent.
+    /// Whether a request must be sent at `now`; it then counts as sent.
     pub fn due(&mut self, now: Instant) -> bool {
         let due = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= INTERVAL);
         if due {
@@ -25,7 +25,7 @@ impl KeyRequest {
         due
     }
 
-    /// A key block is there: the next loss is asked for at once.
+    /// A key block has come: after the next loss one is requested at once.
     pub fn fulfilled(&mut self) {
         self.asked = None;
     }

@@ -32,7 +32,7 @@ impl log::Log for Forward {
     fn flush(&self) {}
 }
 
-/// From now on; a logger that a program linked with the plugin has set stays.
+/// Starts logging. If a program that is linked with the plugin has set a logger, that one stays.
 pub fn forward() {
     if log::set_logger(&Forward).is_ok() {
         log::set_max_level(log::LevelFilter::Trace);

@@ -7,7 +7,7 @@ use gst::{TypeFind, TypeFindProbability};
 
 use crate::common::MEDIA_TYPE;
 
-/// The first is enough for any sequence unit; the last ones are for the shortest streams there can be.
+/// The first is enough for any sequence unit; the last ones are for the shortest possible streams.
 const LOOK: [u32; 5] = [256, 128, 64, 48, 40];
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

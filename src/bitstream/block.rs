@@ -13,7 +13,7 @@ use crate::Result;
 
 const CHECK_BYTES: usize = 2;
 
-/// A block whose header was read and whose segments are still to be looked at.
+/// A block whose header was read and whose segments were not yet.
 #[derive(Clone)]
 pub struct Block<'a> {
     header: BlockHeader,
@@ -44,8 +44,8 @@ impl<'a> Block<'a> {
         self.header_bytes
     }
 
-    /// The segments in layer order; a layer past the last one was cut off or says nothing. An empty segment is only believed
-    /// where the checksum of a later one vouches for it.
+    /// The segments in layer order; a layer after the last one was cut off or is empty. An empty segment only counts where
+    /// the checksum of a later one covers it.
     pub fn segments(&self) -> Segments<'a> {
         Segments { data: self.data, at: Some(self.header_bytes), empty: 0, next: None }
     }
@@ -69,12 +69,12 @@ pub enum SegmentFault {
     /// Its bytes, or the lengths before them, do not match their checksum, or its length is no number.
     #[error("checksum mismatch")]
     Damaged,
-    /// The block ends inside it: to be treated as not there.
+    /// The block ends inside it; it counts as absent.
     #[error("cut short")]
     Truncated,
 }
 
-/// The segments of a block, each with its verdict.
+/// The segments of a block, each good or with its fault.
 #[derive(Debug, Clone)]
 pub struct Segments<'a> {
     data: &'a [u8],
@@ -123,7 +123,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// Finds the first segment from `at` on that is not empty, without looking at its payload. `None`: there is none.
+    /// Finds the first segment from `at` on that is not empty, without reading its payload. `None`: there is none.
     pub fn read(data: &[u8], at: usize) -> Result<Option<Self>, SegmentFault> {
         let empty = data[at..].iter().take_while(|&&length| length == 0).count();
         if at + empty == data.len() {
@@ -167,7 +167,7 @@ impl<'a> BlockWriter<'a> {
         Ok(Self { out, empty: 0 })
     }
 
-    /// Appends the next layer's segment. An empty one is written only once another follows that is not.
+    /// Appends the next layer's segment. An empty one is only written when one that is not empty follows.
     pub fn segment(&mut self, payload: &[u8]) {
         if payload.is_empty() {
             self.empty += 1;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The block header: where a block stands, how it was quantised, and when its frames are shown.
+//! The block header: a block's position, its quantiser, and the times of its frames.
 
 use bytes::{BufMut, BytesMut};
 
@@ -30,7 +30,7 @@ pub struct BlockHeader {
     pub epoch: u8,
     /// Blocks since the key block; 0 in key blocks and only there.
     pub position: u32,
-    /// How many fewer layers the block was coded in than the bundle has, 0..=3.
+    /// Layers that the bundle has and the block was not coded in, 0..=3.
     pub left_out: u8,
     /// Real frames in the block, 1..=T.
     pub frames: u8,
@@ -55,11 +55,11 @@ impl From<Fault> for Error {
             Fault::Short => "the block ends inside it",
             Fault::Bad(what) => what,
         };
-        Self::Malformed(format!("block header: {what}; drop the block and go on with the next key block"))
+        Self::Malformed(format!("block header: {what}; drop the block and continue with the next key block"))
     }
 }
 
-/// A header as it can be read without the sequence header.
+/// A header as far as it can be read without the sequence header.
 pub(super) struct RawHeader {
     header: BlockHeader,
     has_frames: bool,

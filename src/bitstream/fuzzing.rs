@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What must hold for any bytes at all: shared by the fuzz targets and the tests.
+//! Properties that hold for any bytes, shared by the fuzz targets and the tests.
 
 use super::{Block, Parsed, Probe, StreamReader, StreamWriter, Unit, UnitKind};
 use super::{BlockWriter, SequenceHeader, parse_unit, probe, thin, thin_to_bytes};
 use crate::timing::Timeline;
 use bytes::BytesMut;
 
-/// The first byte picks the block length; the rest is taken as a block.
+/// The first byte chooses the block length; the rest is parsed as a block.
 pub fn block(data: &[u8]) {
     let Some((&first, data)) = data.split_first() else {
         return;
@@ -52,7 +52,7 @@ pub fn block(data: &[u8]) {
     }
 }
 
-/// The first byte picks how the rest is cut into pieces: the units must be the same as from one piece.
+/// The first byte chooses how the rest is split into pieces. The units must be the same as from one piece.
 pub fn stream(data: &[u8]) {
     let Some((&first, data)) = data.split_first() else {
         return;

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// First bytes of every sequence header.
 pub const MAGIC: [u8; 4] = *b"ETOK";
 
-/// The format's major version: bytes of another one mean something else.
+/// The format's major version. Streams of another one cannot be read.
 pub const VERSION_MAJOR: u8 = 1;
 
 /// The format's minor version: a higher one only adds fields that may be ignored.
@@ -95,7 +95,7 @@ impl SequenceHeader {
         out.freeze()
     }
 
-    /// Reads a header that fills all of `data`, within the format's limits: for those who allocate nothing by it.
+    /// Reads a header that fills all of `data`, within the format's limits: for callers that allocate nothing by its sizes.
     pub fn parse(data: &[u8]) -> Result<Self> {
         Self::parse_with(data, &Limits::FORMAT)
     }

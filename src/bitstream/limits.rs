@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a reader accepts before it gives up on a stream.
+//! Bounds on what a reader accepts of a stream.
 
 use super::header::SequenceHeader;
 use crate::{Error, Result};
@@ -13,7 +13,7 @@ pub const MAX_LAYERS: usize = 32;
 /// The largest width or height in pixels that the format allows.
 pub const MAX_DIMENSION: u32 = 8192;
 
-/// Pixels of the largest picture that readers take unless they are told otherwise: 4096x2304.
+/// Pixels of the largest picture that readers accept by default: 4096x2304.
 pub const DEFAULT_MAX_PIXELS: u32 = 4096 * 2304;
 
 /// The most bytes of a sequence header, in this and all later versions: its length is always one byte on the wire.
@@ -22,8 +22,7 @@ pub const MAX_SEQUENCE_BYTES: usize = 127;
 /// The most bytes of a block header with everything present.
 pub const MAX_BLOCK_HEADER_BYTES: usize = 5 + 10 + 1 + 32 * 10 + 1;
 
-/// Bounds on what is taken from a stream. A few bytes of a header can ask for gigabytes, so the default is smaller than what
-/// the format allows.
+/// Limits for streams. A few bytes of a header can ask for gigabytes, so the defaults are below what the format allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Largest picture width in pixels.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The stream's container: sequence header, blocks and their segments, thinning, and the byte stream.
 //!
-//! `docs/bitstream.md` is the specification. Nothing here knows a model or what a segment's payload means; nothing here
-//! trusts its input, allocates by a length that the input claims, or panics on it.
+//! `docs/bitstream.md` is the specification. Nothing here depends on a model or on the meaning of a segment's payload.
+//! Nothing here trusts its input, allocates by a length that the input claims, or panics on it.
 
 mod block;
 mod block_header;

@@ -10,12 +10,12 @@ use super::unit::put_unit;
 pub use super::unit::{Parsed, SYNC, UnitKind, parse_last_unit, parse_unit};
 use crate::{Error, Result};
 
-/// How sure it is that some data is an ElasticTok byte stream.
+/// How certain it is that data is an ElasticTok byte stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Probe {
     /// It is not.
     No,
-    /// More data would tell, or a sequence header stands further on, as in a stream joined midway.
+    /// More data is needed, or a sequence header comes later, as in a stream that was joined late.
     Maybe,
     /// It starts with a sequence header.
     Yes,
@@ -28,7 +28,7 @@ pub fn probe(data: &[u8]) -> Probe {
         Parsed::NeedMore(_) if !data.is_empty() => Probe::Maybe,
         Parsed::NeedMore(_) => Probe::No,
         Parsed::Junk(mut at) => loop {
-            // An unfinished candidate further on is no evidence.
+            // An incomplete candidate after the start is no evidence.
             match parse_last_unit(&data[at..], 0) {
                 Parsed::Unit { .. } => break Probe::Maybe,
                 Parsed::NeedMore(_) => break Probe::No,
@@ -73,7 +73,7 @@ impl StreamWriter {
         Ok(())
     }
 
-    /// The sequence header's unit, where it belongs before a block whose own unit is there already; counts it as written.
+    /// The sequence header's unit, if it belongs before a block that has its own unit already. It then counts as written.
     pub fn precede(&mut self, key: bool) -> Option<Bytes> {
         let first = !std::mem::replace(&mut self.started, true);
         (key || first).then(|| self.sequence.clone())
@@ -87,7 +87,7 @@ pub struct Unit {
     pub kind: UnitKind,
     /// The sequence header's or block's bytes, not copied.
     pub payload: Bytes,
-    /// Bytes between the unit before and this one that belong to none.
+    /// Bytes between the unit before and this one that belong to no unit.
     pub skipped: u64,
 }
 
@@ -101,7 +101,7 @@ impl std::fmt::Debug for Unit {
     }
 }
 
-/// Finds the units in a byte stream, in pieces of any size, and finds back after damage.
+/// Finds the units in a byte stream that comes in pieces of any size, and resynchronises after damage.
 ///
 /// It keeps at most one unit and what was pushed since [`next_unit`](Self::next_unit) last answered `None`. Blocks before
 /// the first sequence header, and after one that cannot be read, are skipped.
@@ -110,7 +110,7 @@ pub struct StreamReader {
     limits: Limits,
     buffer: BytesMut,
     max_block_bytes: usize,
-    /// Not to be looked at again before this many bytes are there.
+    /// Bytes that must be there before parsing is tried again.
     needed: usize,
     skipped: u64,
     ended: bool,
@@ -127,7 +127,7 @@ impl StreamReader {
         self.buffer.extend_from_slice(data);
     }
 
-    /// Nothing more comes: a block that is cut short is handed out as far as it goes.
+    /// Nothing more comes: of a block that is cut short, what is there is returned.
     pub fn end(&mut self) {
         self.ended = true;
     }

@@ -7,8 +7,8 @@ use crate::{Error, Result};
 
 /// The block with its first `layers` layers only: a prefix of `block`, at least header and first segment.
 ///
-/// What follows a segment that is cut short is dropped; payloads are not looked at, so damage in them passes through. A
-/// block whose first segment with a payload is cut short is an error.
+/// What follows a segment that is cut short is dropped. Payloads are not read, so damage in them passes through. A block
+/// whose first segment with a payload is cut short is an error.
 pub fn thin(block: &[u8], layers: usize) -> Result<&[u8]> {
     cut(block, layers.max(1), usize::MAX)
 }
@@ -42,5 +42,5 @@ fn cut(block: &[u8], layers: usize, max_bytes: usize) -> Result<&[u8]> {
 }
 
 fn malformed(what: &str) -> Error {
-    Error::Malformed(format!("block: its first segment {what}; drop the block and go on with the next key block"))
+    Error::Malformed(format!("block: its first segment {what}; drop the block and continue with the next key block"))
 }

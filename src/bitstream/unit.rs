@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Units of the byte stream: where one starts, how long it is, and what is none.
+//! Units of the byte stream: where one starts, how long it is, and which bytes belong to none.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ const TYPE_BLOCK: u8 = 0xAC;
 /// Sync, type, shortest length, check.
 const MIN_UNIT_HEADER_BYTES: usize = 4;
 
-/// Flags, epoch, quantiser, check: the least a block can be.
+/// Flags, epoch, quantiser, check: the shortest block.
 const MIN_BLOCK_BYTES: usize = 4;
 
 /// Lengths stay below 2^31, so that positions never overflow.
@@ -35,10 +35,10 @@ pub enum UnitKind {
     Block,
 }
 
-/// What stands at the front of some data.
+/// What is at the front of some data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parsed {
-    /// Cannot be told before this many bytes are there in all (more than are, and no more than the unit has).
+    /// So many bytes are needed in all to tell: more than are there, at most those of the unit.
     NeedMore(usize),
     /// A unit whose header holds.
     Unit {
@@ -56,14 +56,14 @@ pub enum Parsed {
 /// Looks at the front of `data`, in which blocks of up to `max_block_bytes` are accepted (0: none, as long as no sequence
 /// header is known).
 ///
-/// Where a unit starts is decided by its own checksum together with that of the header in its payload. Damage behind that
-/// is left to [`Block::segments`](super::Block::segments). The answer for a unit is the same however much follows it.
+/// Where a unit starts is decided by its own checksum together with that of the header in its payload. Damage behind that is
+/// left to [`Block::segments`](super::Block::segments). What follows a unit does not change the result.
 pub fn parse_unit(data: &[u8], max_block_bytes: usize) -> Parsed {
     examine(data, max_block_bytes, More::MayCome)
 }
 
-/// As [`parse_unit`] where nothing follows `data` any more: a block that is cut short is a unit of what is there of it.
-/// Answers `NeedMore` only where `data` is empty.
+/// As [`parse_unit`] at the end of a stream: a block that is cut short is a unit, as far as it is there. Returns `NeedMore`
+/// only where `data` is empty.
 pub fn parse_last_unit(data: &[u8], max_block_bytes: usize) -> Parsed {
     examine(data, max_block_bytes, More::Ended)
 }
@@ -100,7 +100,7 @@ fn examine(data: &[u8], max_block_bytes: usize, more: More) -> Parsed {
 
 enum Start {
     Junk,
-    /// Bytes needed to say more.
+    /// Bytes needed to decide.
     Unknown(usize),
     /// The headers hold; the payload may reach beyond the data.
     Unit {

@@ -33,7 +33,7 @@ fn refused(file: &Path, why: &str) -> Error {
 fn open(path: &Path, limit: u64) -> Result<(File, u64)> {
     let regular = |m: std::fs::Metadata| m.is_file();
     let irregular = || refused(path, "is not a regular file; copy the file itself into the bundle");
-    // To open a pipe would wait for its other end.
+    // Opening a pipe would wait for its other end.
     if !std::fs::metadata(path).map(regular).map_err(|e| unreadable(path, &e))? {
         return Err(irregular());
     }
@@ -44,7 +44,7 @@ fn open(path: &Path, limit: u64) -> Result<(File, u64)> {
         return Err(irregular());
     }
     if length > limit {
-        return Err(refused(path, &format!("has {length} bytes, and {limit} are the most; export the bundle again")));
+        return Err(refused(path, &format!("has {length} bytes, above the limit of {limit}; export the bundle again")));
     }
     Ok((file, length))
 }
@@ -76,7 +76,7 @@ pub(super) fn hash_graph(hash: &mut Sha256, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether there is anything of this name, even a link that leads nowhere.
+/// Whether anything has this name, even a dangling link.
 pub(super) fn exists(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok()
 }
@@ -108,7 +108,7 @@ pub(super) fn graph(path: &Path) -> Result<Graph> {
     }
     let beside = weights(path);
     let name = beside.file_name().unwrap_or_default();
-    // Any other file would be read from wherever the process runs, and the fingerprint would not know of it.
+    // Any other file would be read relative to the working directory, and the fingerprint would not cover it.
     if let Some(other) = found.weights.iter().find(|location| name != location.as_str()) {
         let name = name.display();
         return Err(refused(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `bundle.json`; docs/architecture.md describes the fields.
+//! `bundle.json`; docs/bundle.md describes the fields.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Model bundles: one model as this project ships and loads it.
+//! Model bundles: a model as it is shipped and loaded. `docs/bundle.md` is the reference.
 
 mod files;
 mod manifest;
@@ -50,7 +50,7 @@ impl From<Vec<u8>> for Graph {
     }
 }
 
-/// A model: its manifest, graphs and entropy tables. Cheap to clone where weights lie in files of their own.
+/// A model: its manifest, graphs and entropy tables. Cheap to clone where weights are in files of their own.
 #[derive(Clone)]
 pub struct Bundle {
     /// What the core must know of the model.
@@ -59,7 +59,8 @@ pub struct Bundle {
     pub encoder: Graph,
     /// The decoder graph.
     pub decoder: Graph,
-    /// The decoder as an encoder runs it, beginning from what the encoder graph has computed already; `None`: the decoder graph.
+    /// The loop graph: the decoder as an encoder runs it, without what the encoder graph has already computed. `None`: the
+    /// decoder graph is run.
     pub loop_graph: Option<Graph>,
     /// `tables.bin`; empty for bottlenecks without one.
     pub tables: Cow<'static, [u8]>,
@@ -83,8 +84,8 @@ fn hash_bytes(hash: &mut Sha256, bytes: &[u8]) {
     hash.update(bytes);
 }
 
-/// What a stream's decoder must have in common with its encoder: the decoder graph with its weights, the entropy tables, and
-/// of the manifest the fields that say how tokens lie in the stream. Free text does not count, nor does the encoder graph.
+/// Covers what a decoder must have in common with the encoder: the decoder graph with its weights, the entropy tables, and
+/// the manifest's fields that decide how tokens lie in the stream. Free text and the encoder graph do not count.
 fn fingerprint(manifest: &Manifest, decoder: &Graph, tables: &[u8]) -> Result<Fingerprint> {
     let mut hash = Sha256::new();
     hash_bytes(&mut hash, manifest.decoding_fields().as_bytes());

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Just enough of ONNX's protobuf encoding to see which other files a graph reads.
+//! A reader of as much of ONNX's protobuf encoding as is needed to find the other files that a graph reads.
 
 use std::collections::BTreeSet;
 
 /// Messages may nest this deep, as in protobuf's own readers.
 const MAX_DEPTH: usize = 100;
 
-/// What a graph reads besides itself.
+/// The files that a graph reads besides itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct References {
     /// Locations of external weights, as the graph names them.
@@ -97,7 +97,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What the graph in `model` reads besides itself; `None`: it is not an ONNX graph.
+/// The files that the graph in `model` reads besides itself; `None`: it is not an ONNX graph.
 pub(super) fn references(model: &[u8]) -> Option<References> {
     let mut found = References::default();
     walk(Message::Model, model, 0, &mut found)?;

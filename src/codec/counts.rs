@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How many tokens each cell of a block keeps, without a graph: for those who look into streams.
+//! How many tokens each cell of a block keeps, read without a graph: for tools that inspect streams.
 
 use super::setup::check_model;
 use super::unpack::{Unpacker, check_quantiser, max_quantiser};
@@ -16,12 +16,12 @@ pub struct CountReader {
     max_quantiser: u8,
 }
 
-/// What a block keeps.
+/// The counts of a block.
 #[derive(Debug, Clone)]
 pub struct BlockCounts<'a> {
     /// What the block says of itself.
     pub header: BlockHeader,
-    /// Layers that could be read.
+    /// Layers that were read.
     pub layers: usize,
     /// Tokens that these layers hold of each cell, \[cells\] in raster order, 0..=K.
     pub counts: &'a [i32],

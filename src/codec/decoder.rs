@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The decoder: blocks to frames, with what can be saved of damaged ones.
+//! The decoder: blocks to frames. Of damaged blocks it uses the layers that are whole.
 //!
-//! Making one costs next to nothing: graph and buffers come with the first key block, so that headers alone cannot ask for work.
+//! A new decoder costs almost nothing. Graph and buffers come with the first key block, so that headers alone cannot cause
+//! work.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub struct DecoderConfig {
     pub runtime: RuntimeConfig,
     /// The stream's header.
     pub header: SequenceHeader,
-    /// Layers to decode at most; `None` = all that come.
+    /// Most layers to decode; `None` = all that come.
     pub max_layers: Option<usize>,
     /// What is accepted of the stream; `max_pixels` bounds time and memory.
     pub limits: Limits,
@@ -64,17 +65,17 @@ pub struct Decoder {
     opened: Option<Opened>,
     max_layers: usize,
     timeline: Timeline,
-    /// Epoch and position of the last block in the context; `None` = wait for a key block.
+    /// Epoch and position of the last decoded block; `None` = a key block is needed.
     context: Option<(u8, u32)>,
     /// Epoch of the key block that the timeline depends on.
     epoch: Option<u8>,
     damage: Option<String>,
-    /// What the graph's output holds.
+    /// The block in the graph's output.
     shown: Shown,
     stats: DecoderStats,
 }
 
-/// What is loaded and allocated for pictures of the stream's size.
+/// The graph and buffers for pictures of the stream's size.
 struct Opened {
     graph: DecoderGraph,
     unpacker: Unpacker,
@@ -127,7 +128,7 @@ impl Decoder {
         })
     }
 
-    /// Layers to decode at most from the next block on; `None` = all that come.
+    /// Most layers to decode, from the next block on; `None` = all that come.
     pub fn set_max_layers(&mut self, layers: Option<usize>) {
         self.max_layers = layers.unwrap_or(usize::MAX).max(1);
     }
@@ -164,8 +165,8 @@ impl Decoder {
     /// key block loads the graph.
     ///
     /// [`Error::Malformed`]: the block is damaged beyond use; [`Error::ContextLost`]: it depends on blocks that did not come.
-    /// Either way, decoding goes on with the next key block. Any other error will come again: the bundle is broken, or there is
-    /// too little memory for pictures of this size.
+    /// Either way, decoding can continue with the next key block. Any other error is permanent: the bundle is broken, or
+    /// there is too little memory for pictures of this size.
     pub fn decode(&mut self, data: &[u8], pts: Option<u64>) -> Result<DecodedBlock<'_>> {
         let started = Instant::now();
         match self.decode_block(data, pts) {
@@ -188,8 +189,8 @@ impl Decoder {
         DecodedBlock { decoder: self }
     }
 
-    /// Conceals a block that [`decode`](Self::decode) just refused as malformed: the last good frame in place of each of its
-    /// frames. `None` where there is no such frame, or where the block's times cannot be told.
+    /// Conceals a block that [`decode`](Self::decode) just refused as malformed: each of its frames is the last good frame.
+    /// `None` where there is no such frame, or where the block's times are not known.
     pub fn repeat(&mut self, data: &[u8], pts: Option<u64>) -> Option<DecodedBlock<'_>> {
         let (header, _) = BlockHeader::parse(data, self.header.block_length).ok()?;
         let last = self.shown.repeats.or(self.shown.frames.checked_sub(1))?;
@@ -199,7 +200,7 @@ impl Decoder {
         }
         let times = self.timeline.decode(header.position, header.frames, &header.timing, pts);
         self.epoch = Some(header.epoch);
-        self.damage = Some("the block could not be decoded; the last good frame stands in for it".into());
+        self.damage = Some("the block could not be decoded; the last good frame replaces it".into());
         self.shown = Shown { times, frames: usize::from(header.frames), repeats: Some(last) };
         Some(DecodedBlock { decoder: self })
     }

@@ -9,7 +9,7 @@ pub fn mse_of_psnr(psnr: f64) -> f64 {
     4.0 * 10f64.powf(-psnr / 10.0)
 }
 
-/// Measures what the decoder graph made of a block, padding included: all samples of RGB, the luma of I420.
+/// Measures the decoder graph's picture of a block, padding included: all samples of RGB, the luma of I420.
 pub(super) struct CellLosses {
     geometry: Geometry,
     /// Bytes of a cell in a row.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The codec's state machines: blocks in, packets out, and back.
+//! Encoder and decoder: frames to packets and back.
 
 mod counts;
 mod decoder;
@@ -24,14 +24,15 @@ pub use crate::timing::FrameTime;
 
 use crate::bundle::{Bottleneck, Manifest};
 
-/// How the encoder finds what meets its target.
+/// How the encoder finds the tokens that meet its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SearchMethod {
     /// Decode every candidate and take the cheapest that meets the target: the reference, slow.
     Full,
-    /// Bisect, decoding on the way.
+    /// Bisect, decoding each candidate.
     Binary,
-    /// Predict from the latents; no decoding but that of the block itself. `fsq` and `vae` bundles need `has_distortion` for it.
+    /// Predict from the latents; nothing is decoded but the chosen block. `fsq` and `vae` bundles need `has_distortion` for
+    /// it.
     #[default]
     Regression,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What encoder and decoder make of a bundle.
+//! What encoder and decoder both derive from a bundle.
 
 use crate::bitstream::{self, SequenceHeader};
 use crate::bundle::{Bottleneck, Bundle, Manifest, fingerprint_name};
@@ -61,8 +61,8 @@ pub(super) fn stream_format(format: PixelFormat) -> bitstream::PixelFormat {
     }
 }
 
-/// The step that a block looks quantised with when its finest `missing` levels did not come, in pixel units: what is left is
-/// what a codec with that step would have sent.
+/// The step, in pixel units, that a block looks quantised with when its upper `missing` layers are not there: a codec with
+/// that step would have sent the same.
 pub(super) fn effective_step(quantiser: u8, scale: f32, missing: usize) -> f32 {
     step(quantiser) as f32 / scale * 3f32.powi(missing as i32)
 }

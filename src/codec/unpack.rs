@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From a block's segments to the decoder graph's inputs, for each bottleneck.
+//! From a block's segments to the decoder graph's inputs, for every bottleneck.
 
 use super::setup::{Nested, effective_step, fixed};
 use crate::bitstream::{Block, BlockHeader, SegmentFault};
@@ -10,7 +10,7 @@ use crate::tokens::fixed::FixedCoder;
 use crate::tokens::{MAX_QUANTISER, NestedDecoder, Shape};
 use crate::{Error, Result};
 
-/// What a block's segments are read into.
+/// Reads the segments of a block.
 pub(super) struct Unpacker {
     kind: Kind,
     counts: Vec<i32>,
@@ -42,7 +42,7 @@ impl Unpacker {
         }
     }
 
-    /// Layers that the block with this header was coded in; 0: the header is not of this bundle.
+    /// Depth of the block with this header; 0: the header does not fit this bundle.
     fn depth(&self, header: &BlockHeader) -> usize {
         self.layers().saturating_sub(usize::from(header.left_out))
     }
@@ -57,7 +57,7 @@ impl Unpacker {
         if depth == 0 || block.segments().count() > depth {
             return Err(Error::Malformed(format!("block: not of 1 to {depth} layers; waiting for the next key block")));
         }
-        // empty layers at the end are as if they had been cut off, as in a thinned block
+        // empty layers at the end count as cut off, as in a thinned block
         let whole = block.segments().take(usable.0.min(most));
         let wanted = whole.enumerate().filter(|(_, s)| s.is_ok_and(|s| !s.is_empty())).map(|(i, _)| i + 1).last().unwrap_or(0);
         let mut read = 0;
@@ -67,7 +67,7 @@ impl Unpacker {
                 if read == 0 {
                     return Err(e);
                 }
-                // The checksum held, yet the layer is nonsense: start over without it.
+                // The checksum is right, but the payload is not valid: read the block again without it.
                 fault = Some(format!("layer {read}: {e}"));
                 let good = read;
                 for (level, segment) in block.segments().take(good).enumerate() {
@@ -78,7 +78,7 @@ impl Unpacker {
             read += 1;
         }
         if read == 0 {
-            // All layers empty: nothing moves and nothing is new.
+            // All layers are empty: no motion and no residual.
             self.read_segment(0, header, &[])?;
             read = 1;
         }
@@ -146,7 +146,7 @@ impl Unpacker {
     }
 }
 
-/// How many layers of a block are whole, 1 or more where there are any, and what is wrong with the next one.
+/// How many layers of a block are whole, at least 1 where there are any, and what is wrong with the next one.
 pub(super) fn usable(block: &Block<'_>) -> Result<(usize, Option<String>)> {
     let (usable, fault) = block.usable();
     let fault = fault.map(|f| match f {

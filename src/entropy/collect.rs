@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Fitting of tables: what happened in every context, segment by segment, and the start that would have cost least.
+//! Fitting of tables: the bits of every context, by segment, and the start that would have cost least.
 
 use super::cost::bit_cost;
 use super::tables::HISTORIES;
@@ -89,9 +89,9 @@ fn cost(bits: &[bool], segments: &[(usize, f32)], init: ContextInit) -> f64 {
     total / f64::from(COST_ONE_BIT)
 }
 
-/// The start of `context` that would have cost least; a context hardly ever used keeps close to `fallback`.
+/// The start of `context` that would have cost least. A context that was hardly used stays close to `fallback`.
 pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> ContextInit {
-    /// Enough evidence; more only takes time.
+    /// Enough bits; more would only take time.
     const MAX_BITS: usize = 300_000;
     let record = &collector.records[context];
     if record.segments.is_empty() {
@@ -106,7 +106,7 @@ pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> Cont
         }
         at = end;
     }
-    // long segments learn for themselves: what counts is where the first bits of each stand
+    // long segments adapt by themselves, so the first bits of each segment matter most
     let (mut zeros, mut total, mut at) = (0.0, 0.0, 0);
     let shy = 0.4 * segments.iter().map(|s| f64::from(s.1)).sum::<f64>() / segments.len() as f64;
     for &(end, weight) in &segments {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What bits cost, in 1/256 bit, for encoders' decisions.
+//! Costs of bits, in 1/256 bit, for encoders' decisions.
 
 use super::model::PROBABILITY_BITS;
 use super::{BitCoder, Context, PROBABILITY_ONE, Tables};

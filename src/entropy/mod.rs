@@ -2,7 +2,7 @@
 //! Integer-only entropy coding: a binary range coder over adaptive contexts that start from a bundle's static tables.
 //!
 //! Syntax is written once, generic over [`BitCoder`]: the same code drives the encoder, the decoder, the cost counter and the
-//! statistics collector, so they cannot disagree. No float takes part in anything a decoder depends on.
+//! statistics collector, so they always agree. Nothing that a decoder depends on uses floating point.
 
 mod collect;
 mod cost;
@@ -21,7 +21,7 @@ pub trait BitCoder {
     /// Whether bits come out of this coder (their argument is ignored) rather than go in.
     const DECODES: bool;
 
-    /// Codes one bit in context `context` and returns it.
+    /// Codes one bit in the entropy context `context` and returns it.
     fn bit(&mut self, context: usize, bit: bool) -> bool;
 
     /// Codes the low `bits` (0..=16) of `value` without a model, most significant first, and returns them.
@@ -30,7 +30,7 @@ pub trait BitCoder {
     /// Codes `value`, one of `total` (1..=65536) equally likely ones, and returns it.
     fn uniform(&mut self, value: u32, total: u32) -> u32;
 
-    /// Whether a decoder has read so far beyond its data that no encoder can have written this.
+    /// Whether a decoder has read further beyond its data than any encoder's output makes it.
     fn exhausted(&self) -> bool {
         false
     }

@@ -5,7 +5,7 @@
 pub const PROBABILITY_ONE: u32 = 1 << PROBABILITY_BITS;
 pub(super) const PROBABILITY_BITS: u32 = 26;
 
-/// Neither bit ever gets cheaper than about 2^-14: a wrong guess then costs 14 bits at most.
+/// Neither bit's probability falls below about 2^-14, so an unlikely bit costs 14 bits at most.
 const FLOOR: i32 = 1 << (PROBABILITY_BITS - 14);
 
 /// Longest memory of a context, in bits coded.

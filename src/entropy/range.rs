@@ -4,8 +4,8 @@
 use super::model::PROBABILITY_BITS;
 use super::{BitCoder, Context};
 
-/// Trailing zero bytes of a segment are not sent, a decoder reads zeros beyond its end; but never more than this many, so that a
-/// decoder far beyond the end of its data knows that the data is damaged.
+/// Trailing zero bytes of a segment are not sent, a decoder reads zeros beyond its end; but never more than this many, so
+/// that a decoder that is further beyond the end knows that the data is damaged.
 pub const MAX_ZERO_TAIL: usize = 48;
 
 const TOP: u32 = 1 << 24;
@@ -114,7 +114,7 @@ impl BitCoder for RangeEncoder<'_> {
     }
 }
 
-/// Reads a segment; never fails and never reads outside: beyond its end a segment goes on with zeros.
+/// Reads a segment. It never fails and never reads outside: beyond its end a segment continues with zeros.
 #[derive(Debug)]
 pub struct RangeDecoder<'a> {
     contexts: &'a mut [Context],
@@ -149,7 +149,7 @@ impl<'a> RangeDecoder<'a> {
         }
     }
 
-    /// Whether all of the data took part: false after a well-formed segment means bytes too many.
+    /// Whether all of the data was used: false after a well-formed segment means that there are too many bytes.
     pub fn consumed(&self) -> bool {
         self.at >= self.data.len()
     }

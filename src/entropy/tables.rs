@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `tables.bin` of a bundle: how every context starts and learns, which class a coefficient belongs to, and how far
-//! reconstruction lies from the middle of its interval.
+//! `tables.bin` of a bundle: how every entropy context starts and adapts, the classes of coefficients, and the biases of
+//! reconstruction.
 
 use super::{Context, MAX_HISTORY};
 use crate::{Error, Result};
@@ -42,8 +42,8 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Tables that know nothing: `contexts` even probabilities, default classes, no bias. For bundles without tables, and to
-    /// begin training from.
+    /// Untrained tables: `contexts` even probabilities, default classes, no bias. For bundles without tables, and to start
+    /// training.
     pub fn flat(contexts: usize) -> Self {
         Self { init: vec![ContextInit::default(); contexts], classes: Vec::new(), biases: Vec::new() }
     }
@@ -117,13 +117,13 @@ impl Tables {
         self.init.is_empty()
     }
 
-    /// The contexts as a segment finds them.
+    /// The contexts as each segment starts with them.
     pub fn contexts(&self) -> impl Iterator<Item = Context> + '_ {
         let history = |code: u8| HISTORIES[usize::from(code)];
         self.init.iter().map(move |c| Context::new(c.zero, history(c.confidence), history(c.limit)))
     }
 
-    /// How contexts begin, one by one.
+    /// How each context starts.
     pub fn init(&self) -> &[ContextInit] {
         &self.init
     }

@@ -88,7 +88,7 @@ impl<'a> Cell<'a> {
                 let centre = best.vector;
                 for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)] {
                     let v = [centre[0] + dy * step, centre[1] + dx * step];
-                    // what was around the centre before has lost already
+                    // the neighbours of the centre before were tried already
                     let known = |b: Vector| (v[0] - b[0]).abs().max((v[1] - b[1]).abs()) <= step;
                     if !before.is_some_and(known) {
                         self.consider(best, v, || cost(v, near));
@@ -103,7 +103,7 @@ impl<'a> Cell<'a> {
     }
 }
 
-/// What the bands of a picture share.
+/// Data that the bands of a picture share.
 #[derive(Clone, Copy)]
 pub(super) struct Scene<'a> {
     pub frames: &'a [&'a [u8]],
@@ -116,18 +116,18 @@ pub(super) struct Scene<'a> {
     pub lambda: u32,
 }
 
-/// Rows of cells that are searched one after the other. What is beyond them is read from a copy, made between the passes: so bands
-/// can be searched side by side, and what they find does not depend on whether they were.
+/// Rows of cells that are searched one after the other. Rows of other bands are read from a copy that is made between the
+/// passes. So bands can be searched in parallel, and the result is the same as in sequence.
 #[derive(Debug)]
 pub(super) struct Band {
     pub rows: Range<usize>,
     cells_x: usize,
     cells_y: usize,
-    /// Of the whole picture; only the band's own rows and those next to them are of use.
+    /// Of the whole picture; only the band's own rows and those next to them are used.
     pub field: Field,
     /// Distortion of each cell at its vector, in the band's rows.
     sad: Vec<u32>,
-    /// Sweeps so far, and for each cell of the picture the sweep that is the first to find it as it is.
+    /// Sweeps so far, and for each cell of the picture the first sweep that sees its present vector.
     sweeps: u8,
     changed: Vec<u8>,
 }
@@ -163,7 +163,7 @@ impl Band {
         self.sweeps = 0;
         self.changed.fill(1);
         if let Some(above) = self.rows.start.checked_sub(1) {
-            // the band above is being searched: its last field stands in
+            // the band above is being searched, so its last field is used
             for x in 0..self.cells_x {
                 self.field.set(above, x, Some(scene.previous[above * self.cells_x + x]));
             }
@@ -204,7 +204,7 @@ impl Band {
         let sad = cell.sad(zero, u32::MAX);
         let mut best = Choice { cost: sad + cell.rate(bits(zero)), sad, vector: zero };
         cell.consider(&mut best, prediction, || bits(prediction));
-        // Below half a grey level nothing is to be won.
+        // Below half a grey level there is nothing to gain.
         let samples = (CELL * CELL * frames.len()) as u32;
         if best.sad > samples / 2 {
             let i = y * self.cells_x + x;

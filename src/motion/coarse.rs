@@ -14,7 +14,7 @@ const REACH: i32 = RANGE / 4 / SCALE as i32;
 const PAD: usize = REACH as usize + SIDE;
 /// Quarter pixels in a low-resolution sample.
 const UNIT: i32 = 4 * SCALE as i32;
-/// Sum of absolute differences of a square that no far search will better: one and a half grey levels.
+/// Sum of absolute differences of a square below which a far search finds nothing better: one and a half grey levels.
 const GOOD: u32 = (SIDE * SIDE) as u32 * 3 / 2;
 
 /// Quarter-resolution pictures and the squares' vectors.
@@ -36,7 +36,7 @@ impl Coarse {
     pub(super) fn new(width: usize, height: usize) -> Self {
         let (w, h) = (width / SCALE, height / SCALE);
         let (squares_x, squares_y) = (w.div_ceil(SIDE), h.div_ceil(SIDE));
-        // a last square may reach over the edge
+        // the last square may reach beyond the edge
         let pitch = squares_x * SIDE + 2 * PAD;
         let size = pitch * (squares_y * SIDE + 2 * PAD);
         Self {

@@ -6,12 +6,12 @@ use crate::tokens::motion::{Near, cost, predict};
 /// A displacement (dy, dx) in quarter pixels.
 pub(super) type Vector = [i32; 2];
 
-/// 1/256 bit: what the flag of an inter cell costs among inter cells.
+/// Cost of the flag of an inter cell among inter cells, in 1/256 bit.
 const INTER: u32 = 16;
-/// And of an intra cell: without, with one and with two intra neighbours.
+/// Cost of the flag of an intra cell with no, one and two intra neighbours.
 const INTRA: [u32; 3] = [1536, 640, 256];
 
-/// Vectors of all cells, with a border of cells that are not there; `None` = not there, or intra.
+/// Vectors of all cells, with a border of absent cells; `None` = absent, or intra.
 #[derive(Debug)]
 pub(super) struct Field {
     pitch: usize,
@@ -26,7 +26,7 @@ impl Field {
         Self { pitch, cells_x, cells_y, cells: vec![None; pitch * (cells_y + 2)] }
     }
 
-    /// Sets all cells that are there.
+    /// Sets all cells of the picture.
     pub(super) fn fill(&mut self, value: Option<Vector>) {
         for row in self.cells.chunks_exact_mut(self.pitch).skip(1).take(self.cells_y) {
             row[1..=self.cells_x].fill(value);
@@ -62,7 +62,7 @@ impl Field {
         [self.cells[i - 1], self.cells[above], self.cells[above + 1]]
     }
 
-    /// What the coder predicts a cell's vector from.
+    /// The neighbours from which a cell's vector is predicted.
     pub(super) fn near(&self, y: usize, x: usize) -> Near {
         self.near_index(self.index(y, x))
     }

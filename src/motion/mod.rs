@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Block motion search: the encoder's half of motion as tokens.
+//! Block motion search, for the encoder.
 //!
 //! A cell of 16x16 luma samples has one displacement D in quarter pixels, between the last decoded frame and the last frame
 //! of the block; frame i of T is predicted at D*(i+1)/T. Every choice is by SAD + lambda * bits, because at low rates vectors
 //! cost as much as residuals, and bits are counted as the token coder will code them:
 //!
-//! 1. [`coarse`]: a search at a quarter of the resolution finds large motion;
-//! 2. each cell, in coding order, takes the best of its neighbours', its former and the coarse vectors and refines it in
-//!    shrinking diamonds;
-//! 3. sweeps over the whole field let each cell take the vector of any neighbour, counting what its choice does to the cost of
-//!    the cells predicted from it.
+//! 1. [`coarse`]: a search at a quarter of the resolution finds large motion; 2. each cell, in coding order, takes the best
+//! of its neighbours' vectors, its own of the block before and the coarse one, and refines it in shrinking diamonds; 3.
+//! sweeps over the whole field let each cell take the vector of any neighbour, where the cost of the cells predicted from it
+//! counts too.
 //!
-//! Steps 2 and 3 are done for two halves of the picture ([`band`]), at the same time where there are two threads.
+//! Steps 2 and 3 are done for two halves of the picture ([`band`]), in parallel where there are two threads.
 
 mod band;
 mod coarse;
@@ -32,7 +31,7 @@ pub const CELL: usize = 16;
 /// Largest |D| in quarter pixels.
 pub const RANGE: i32 = 255;
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct MotionStats {
     /// Mean absolute prediction error per luma sample, inter cells.
@@ -46,7 +45,7 @@ pub struct MotionStats {
 /// Sweeps of step 3.
 const SWEEPS: usize = 2;
 
-/// Runs two jobs: side by side if there is a thread for the second.
+/// Runs two jobs, in parallel if there is a thread for the second.
 #[derive(Debug)]
 struct Pair(Option<rayon::ThreadPool>);
 

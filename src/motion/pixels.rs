@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sixteen samples at a time: the few packed operations the search consists of, safe on every target.
+//! The packed operations of the search, on sixteen samples at a time, safe on every target.
 //!
-//! x86-64 always has them as instructions; elsewhere the loops over sixteen bytes are left to the compiler.
+//! On x86-64 they are SSE2 instructions; elsewhere the compiler vectorises loops over sixteen bytes.
 
 /// Samples in a [`Lane`].
 pub(super) const LANE: usize = 16;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The reference at half-pixel resolution, and sums of absolute differences at quarter- and eighth-pixel places.
+//! The reference at half-pixel resolution, and sums of absolute differences at quarter- and eighth-pixel positions.
 //!
 //! Half-pixel samples come from an eight-tap filter close to the decoder graph's. Between them the search interpolates
 //! linearly, which is cheaper than the graph's taps and close enough to rank candidates.
@@ -100,8 +100,8 @@ impl Interpolated {
         }
     }
 
-    /// Sum of absolute differences of the cell of `frame` at (y, x) to the reference moved by (ey, ex) eighths of a pixel;
-    /// or anything not less than `limit` once it is clear that it is not less.
+    /// Sum of absolute differences of the cell of `frame` at (y, x) to the reference moved by (ey, ex) eighths of a pixel; or
+    /// any number of at least `limit`, once the sum reaches that.
     pub(super) fn sad(&self, frame: &[u8], (y, x): (usize, usize), (ey, ex): (i32, i32), limit: u32) -> u32 {
         let place = |at: usize, e: i32| ((at + PAD) as i32 + (e >> 3)) as usize;
         let at = place(y, ey) * self.pitch + place(x, ex);
@@ -164,7 +164,7 @@ fn between(a: Lane, b: Lane, quarters: usize) -> Lane {
     }
 }
 
-/// Sum of absolute differences of a cell to its own mean, in one frame: what a flat prediction would leave.
+/// Sum of absolute differences of a cell to its own mean, in one frame: the error of a flat prediction.
 pub(super) fn activity(frame: &[u8], width: usize, y: usize, x: usize) -> u32 {
     let rows = Rows { data: &frame[y * width + x..], pitch: width };
     let flat = |level: u8| compare(rows, u32::MAX, |_| Lane::new(&[level; CELL]));

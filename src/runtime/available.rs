@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that this process can still have: of the machine, of the control groups that it is in, of its own limits.
+//! Memory that this process can still get, by the machine, its control groups and its own limits.
 
 use std::path::{Path, PathBuf};
 
-/// Bytes of host memory that can be had, where the system tells (Linux).
+/// Bytes of host memory that are available, where the system reports it (Linux).
 pub(super) fn available() -> Option<u64> {
     System { root: Path::new("/") }.available()
 }

@@ -26,7 +26,7 @@ pub enum Tokens<'a> {
     F32(&'a [f32]),
 }
 
-/// What the decoder graph is to read; as [`Tokens`].
+/// The decoder graph's input; as [`Tokens`].
 #[derive(Debug)]
 pub enum TokensMut<'a> {
     /// Dequantised latents.
@@ -37,7 +37,7 @@ pub enum TokensMut<'a> {
     F32(&'a mut [f32]),
 }
 
-/// What of a decoder graph's picture is wanted.
+/// Which output of the decoder graph is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Picture {
     /// `frames`: 8 bits, to be shown.
@@ -50,7 +50,7 @@ fn optional(on: bool, spec: &Spec) -> Result<Option<DynTensor>> {
     on.then(|| buffer(spec)).transpose()
 }
 
-/// Says which graph it was that failed.
+/// Adds to an error which graph failed.
 fn of_graph(graph: &str, bundle: &Bundle, error: Error) -> Error {
     match error {
         Error::Model(m) => Error::Model(format!("the {graph} graph of bundle '{}' {m}", bundle.manifest.name)),
@@ -92,7 +92,7 @@ impl Inputs {
     }
 }
 
-/// What the encoder graph hands to the loop graph has names with this prefix.
+/// Prefix of the tensors that the encoder graph hands to the loop graph.
 const HANDED: &str = "loop.";
 
 /// The decoder graph: tokens to frames.
@@ -101,7 +101,7 @@ pub struct DecoderGraph {
     tokens: DynTensor,
     inputs: Inputs,
     picture: DynTensor,
-    /// Of the loop graph: what the encoder graph writes.
+    /// Of the loop graph: inputs that the encoder graph writes.
     handed: Vec<Handed>,
 }
 
@@ -247,8 +247,8 @@ pub struct EncoderGraph {
 }
 
 impl EncoderGraph {
-    /// Loads the bundle's encoder; it reads the context of `decoder`, which must be of the same bundle and geometry, and writes
-    /// what that reads of it.
+    /// Loads the bundle's encoder. It reads the contexts of `decoder`, which must be of the same bundle and geometry, and
+    /// writes the `loop.*` tensors that `decoder` reads.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, decoder: &mut DecoderGraph) -> Result<Self> {
         let device = decoder.graph.device();
         let opened =
@@ -257,8 +257,8 @@ impl EncoderGraph {
         Self::with(opened, bundle, geometry, config, must_write, |_| Ok(decoder))
     }
 
-    /// Loads the bundle's encoder, and the decoder only if its context is read: `decoder` is then called, with the settings that
-    /// put it on the same device.
+    /// Loads the bundle's encoder, and the decoder only if its contexts are read. `decoder` is then called with the settings
+    /// that put it on the same device.
     pub fn open_alone<'d>(
         bundle: &Bundle,
         geometry: &Geometry,
@@ -280,7 +280,7 @@ impl EncoderGraph {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
         let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs() };
         let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs() };
-        // An encoder that leaves quantisation to the core has no use for the step.
+        // An encoder that leaves quantisation to the core does not need the step.
         let takes_step = m.takes_step && inputs.has("step");
         let mut wanted = vec![&c.frames, &c.position];
         wanted.extend(m.count_conditioned.then_some(&c.counts));

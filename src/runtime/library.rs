@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Finding `libonnxruntime` at run time, and the one environment of the process.
 //!
-//! Nothing links against it, so the plugin loads (and is inspected) without it.
+//! Nothing links against it, so the plugin can be loaded and inspected without it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -15,13 +15,13 @@ use crate::{Error, Result};
 
 static BESIDE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// Adds a directory that is searched after `ORT_DYLIB_PATH`: where the plugin itself lies. To be called before the first
-/// graph is opened; a relative one is taken from the working directory of now.
+/// Adds a directory that is searched after `ORT_DYLIB_PATH`: where the plugin itself lies. Call it before the first graph is
+/// opened. A relative directory is resolved against the current working directory.
 pub fn set_search_directory(directory: PathBuf) {
     *BESIDE.lock().unwrap_or_else(|e| e.into_inner()) = std::path::absolute(directory).ok();
 }
 
-/// The loaded library, for ever.
+/// The loaded library; it is never unloaded.
 struct Library {
     path: PathBuf,
     environment: Environment,
@@ -48,7 +48,7 @@ fn reason(path: &Path, error: &ort::LoadDynamicError) -> String {
     }
 }
 
-/// An error and what caused it: the loader's own words stand in the source.
+/// An error and its cause: the loader's own message is in the source.
 fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -65,7 +65,7 @@ fn with_sources(error: &dyn std::error::Error) -> String {
 fn start(path: &Path) -> Result<Library, String> {
     let builder = ort::init_from(path).map_err(|e| reason(path, &e))?;
     let logger = |level: LogLevel, _: &str, _: &str, place: &str, message: &str| {
-        // Its errors come back as errors too, and those of a provider that was only tried for are none to the user.
+        // Its errors are returned as errors too, and failing to get a provider that was only tried is no error for the user.
         let level = match level {
             LogLevel::Verbose => log::Level::Trace,
             LogLevel::Info | LogLevel::Warning => log::Level::Debug,
@@ -86,8 +86,8 @@ fn start(path: &Path) -> Result<Library, String> {
     Ok(Library { path: path.to_owned(), environment })
 }
 
-/// Tries `ORT_DYLIB_PATH` alone where it is set: named by the user, so no other is taken in its place. Else the first place
-/// with a library that works; one that is too old or broken is passed over.
+/// Tries only `ORT_DYLIB_PATH` where it is set: the user named it, so no other library replaces it. Otherwise takes the first
+/// directory with a library that works; one that is too old or broken is passed over.
 fn open() -> Result<Library> {
     if let Some(named) = std::env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         let looked = [format!("ORT_DYLIB_PATH={}", named.display())];
@@ -134,7 +134,7 @@ fn library() -> Result<&'static Library> {
     LIBRARY.get_or_init(open).as_ref().map_err(Clone::clone)
 }
 
-/// The process's environment. The first outcome stays: ONNX Runtime cannot be loaded twice.
+/// The process's environment. The first result is kept: ONNX Runtime cannot be loaded twice.
 pub(super) fn environment() -> Result<&'static Environment> {
     library().map(|l| &l.environment)
 }

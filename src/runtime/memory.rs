@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether a model fits in memory: where it does not, the system ends the process instead of refusing the allocation.
+//! Checks that a model fits in memory. Where it does not, the system would kill the process instead of refusing the
+//! allocation.
 //!
-//! Graphs take most of their memory in the first run, so what the system calls free is not: what each instance asked for counts as
-//! taken until it has run.
+//! Graphs take most of their memory in the first run, so the system reports too much as free before it. What each instance
+//! asked for therefore counts as taken until it has run.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,22 +15,22 @@ use crate::{Error, Result};
 
 /// Bytes for each pixel that decoding takes with a nested bundle, graph and coder. Measured at 3840x2160 with the builtin one.
 pub(super) const DECODING: u64 = 220;
-/// And what an encoder's own graph and searches take besides.
+/// The same for an encoder's own graph and its searches, in addition.
 pub(super) const ENCODING: u64 = 150;
 
-/// Bytes of a tensor; `None`: its type is none of a context's, or it is beyond counting.
+/// Bytes of a tensor; `None`: contexts cannot have its type, or the number overflows.
 fn tensor(ty: ort::value::TensorElementType, shape: &[i64]) -> Option<u64> {
     let size = element_bytes(ty)?;
     shape.iter().try_fold(size, |n, &d| n.checked_mul(d)).and_then(|n| u64::try_from(n).ok())
 }
 
-/// Bytes of a context; `None`: its type is none of a context's, or it is beyond counting.
+/// Bytes of a context; `None`: contexts cannot have its type, or the number overflows.
 pub(super) fn bytes(context: &ContextSpec) -> Option<u64> {
     tensor(context.ty, &context.shape)
 }
 
-/// Host memory that a graph takes on pictures of `geometry`: `pixel` bytes for each pixel with a nested bundle; two of each context and
-/// the tensors of `specs`, which are most of it with the others.
+/// Host memory that a graph takes on pictures of `geometry`: `pixel` bytes for each pixel with a nested bundle; with others,
+/// each context twice and the tensors of `specs`, which are most of it.
 pub(super) fn needed(m: &Manifest, g: &Geometry, pixel: u64, contexts: &[ContextSpec], specs: &[&Spec]) -> u64 {
     let sum = |all: &mut dyn Iterator<Item = Option<u64>>| all.map(|n| n.unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
     let contexts = sum(&mut contexts.iter().map(bytes)).saturating_mul(2);
@@ -46,7 +47,8 @@ struct Ledger(Mutex<u64>);
 static LEDGER: Ledger = Ledger(Mutex::new(0));
 
 impl Ledger {
-    /// Notes `bytes` as taken if `free` ones (asked for only now, when no other instance can come between) leave room.
+    /// Counts `bytes` as taken if they fit into what is `free`, which is asked for under the lock, so that no other instance
+    /// can come between.
     fn reserve(&'static self, bytes: u64, g: &Geometry, free: impl FnOnce() -> Option<u64>) -> Result<Reservation> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(free) = free().filter(|free| bytes > free.saturating_sub(*taken)) {
@@ -75,7 +77,7 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
-    /// Reserves `bytes` for pictures of `geometry`, if there are as many.
+    /// Reserves `bytes` for pictures of `geometry`, if that much is free.
     pub fn new(bytes: u64, geometry: &Geometry) -> Result<Self> {
         LEDGER.reserve(bytes, geometry, available)
     }

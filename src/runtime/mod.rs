@@ -19,8 +19,8 @@ pub use library::set_search_directory;
 /// Where graphs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ExecutionProvider {
-    /// CUDA where it really works, else the CPU; the log says which and why. TensorRT builds engines for minutes at the
-    /// first start, so it is used only when asked for by name.
+    /// CUDA where it works, else the CPU; the log says which and why. TensorRT builds engines for minutes at the first start,
+    /// so it is used only when asked for by name.
     #[default]
     Auto,
     /// The CPU.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where `libonnxruntime` may lie.
+//! Where `libonnxruntime` may be installed.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Looked into even where `ld.so.conf` does not say so.
+/// Searched even where `ld.so.conf` does not name them.
 const SYSTEM: [&str; 6] = ["/usr/local/lib", "/usr/local/lib64", "/lib", "/usr/lib", "/lib64", "/usr/lib64"];
 /// The library in `directory`: the plain name first, else the newest version.
 pub(super) fn in_directory(directory: &Path) -> Option<PathBuf> {
@@ -21,7 +21,7 @@ pub(super) fn in_directory(directory: &Path) -> Option<PathBuf> {
     found.filter_map(|p| version(&p).map(|v| (v, p))).max().map(|(_, p)| p)
 }
 
-/// `directory`, and where a PyPI wheel unpacked there and a release archive keep the library.
+/// `directory`, and where a PyPI wheel or a release archive that was unpacked there has the library.
 fn layouts(directory: &Path) -> [PathBuf; 3] {
     [directory.to_owned(), directory.join("onnxruntime/capi"), directory.join("lib")]
 }
@@ -50,7 +50,7 @@ fn loader_directories(file: &Path, read: &mut HashSet<PathBuf>, out: &mut Vec<Pa
             out.extend(Some(PathBuf::from(line)).filter(|p| p.is_absolute()));
             continue;
         };
-        // Patterns are `directory/*.conf` wherever there are any.
+        // Patterns have the form `directory/*.conf`.
         let pattern = file.parent().unwrap_or(Path::new("/")).join(pattern);
         let (Some(directory), Some(name)) = (pattern.parent(), pattern.file_name().and_then(|n| n.to_str())) else { continue };
         let (before, after) = name.split_once('*').unwrap_or((name, ""));
@@ -67,7 +67,7 @@ fn loader_directories(file: &Path, read: &mut HashSet<PathBuf>, out: &mut Vec<Pa
     }
 }
 
-/// The directory that a package of elastictok keeps its own copy in, beside where GStreamer keeps plugins: it is no library of the system.
+/// The directory of a package's own copy, beside GStreamer's plugin directory: it is not a library of the system.
 const PACKAGE: &str = "elastictok";
 
 /// Where to look for the library.
@@ -75,8 +75,8 @@ const PACKAGE: &str = "elastictok";
 pub(super) struct Places {
     /// Absolute, in the order in which they are searched.
     pub directories: Vec<PathBuf>,
-    /// Variables that name no absolute path, `NAME=value`. They are passed over: a library found from wherever the process happens
-    /// to run is anybody's code.
+    /// Variables with a relative path, `NAME=value`. They are passed over: a library found relative to the working directory
+    /// could be anybody's code.
     pub passed_over: Vec<String>,
 }
 

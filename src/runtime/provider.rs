@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Sessions on the provider that was asked for.
 //!
-//! CUDA and TensorRT could not be run where this was written: their errors are tested, their working is not.
+//! CUDA and TensorRT have not been run on a GPU yet. Only their errors are tested.
 
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ impl Device {
         self != Self::Cpu
     }
 
-    /// The library of ONNX Runtime that this device needs, and what that one needs in turn.
+    /// The library of ONNX Runtime that this device needs, and what that library needs.
     fn needs(self) -> (&'static str, &'static str) {
         match self {
             Self::Cpu => ("", ""),
@@ -62,7 +62,7 @@ pub(super) struct Opened {
     pub device: Device,
 }
 
-/// Where TensorRT keeps what it built. Never a directory that others may write: engines are code.
+/// Where TensorRT keeps its engines. Engines are code, so others must not be able to write to this directory.
 fn engine_cache(config: &RuntimeConfig, variable: &dyn Fn(&str) -> Option<PathBuf>) -> Result<PathBuf> {
     let user = || {
         let cache = variable("XDG_CACHE_HOME").filter(|p| p.is_absolute());
@@ -105,7 +105,7 @@ fn tensorrt(config: &RuntimeConfig) -> Result<ep::ExecutionProviderDispatch> {
         .error_on_failure())
 }
 
-/// Why `device` cannot be had from the ONNX Runtime in use, if that shows without trying.
+/// Why the ONNX Runtime in use does not have `device`, as far as can be told without trying.
 fn missing(device: Device) -> Result<Option<String>> {
     environment()?;
     let built_in = match device {
@@ -198,7 +198,7 @@ pub(super) fn open(graph: &Graph, dimensions: &[(&str, usize)], config: &Runtime
                 return Ok(opened);
             }
             Err(why) => {
-                // Without a runtime nothing can be taken instead.
+                // Without a runtime there is no CPU either.
                 environment()?;
                 log::info!("execution-provider=auto takes the CPU, {} threads, because {why}", config.thread_count());
                 Device::Cpu

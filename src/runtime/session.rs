@@ -2,7 +2,7 @@
 //! A session with its buffers bound once.
 //!
 //! A context has two tensors that swap roles: a run reads one and writes the other, and committing the run is flipping an
-//! index. For each combination of roles there is a binding made beforehand.
+//! index. A binding is made in advance for each combination of roles.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ fn host(ty: Type, shape: &[i64]) -> Result<DynTensor> {
     Ok(tensor)
 }
 
-/// A tensor of zeros as `spec` says.
+/// A tensor of zeros of the type and shape of `spec`.
 pub(super) fn buffer(spec: &Spec) -> Result<DynTensor> {
     host(spec.ty, &spec.shape)
 }
@@ -65,13 +65,13 @@ fn on_gpu(session: &Session, spec: &ContextSpec, device_id: i32) -> Result<DynTe
     DynTensor::new(&allocator, spec.ty, spec.shape.clone()).map_err(no_memory)
 }
 
-/// A tensor that one graph writes for another one to read, where both run.
+/// A tensor that one graph writes and another one reads, on the device of both.
 pub(super) struct Handed {
     pub spec: ContextSpec,
     pub tensor: DynTensor,
 }
 
-/// One recurrent tensor: two places that swap roles.
+/// One recurrent tensor: two slots that swap roles.
 pub(super) struct Context {
     pub spec: ContextSpec,
     pub slots: [DynTensor; 2],
@@ -101,7 +101,7 @@ impl Context {
     }
 }
 
-/// What both graphs share.
+/// A session with its bindings and contexts.
 pub(super) struct Graph {
     session: Session,
     device: Device,
@@ -182,7 +182,7 @@ impl Graph {
         let started = Instant::now();
         let binding = self.bindings.get_mut(binding).ok_or_else(|| Error::Runtime("the graph has no such binding".into()))?;
         if self.device.is_gpu() {
-            // Binding is what copies host memory to a GPU: what changed since is not seen otherwise.
+            // Binding copies host memory to a GPU, so it is repeated for inputs that may have changed.
             for (name, tensor) in inputs {
                 binding.bind_input(name, tensor).map_err(runtime("copying to the GPU failed"))?;
             }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Sharing tokens out between cells: the same fall of loss per token everywhere, or as near as the curves' corners allow.
+//! Sharing out tokens between cells by equal slope: the same fall of loss per token everywhere, as near as the curves'
+//! corners allow.
 
 /// A cell's loss against its count: (count, loss), counts rising, at least one point.
 pub type Curve = Vec<(u32, f32)>;
@@ -44,8 +45,8 @@ fn hull(curve: &[(u32, f32)]) -> Vec<(u32, f64)> {
     corners
 }
 
-/// Takes tokens where they help most until the cells' mean loss is at most `target` or nothing helps any more, with at most
-/// `budget` tokens in all (the curves' first points are taken whatever they cost).
+/// Gives tokens to the cells where they help most, until the cells' mean loss is at most `target` or nothing helps any more,
+/// with at most `budget` tokens in all. The curves' first points are given whatever they cost.
 pub fn equal_slope(curves: &[Curve], target: f32, budget: u64) -> Allocation {
     let mut steps = Vec::new();
     let mut counts = Vec::with_capacity(curves.len());

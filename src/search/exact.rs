@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Fewest tokens that meet the target. What is found was evaluated: it meets the target, or is the best there was.
+//! Fewest tokens that meet the target. The result was evaluated: it meets the target, or it is the best that was tried.
 
 use super::{Curve, Evaluate, Evaluator, Found, Problem, equal_slope, grid, mean};
 use crate::Result;
 
-/// How often `full` corrects an allocation whose measured loss is not the sum of what the cells had one by one.
+/// How often `full` corrects an allocation whose measured loss is not the sum of the cells' losses by themselves.
 const CORRECTIONS: u32 = 3;
 
-/// Bisects each cell to its smallest count whose loss is at most the target, as its loss falls with the count; a cell that
-/// cannot meet it gets the count of least loss among those tried, `most` among them.
+/// Bisects each cell to its smallest count whose loss is at most the target, assuming that loss falls with the count. A cell
+/// that cannot meet the target gets the count of least loss among those tried, which include `most`.
 pub fn binary(problem: &Problem, evaluate: &mut Evaluate<'_>) -> Result<Found> {
     #[derive(Clone)]
     struct Cell {
@@ -68,7 +68,7 @@ pub fn full(problem: &Problem, points: u32, evaluate: &mut Evaluate<'_>) -> Resu
     Ok(run.found(counts))
 }
 
-/// As [`full`] for one cell, its samples given.
+/// As [`full`] for one cell with these samples.
 fn smallest(curve: &Curve, problem: &Problem, run: &mut Evaluator<'_, '_>) -> Result<Vec<u32>> {
     let Some(first) = curve.iter().position(|&(_, loss)| loss <= problem.target) else {
         let best = curve.iter().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(problem.most, |&(n, _)| n);
@@ -87,7 +87,7 @@ fn smallest(curve: &Curve, problem: &Problem, run: &mut Evaluator<'_, '_>) -> Re
     Ok(vec![high])
 }
 
-/// As [`full`] for many cells, their samples given.
+/// As [`full`] for many cells with these samples.
 fn shared(curves: &[Curve], problem: &Problem, run: &mut Evaluator<'_, '_>) -> Result<Vec<u32>> {
     let mut aim = problem.target;
     let mut counts = Vec::new();
@@ -100,7 +100,7 @@ fn shared(curves: &[Curve], problem: &Problem, run: &mut Evaluator<'_, '_>) -> R
             if out_of_reach {
                 break;
             }
-            // Cells that see each other's tokens: aim lower by what was missed.
+            // Where cells depend on each other's tokens: aim lower by the amount missed.
             aim -= measured - problem.target;
             continue;
         }

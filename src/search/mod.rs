@@ -2,10 +2,11 @@
 //! How many tokens each cell keeps: searches for a loss, for bundles with an `fsq` or `vae` bottleneck.
 //!
 //! A search knows neither model nor pixels. It asks for the losses of all cells under a count for each cell (one run of the
-//! graphs), as often as it needs, and names the counts. A loss is a mean squared error on the \[-1, 1\] scale, compared in f32.
+//! graphs), as often as it needs, and returns the counts. A loss is a mean squared error on the \[-1, 1\] scale, compared in
+//! f32.
 //!
 //! * [`Official`]: the rules of ElasticTok as released, for bundles imported from its checkpoints; block for block the same counts.
-//! * [`exact`]: fewest tokens that meet the target; `full` shares them out between cells by equal slope.
+//! * [`exact`]: fewest tokens that meet the target; with many cells, `full` shares them out by equal slope.
 //! * [`predict`]: the same from losses that the encoder graph predicts, without decoding.
 
 mod allocate;
@@ -21,7 +22,7 @@ use crate::Result;
 /// Runs the graphs with a count for each cell, \[cells\], and fills in each cell's loss, \[cells\].
 pub type Evaluate<'a> = dyn FnMut(&[u32], &mut [f32]) -> Result<()> + 'a;
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// For each cell, its count ([`Official`]: the argument of the mask, see [`Official::kept`]).
@@ -30,14 +31,14 @@ pub struct Found {
     pub evaluations: u32,
 }
 
-/// What is searched for.
+/// Bounds and target of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Problem {
     /// Cells of a block, at least 1.
     pub cells: usize,
     /// Least count of a cell.
     pub least: u32,
-    /// Greatest count of a cell, at least `least`.
+    /// Largest count of a cell, at least `least`.
     pub most: u32,
     /// Loss to reach: by each cell, or on average where the search says so.
     pub target: f32,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The searches of ElasticTok as released, quirks included.
 //!
-//! The mask that they search with keeps the slots up to and including its argument, so one token more than it says. The
-//! binary search gives the last argument it tried, even if that one failed, and never tries the least one. Each cell is
-//! searched as if it were alone; all cells' candidates are evaluated together.
+//! Their mask keeps the slots up to and including its argument, which is one token more than the argument. The binary search
+//! returns the last argument that it tried, even if that one failed, and never tries the least one. Each cell is searched by
+//! itself; all cells' candidates are evaluated together.
 
 use super::{Evaluate, Evaluator, Found};
 use crate::Result;
@@ -35,7 +35,7 @@ impl Official {
         (self.default_prop * f64::from(self.most)) as u32
     }
 
-    /// Greatest argument that is tried.
+    /// Largest argument that is tried.
     fn limit(&self) -> u32 {
         (self.max_prop * f64::from(self.most)).ceil() as u32
     }

@@ -5,7 +5,7 @@ use super::{Curve, Problem, equal_slope, grid};
 use crate::{Error, Result};
 
 /// Loss at `count`, between the boundaries linear in the logarithms of both: losses fall roughly as a power of the count.
-/// Below the first boundary nothing is known but that loss is not lower there.
+/// Below the first boundary it is only known that the loss is not lower.
 fn interpolate(layers: &[u32], losses: &[f32], count: u32) -> f32 {
     let above = layers.partition_point(|&b| b < count);
     match (above.checked_sub(1), layers.get(above)) {
@@ -19,7 +19,8 @@ fn interpolate(layers: &[u32], losses: &[f32], count: u32) -> f32 {
     }
 }
 
-/// Predicted curves of the cells, sampled at up to `points` counts. None is below b1 unless `most` is: nothing is known there.
+/// Predicted curves of the cells, sampled at up to `points` counts. No count is below b1 unless `most` is, as nothing is
+/// predicted there.
 fn curves(problem: &Problem, layers: &[u32], distortion: &[f32], points: u32) -> Result<Vec<Curve>> {
     let least = problem.least.max(layers.first().copied().unwrap_or(0)).min(problem.most);
     let counts = grid(least, problem.most, points);
@@ -40,7 +41,8 @@ pub fn within_budget(problem: &Problem, layers: &[u32], distortion: &[f32], poin
     Ok(equal_slope(&curves(problem, layers, distortion, points)?, 0.0, budget).counts)
 }
 
-/// Counts whose predicted mean loss is at most the target, by equal slope; all tokens that help where it is out of reach.
+/// Counts whose predicted mean loss is at most the target, by equal slope. Where the target is out of reach, all tokens that
+/// help.
 ///
 /// `layers`: the boundaries b1 < .. < bL; `distortion`: the predictions there, \[cells, L\], which are sampled at up to `points`
 /// counts. No count is below b1 unless `most` is: nothing is predicted there.

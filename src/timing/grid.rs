@@ -59,8 +59,8 @@ impl Grid {
         base + self.point(u128::from(self.first) + index as u128) - self.point(0)
     }
 
-    /// The prediction in units. Grid point and offset are rounded each for itself, so that a key block whose own time was
-    /// rounded does not move the rounding of the frames after it. May be beyond the range of times.
+    /// The prediction in units. Grid point and offset are rounded separately, so that a key block whose own time was rounded
+    /// does not change the rounding of the frames after it. May be beyond the range of times.
     pub fn in_units(&self, index: usize, unit: Unit) -> i128 {
         let unit = i128::from(unit.nanoseconds());
         let round = |time: i128| (time + unit / 2).div_euclid(unit);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Numbers of the contexts: which probability a bit is coded with. The order is part of the stream format.
+//! Numbers of the entropy contexts: the probability that each bit is coded with. The order is part of the stream format.
 
 use super::MAX_LEVELS;
 use super::layout::CLASSES;
@@ -12,14 +12,14 @@ pub(super) const OUTER: usize = 4;
 pub(super) const CROWDS: usize = 3;
 /// Classes of the energy for symbols rarer than zero flags.
 pub(super) const COARSE: usize = 4;
-/// Classes of what a magnitude of 1 or 2 depends on.
+/// Classes that choose the context of a magnitude of 1 or 2.
 pub(super) const SIZES: usize = 2 * ENERGIES;
 pub(super) const UNARY: usize = 12;
 pub(super) const PREFIX: usize = 16;
-/// Flags of sizes that only a level coded against a reference of its own needs.
+/// Flags of sizes that only occur in a layer with a reference of its own.
 pub(super) const MORE: usize = 6;
 
-/// Contexts of one level of a block of `depth` levels, for inter or intra cells.
+/// Contexts of one layer of a block of `depth` layers, for inter or intra cells.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Set(usize);
 
@@ -36,7 +36,7 @@ const BEYOND: usize = UPPER + 3 * COARSE * COARSE;
 const CONSTANT: usize = BEYOND + 2 * MORE;
 const SET: usize = CONSTANT + 6 * (1 + PREFIX);
 
-/// Levels of blocks of every depth: 1 + 2 + ..
+/// Layers of blocks of every depth: 1 + 2 + ..
 const LEVELS: usize = MAX_LEVELS * (MAX_LEVELS + 1) / 2;
 /// First context of motion.
 pub(super) const MOTION: usize = 2 * LEVELS * SET;
@@ -61,7 +61,7 @@ pub(super) const PARTS: [(&str, usize); 11] = [
     ("constant term", SET),
 ];
 
-/// (depth, level, intra, part) of a context, or `None` for motion.
+/// (depth, layer, intra, part) of a context, or `None` for motion.
 pub(super) fn describe(context: usize) -> Option<(usize, usize, bool, &'static str)> {
     let (set, at) = (context / SET, context % SET);
     let part = PARTS.iter().find(|p| at < p.1).map_or("", |p| p.0);
@@ -79,7 +79,7 @@ impl Set {
         Self((2 * index(depth, level) + usize::from(intra)) * SET)
     }
 
-    /// The contexts of both kinds of cells at a level.
+    /// The contexts of inter and intra cells in a layer.
     pub fn both(depth: usize, level: usize) -> std::ops::Range<usize> {
         2 * index(depth, level) * SET..2 * (index(depth, level) + 1) * SET
     }
@@ -119,7 +119,7 @@ impl Set {
         self.0 + TWO + usize::from(class) / (CLASSES / COARSE) * SIZES + surroundings
     }
 
-    /// `magnitude` >= 1: at the level before.
+    /// `magnitude` >= 1: that in the layer before.
     #[inline]
     pub fn middle(self, magnitude: i32, class: u8, energy: usize) -> usize {
         self.0
@@ -133,7 +133,7 @@ impl Set {
         self.middle(magnitude, class, energy) - MIDDLE + UPPER
     }
 
-    /// Whether a size is beyond what nesting allows, and each further step: of a refinement, or of a new coefficient.
+    /// Whether a size is above what nesting allows, and each further step, for a refinement or a new coefficient.
     #[inline]
     pub fn beyond(self, new: bool) -> usize {
         self.0 + BEYOND + usize::from(new) * MORE

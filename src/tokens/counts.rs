@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How many tokens of a level a cell has: a bucket by a binary tree of contexts, then the place in the bucket.
+//! The end of block: how many tokens of a layer a cell has. A bucket by a binary tree of contexts, then the place in the
+//! bucket.
 
 use super::contexts::{ACTIVITIES, HINTS, Set, TREE_LEAVES};
 use super::field::Field;
 use crate::entropy::{BitCoder, CostTable};
 
-/// What the neighbourhood says about a cell's count.
+/// Classes of the neighbourhood that choose the contexts of a cell's count.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CountContext {
     activity: usize,
@@ -32,7 +33,7 @@ fn magnitude(n: u16) -> usize {
     (16 - n.leading_zeros()) as usize
 }
 
-/// `level_zero_hint`: the hint where there is no coarser level.
+/// `level_zero_hint`: the hint in layer 0, which has no layer before it.
 pub(super) fn context(field: &Field, place: usize, level: usize, level_zero_hint: usize) -> CountContext {
     let (counts, pitch) = (&field.counts[level], field.pitch());
     let m = |p: usize| magnitude(counts[p]);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What encoder and decoder both know of a block's cells while they code it: digits so far, counts, and what the coefficients
-//! before say about the next.
+//! The neighbourhood: what encoder and decoder both know of a block's cells while they code it. It has the digits so far, the
+//! counts, and classes of the coefficients before.
 
 use super::contexts::{COARSE, CROWDS, OUTER};
 use super::level::promoted;
 use super::{MAX_LEVELS, NestedLayout};
 
-/// A coefficient speaks to its neighbours with its magnitude, but no louder than this.
+/// A coefficient counts in its neighbourhood with its magnitude, up to this.
 const LOUDEST: i16 = 2;
 
-/// Classes of the sum of what earlier coefficients of the cell say.
+/// Classes of the weighted sum of earlier coefficients of the cell.
 static INNER_CLASS: [u8; 64] = {
     let limits = [1, 2, 3, 5, 7, 10, 14];
     let (mut out, mut i) = ([0; 64], 0);
@@ -29,9 +29,9 @@ static INNER_CLASS: [u8; 64] = {
 pub(super) struct Field {
     coefficients: usize,
     pitch: usize,
-    /// Signed magnitudes at the current level; before a coefficient is coded, the middle digit is assumed.
+    /// Signed magnitudes in the current layer; before a coefficient is coded, the middle digit is assumed.
     pub values: Vec<i16>,
-    /// Tokens of each level.
+    /// Tokens of each layer.
     pub counts: [Vec<u16>; MAX_LEVELS],
     /// 1 + last significant coefficient.
     pub extents: Vec<u16>,
@@ -63,7 +63,7 @@ impl Field {
     /// Forgets the block; touches only what was used.
     pub fn clear(&mut self) {
         for (place, extent) in self.extents.iter_mut().enumerate() {
-            // even an empty fill would cost, where the memory was never used
+            // even an empty fill would touch memory that was never used
             if *extent > 0 {
                 let first = place * self.coefficients;
                 self.values[first..first + usize::from(std::mem::take(extent))].fill(0);
@@ -86,7 +86,7 @@ impl Field {
         self.extents[place] = self.extents[place].max(i as u16 + 1);
     }
 
-    /// Goes to the next level: every significant coefficient of the cell gets the middle digit.
+    /// Moves to the next layer: every significant coefficient of the cell gets the middle digit.
     pub fn promote(&mut self, place: usize) {
         let first = place * self.coefficients;
         for value in &mut self.values[first..first + usize::from(self.extents[place])] {
@@ -95,7 +95,7 @@ impl Field {
     }
 }
 
-/// What coefficients coded before say about those of one cell.
+/// The neighbourhood of the coefficients of one cell.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Surroundings {
     /// Sums over earlier coefficients of the cell.
@@ -151,22 +151,22 @@ impl Surroundings {
         (usize::from(INNER_CLASS[usize::from(self.inner[i] & 63)]), usize::from(self.outer[i]))
     }
 
-    /// Class 0..96 of all that a zero flag depends on besides the position: the classes above and how many significant
-    /// coefficients the cell has shown.
+    /// Class 0..96 of all that a zero flag depends on besides the position: the classes above, and how many significant
+    /// coefficients the cell has so far.
     #[inline]
     pub fn zero_class(&self, i: usize) -> usize {
         let (inner, outer) = self.classes(i);
         (inner * OUTER + outer) * CROWDS + self.crowd
     }
 
-    /// Class 0..16 of what a magnitude of 1 or 2 depends on.
+    /// Class 0..16 that chooses the context of a magnitude of 1 or 2.
     #[inline]
     pub fn size_class(&self, i: usize) -> usize {
         let (inner, outer) = self.classes(i);
         2 * inner + usize::from(outer > 1)
     }
 
-    /// Class 0..4 of all that was said, for rarer symbols.
+    /// Class 0..4 of the whole neighbourhood, for rarer symbols.
     #[inline]
     pub fn coarse_class(&self, i: usize) -> usize {
         let (inner, outer) = self.classes(i);

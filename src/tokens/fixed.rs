@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tokens without a model of their statistics: FSQ indices and quantised VAE means, all values equally likely, and how many of
-//! them each cell has.
+//! Tokens of fixed width: FSQ indices and quantised VAE means, all values equally likely, and how many of them each cell has.
 //!
-//! Layer j carries the tokens with index in [b(j-1), b(j)) of every cell that goes on, and its own part of the counts.
+//! Layer j carries the tokens with index in [b(j), b(j+1)), b(0) = 0, of every cell that has any, and its own part of the
+//! counts.
 
 use crate::bundle::{Bottleneck, Manifest};
 use crate::entropy::{BitCoder, Context, RangeDecoder, RangeEncoder};
@@ -61,7 +61,7 @@ impl FixedKind {
 
 /// Contexts of counts: (part: none, all; left and top cell: none, some, all).
 const CONTEXTS: usize = 2 * 9;
-/// What decoders of hostile streams allocate at most, in numbers.
+/// Most numbers that a decoder allocates, whatever a stream says.
 const MAX_NUMBERS: usize = 1 << 28;
 
 /// Codes blocks of fixed-width tokens. Buffers are allocated once.
@@ -217,8 +217,8 @@ impl FixedCoder {
         Ok(())
     }
 
-    /// Appends the segment of `layer` (0..L) of the block loaded to `out`: nothing where no cell has tokens in it, as no cell
-    /// then has any in the layers after it.
+    /// Appends the segment of `layer` (0..L) of the loaded block to `out`. Appends nothing where no cell has tokens in it;
+    /// then no cell has any in the layers after it.
     pub fn write_segment(&mut self, layer: usize, out: &mut Vec<u8>) -> Result<()> {
         if let Some(&[from, _]) = self.bounds.get(layer..layer + 2)
             && self.counts.iter().all(|&n| n as usize <= from)
@@ -281,7 +281,7 @@ impl FixedCoder {
             } else {
                 0
             };
-            // an encoder's cell may go on in later layers
+            // an encoder's cell may have tokens in later layers
             if C::DECODES {
                 self.counts[cell] = (from + n) as i32;
             }

@@ -3,14 +3,14 @@
 
 use crate::{Error, Result};
 
-/// Most levels a nested quantiser can have.
+/// Most layers a nested quantiser can have.
 pub const MAX_LEVELS: usize = 3;
 const MAX_COEFFICIENTS: usize = 8192;
 const MAX_CELLS: usize = 1 << 20;
-/// Largest t, v or u of a coefficient: beyond any transform, and far from what 16 bits can add up.
+/// Largest t, v or u of a coefficient: above those of any transform, and small enough for sums in 16 bits.
 const MAX_FREQUENCY: u16 = 1 << 12;
 
-/// Position classes of coefficients: what a zero flag knows about where it is.
+/// Position classes of coefficients, on which zero flags depend.
 pub(super) const CLASSES: usize = 16;
 
 /// Neighbouring coefficients in the graph's order that are all luma or all chroma.
@@ -31,14 +31,14 @@ fn runs(chroma: impl Iterator<Item = bool>) -> Vec<Run> {
     runs
 }
 
-/// Coefficients, levels and cells of a picture.
+/// Coefficients, layers and cells of a picture.
 #[derive(Debug, Clone)]
 pub struct NestedLayout {
     pub(super) coefficients: usize,
     pub(super) levels: usize,
     pub(super) cells_x: usize,
     pub(super) cells_y: usize,
-    /// Constant term of its component: predicted from other cells where nothing else predicts it.
+    /// Constant term of its component, which is predicted from other cells in intra cells.
     pub(super) constant: Vec<bool>,
     pub(super) chroma: Vec<bool>,
     /// Luma and chroma in the graph's order.
@@ -61,7 +61,7 @@ impl NestedLayout {
             return Err(Error::Model(format!("{} coefficients per cell; 1..={MAX_COEFFICIENTS} can be coded", positions.len())));
         }
         if !(1..=MAX_LEVELS).contains(&levels) {
-            return Err(Error::Model(format!("{levels} levels; 1..={MAX_LEVELS} can be coded")));
+            return Err(Error::Model(format!("{levels} layers; 1..={MAX_LEVELS} can be coded")));
         }
         if cells_x == 0 || cells_y == 0 || cells_x.saturating_mul(cells_y) > MAX_CELLS {
             return Err(Error::Limit(format!("{cells_x}x{cells_y} cells; 1..={MAX_CELLS} can be coded: use a smaller picture")));
@@ -98,7 +98,7 @@ impl NestedLayout {
         })
     }
 
-    /// Says where the graph has the coefficients: `order[i]` is its index of the i-th most important one.
+    /// Sets the graph's order of coefficients: `order[i]` is the graph's index of the i-th most important one.
     pub fn with_order(mut self, order: &[u16]) -> Result<Self> {
         let mut ranks = vec![None; self.coefficients];
         for (i, &slot) in order.iter().enumerate() {
@@ -128,7 +128,7 @@ impl NestedLayout {
         self.coefficients
     }
 
-    /// Levels of the quantiser.
+    /// Layers of the quantiser.
     pub fn levels(&self) -> usize {
         self.levels
     }
@@ -156,7 +156,7 @@ impl NestedLayout {
     }
 }
 
-/// Positions near `p` and how much they have to do with it.
+/// Positions near `p` and their weights.
 fn neighbours([component, t, v, u]: [u16; 4]) -> impl Iterator<Item = (u8, [u16; 4])> {
     const PLANE: [(i32, i32, u8); 12] = [
         (0, 1, 2),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The syntax of one level of a block, written once for encoder, decoder and statistics.
+//! The syntax of one layer of a cell, written once for encoder, decoder and statistics.
 
 use super::contexts::{MORE, PREFIX, Set, UNARY};
 use super::field::{Field, Surroundings};
@@ -7,10 +7,11 @@ use super::{NestedLayout, counts};
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
 
-/// Largest magnitude of a level-0 digit or difference: what latents of 16 bits can need.
+/// Largest magnitude of a layer-0 digit or difference: the most that 16-bit latents can need.
 const MAX_MAGNITUDE: u32 = 32_767;
 
-/// What an encoder wants coded at a level: signed magnitude of every coefficient, and 1 + the last that is not zero, by place.
+/// What an encoder codes in a layer: the signed magnitude of every coefficient, and 1 + the index of the last that is not
+/// zero, by place.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Target {
     pub values: Vec<i16>,
@@ -18,7 +19,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Becomes what a coarser level sees of `finest`: magnitudes divided by `span`.
+    /// Sets this to a lower layer's view of `finest`: magnitudes divided by `span`.
     pub fn divide(&mut self, finest: &Self, span: i32, coefficients: usize) {
         for (place, (old, &extent)) in self.extents.iter_mut().zip(&finest.extents).enumerate() {
             let (first, end) = (place * coefficients, usize::from(extent.max(*old)));
@@ -35,18 +36,18 @@ impl Target {
     }
 }
 
-/// What a value is assumed to be at the next level: the middle of the three it can become.
+/// The value assumed in the next layer: the middle of the three that are possible.
 #[inline]
 pub(super) fn promoted(value: i16) -> i16 {
     value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX)
 }
 
-/// What stays the same over a level.
+/// What stays the same within a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Level<'a> {
     pub layout: &'a NestedLayout,
     pub classes: &'a [u8],
-    /// Levels of the block.
+    /// Layers of the block.
     pub depth: usize,
     pub level: usize,
     /// Motion planes dy, dx, mode; `None` in a key block, where every cell is intra.
@@ -77,7 +78,7 @@ impl Level<'_> {
     }
 }
 
-/// Codes one level of all cells. An encoder gives its `target`; a decoder none.
+/// Codes one layer of all cells. An encoder passes its `target`, a decoder `None`.
 pub(super) fn code<C: BitCoder>(
     coder: &mut C,
     level: Level<'_>,
@@ -95,7 +96,7 @@ pub(super) fn code<C: BitCoder>(
             code_cell(coder, level, field, around, place, y * layout.cells_x + x, target)?;
         }
         if C::DECODES && coder.exhausted() {
-            return Err(Error::Malformed(format!("level {} ends before its cells do; wait for the next block", level.level)));
+            return Err(Error::Malformed(format!("layer {} ends before its cells do; wait for the next block", level.level)));
         }
     }
     Ok(())
@@ -147,7 +148,7 @@ fn code_cell<C: BitCoder>(
         } else if assumed != 0 {
             let (m, energy, before) = (want(i), around.coarse_class(i), assumed.abs() / 3);
             if last || coder.bit(set.middle(before, class, energy), m != assumed) {
-                // towards and beyond zero is down
+                // towards and beyond zero counts as down
                 let change = (m - assumed) * assumed.signum();
                 let up = coder.bit(set.upper(before, class, energy), change > 0);
                 let size = 1 + code_beyond(coder, set, false, change.unsigned_abs().wrapping_sub(1))?;
@@ -196,7 +197,7 @@ fn limited(value: i32) -> i32 {
     value.clamp(-i32::from(i16::MAX), i32::from(i16::MAX))
 }
 
-/// How far a size is beyond the least it can be: what nested levels of one reference never are.
+/// How far a size is above its minimum. It is 0 where all layers refine the same latents.
 fn code_beyond<C: BitCoder>(coder: &mut C, set: Set, new: bool, size: u32) -> Result<i32> {
     for found in 0..MORE as u32 {
         if !coder.bit(set.beyond(new) + found as usize, size > found) {
@@ -221,7 +222,7 @@ pub(super) fn code_escape<C: BitCoder>(coder: &mut C, contexts: usize, longest: 
     Ok(found)
 }
 
-/// The constant term of an intra cell at level 0: the difference from what the cells before suggest.
+/// The constant term of an intra cell in layer 0: the difference from its prediction by the cells before.
 fn code_constant<C: BitCoder>(
     coder: &mut C,
     level: Level<'_>,

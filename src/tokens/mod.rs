@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is inside a layer segment: motion, counts and the digits of the nested quantiser, or fixed-width tokens; and the encoder's
-//! rate-distortion decisions about them. `docs/bitstream.md` is the specification.
+//! The payload of segments: motion, counts and the digits of the nested quantiser, or fixed-width tokens. Also the encoder's
+//! rate-distortion decisions about them. Identifiers here call a layer of a nested bundle a level. `docs/bitstream.md` is the
+//! specification.
 
 mod contexts;
 mod counts;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Motion of cells: median prediction, its coding as part of layer 0, and what a vector costs.
+//! Motion of cells: median prediction, coding as part of layer 0, and the cost of a vector.
 //!
 //! Vectors are (dy, dx) in quarter pixels, each in -[`MAX_MOTION`]..=[`MAX_MOTION`]; a field is three planes dy, dx, mode (0 inter,
 //! 1 intra) of cells in raster order.
@@ -19,7 +19,7 @@ const SAME: usize = WHICH + 2;
 const ZERO_DY: usize = SAME + 4 * UNREST;
 const ZERO_DX: usize = ZERO_DY + 3;
 const SIZE: usize = ZERO_DX + 3;
-/// Classes of how badly the cells around were predicted.
+/// Classes of how well the neighbours' vectors were predicted.
 const UNREST: usize = 6;
 /// Contexts of a component's prefix, and its most ones: sizes go up to 2 * [`MAX_MOTION`].
 const SIZES: usize = 10;
@@ -44,7 +44,7 @@ fn median(a: i32, b: i32, c: i32) -> i32 {
     a.min(b).max(a.max(b).min(c))
 }
 
-/// Distinct vectors among the neighbours that are not the prediction, and how many there are.
+/// Distinct vectors of the neighbours other than the prediction, and their number.
 fn others(near: Near, prediction: [i32; 2]) -> ([[i32; 2]; 3], usize) {
     let (mut list, mut n) = ([[0; 2]; 3], 0);
     for v in near.into_iter().flatten() {

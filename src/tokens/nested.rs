@@ -11,7 +11,7 @@ use super::{Estimate, NestedLayout, Rdo, motion};
 use crate::entropy::{BitCoder, Context, CostTable, RangeDecoder, RangeEncoder, Tables};
 use crate::{Error, Result};
 
-/// What both sides need.
+/// What encoder and decoder share.
 #[derive(Debug)]
 struct Common {
     layout: NestedLayout,
@@ -54,7 +54,7 @@ impl Common {
         (0..self.layout.cells()).map(|cell| self.field.place(cell % self.layout.cells_x, cell / self.layout.cells_x))
     }
 
-    /// Readies contexts and field for a level.
+    /// Prepares contexts and field for a layer.
     fn begin(&mut self, depth: usize, level: usize, contexts: &mut [Context]) {
         let set = Set::both(depth, level);
         contexts[set.clone()].copy_from_slice(&self.fresh[set]);
@@ -64,7 +64,7 @@ impl Common {
         }
     }
 
-    /// Codes level `level` of a block of `depth` levels as `target` has it.
+    /// Codes layer `level` of a block of `depth` layers, with the values of `target`.
     fn code_level<C: BitCoder>(
         &mut self,
         depth: usize,
@@ -88,7 +88,7 @@ pub struct NestedEncoder {
     common: Common,
     contexts: Vec<Context>,
     costs: CostTable,
-    /// One for each level.
+    /// One for each layer.
     targets: Vec<Target>,
     work: Workspace,
     depth: usize,
@@ -111,7 +111,7 @@ impl NestedEncoder {
         })
     }
 
-    /// Chooses all digits of a block coded in `depth` levels (1..=L) that all refine the same latents.
+    /// Chooses all digits of a block coded in `depth` layers (1..=L) that all refine the same latents.
     ///
     /// `latents`: \[cells, C\] in raster order of cells; `quantiser` 0..=87; `motion`: planes dy, dx, mode of the block, `None` for
     /// a key block. The result stays until the next call and can be written or dequantised.
@@ -132,7 +132,7 @@ impl NestedEncoder {
         Ok(estimate)
     }
 
-    /// Begins a block of `depth` levels, each with latents of its own: see [`quantise_level`](Self::quantise_level).
+    /// Begins a block of `depth` layers, each with latents of its own: see [`quantise_level`](Self::quantise_level).
     pub fn begin_block(&mut self, depth: usize, quantiser: u8) -> Result<()> {
         if !(1..=self.common.layout.levels).contains(&depth) {
             return Err(Error::Settings(format!("{depth} layers; the bundle has 1..={}", self.common.layout.levels)));
@@ -141,8 +141,8 @@ impl NestedEncoder {
         Ok(())
     }
 
-    /// Chooses the digits of one level, after those of the levels before: what a receiver of that many levels should get.
-    /// `latents` are its own: what is left of the picture after prediction from *its* reference. So no receiver drifts. Arguments as in
+    /// Chooses the digits of one layer, after those of the layers before, for receivers of that many layers. `latents` are
+    /// those of the residual after prediction from *their* reference, so they do not drift. Arguments as in
     /// [`quantise`](Self::quantise).
     pub fn quantise_level(&mut self, level: usize, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
         if level == 0 {
@@ -161,7 +161,7 @@ impl NestedEncoder {
         Ok(refiner.run(latents, &mut self.work, field, around, &mut finer[0]))
     }
 
-    /// Takes the signed quantisation indices of one level, \[cells, C\] in token order, in place of choosing them.
+    /// Sets the signed quantisation indices of one layer, \[cells, C\] in token order, instead of choosing them.
     pub fn load_level(&mut self, level: usize, indices: &[i16]) -> Result<()> {
         let c = self.common.layout.coefficients;
         if level >= self.depth || indices.len() != self.common.layout.cells() * c || indices.contains(&i16::MIN) {
@@ -180,7 +180,7 @@ impl NestedEncoder {
         Ok(())
     }
 
-    /// Decides on levels 0 to `finest` together, into the finest one's target.
+    /// Decides on layers 0 to `finest` together, into the target of `finest`.
     fn decide(&mut self, latents: &[i16], finest: usize, motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
         let common = &mut self.common;
         check_latents(&common.layout, latents.len())?;
@@ -191,8 +191,8 @@ impl NestedEncoder {
         Ok(decider.run(latents, &mut self.work, field, around, &mut self.targets[finest]))
     }
 
-    /// Appends the segment of `level` of the block last quantised to `out`. Levels are written in order from 0; `motion` as in
-    /// [`quantise`](Self::quantise), level 0 carries it.
+    /// Appends the segment of `level` of the block last quantised to `out`. Layers are written in order from 0; `motion` as in
+    /// [`quantise`](Self::quantise), layer 0 carries it.
     pub fn write_segment(&mut self, level: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
         check_motion(&self.common.layout, motion)?;
         self.common.begin(self.depth, level, &mut self.contexts);
@@ -202,13 +202,13 @@ impl NestedEncoder {
         Ok(())
     }
 
-    /// Codes one level of the block last quantised into `coder` instead of a segment: for statistics.
+    /// Codes one layer of the block last quantised into `coder` instead of a segment, for statistics.
     pub(super) fn observe<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
         self.common.begin(self.depth, level, &mut self.contexts);
         self.common.code_level(self.depth, level, motion, &self.targets[level], coder)
     }
 
-    /// Latents as a decoder of `levels` levels (0..=depth) has them, \[cells, C\], and counts \[cells\].
+    /// Latents as a decoder of `levels` layers (0..=depth) has them, \[cells, C\], and counts \[cells\].
     pub fn dequantise(&self, levels: usize, motion: Option<&[i32]>, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
         let layout = &self.common.layout;
         check_latents(layout, latents.len())?;
@@ -234,7 +234,7 @@ impl NestedEncoder {
         Ok(())
     }
 
-    /// 1 + the index of the last token that levels up to `last` send for the cell at `place`, 0: none.
+    /// 1 + the index of the last token that layers up to `last` send for the cell at `place`, 0: none.
     fn count_tokens(&self, last: usize, intra: bool, place: usize) -> usize {
         let (layout, c) = (&self.common.layout, self.common.layout.coefficients);
         let values = |level: usize| {
@@ -270,17 +270,17 @@ impl NestedEncoder {
 pub struct NestedDecoder {
     common: Common,
     contexts: Vec<Context>,
-    /// Levels read of the current block.
+    /// Layers read of the current block.
     levels: usize,
     shape: Shape,
 }
 
-/// What a block's header says of its segments.
+/// The fields of a block's header that its segments depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Whether it is a key block: without motion, all cells intra.
     pub key: bool,
-    /// Levels it was coded in, 1..=L.
+    /// Layers it was coded in, 1..=L.
     pub depth: usize,
 }
 
@@ -291,7 +291,7 @@ impl NestedDecoder {
         Ok(Self { contexts: common.fresh.clone(), common, levels: 0, shape: Shape { key: true, depth: 1 } })
     }
 
-    /// Forgets the block, so that dequantising gives nothing: for a block without a layer.
+    /// Forgets the block, so that dequantising gives zeros: for a block without a layer.
     pub fn clear(&mut self) {
         self.common.field.clear();
         self.common.motion.fill(0);
@@ -299,14 +299,14 @@ impl NestedDecoder {
     }
 
     /// Reads the segment of `level`: 0 begins a block of `shape`, the others must follow in order.
-    /// After an error the levels before are lost too: the block cannot be dequantised.
+    /// After an error the layers before are lost too: the block cannot be dequantised.
     pub fn read_segment(&mut self, level: usize, shape: Shape, data: &[u8]) -> Result<()> {
         if !(1..=self.common.layout.levels).contains(&shape.depth) {
-            return Err(Error::Malformed(format!("a block of {} levels; wait for the next block", shape.depth)));
+            return Err(Error::Malformed(format!("a block of {} layers; wait for the next block", shape.depth)));
         }
         if level >= shape.depth || (level > 0 && (level != self.levels || shape != self.shape)) {
             return Err(Error::Malformed(format!(
-                "segment of level {level} after {} levels; wait for the next block",
+                "segment of layer {level} after {} layers; wait for the next block",
                 self.levels
             )));
         }
@@ -327,7 +327,7 @@ impl NestedDecoder {
         let motion = (!key).then_some(&motion[..]);
         code(&mut coder, Level { layout, classes, depth, level, motion }, field, around, None)?;
         if !coder.consumed() {
-            return Err(Error::Malformed(format!("level {level} has bytes after its last cell; wait for the next block")));
+            return Err(Error::Malformed(format!("layer {level} has bytes after its last cell; wait for the next block")));
         }
         self.levels = level + 1;
         Ok(())
@@ -338,14 +338,14 @@ impl NestedDecoder {
         &self.common.motion
     }
 
-    /// Counts by the levels read so far, \[cells\].
+    /// Counts by the layers read so far, \[cells\].
     pub fn counts(&self, counts: &mut [i32]) {
         for (place, count) in self.common.places().zip(counts) {
             *count = self.count_tokens(place);
         }
     }
 
-    /// 1 + the index of the last token that the levels read sent for the cell at `place`, 0: none.
+    /// 1 + the index of the last token that the layers read sent for the cell at `place`, 0: none.
     fn count_tokens(&self, place: usize) -> i32 {
         let Common { layout, field, .. } = &self.common;
         let (c, extent) = (layout.coefficients, usize::from(field.extents[place]));
@@ -361,7 +361,7 @@ impl NestedDecoder {
         }
     }
 
-    /// Latents \[cells, C\] by the levels read so far, and counts \[cells\].
+    /// Latents \[cells, C\] by the layers read so far, and counts \[cells\].
     pub fn dequantise(&self, quantiser: u8, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
         let Common { layout, tables, groups, field, .. } = &self.common;
         check_latents(layout, latents.len())?;
@@ -387,13 +387,13 @@ impl NestedDecoder {
         Ok(())
     }
 
-    /// Coefficients that each cell sent in the level read last, \[cells\].
+    /// Coefficients that each cell sent in the layer read last, \[cells\].
     pub fn level_counts(&self) -> impl Iterator<Item = u16> {
         let counts = self.levels.checked_sub(1).map(|last| &self.common.field.counts[last]);
         self.common.places().map(move |place| counts.map_or(0, |c| c[place]))
     }
 
-    /// Signed quantisation indices after the level read last, \[cells, C\] in token order.
+    /// Signed quantisation indices after the layer read last, \[cells, C\] in token order.
     pub fn indices(&self) -> impl Iterator<Item = i16> {
         let c = self.common.layout.coefficients;
         self.common.places().flat_map(move |place| self.common.field.values[place * c..(place + 1) * c].iter().copied())

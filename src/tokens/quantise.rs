@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Rate-distortion optimised quantisation: which k each coefficient gets, and where each cell's tokens end.
+//! The RDO quantiser: the quantisation index of each coefficient, and the end of block of each cell, by rate-distortion
+//! optimisation.
 
 use super::contexts::{CROWDS, OUTER, Set, UNARY};
 use super::counts;
@@ -8,16 +9,16 @@ use super::level::{Level, Target};
 use super::step::{Reconstruction, span, step};
 use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 
-/// Below this many steps a coefficient is never worth a token.
+/// A coefficient below this many steps never gets a token.
 const HOPELESS: f32 = 0.6;
 /// Lagrangian multiplier in squared steps per bit when [`Rdo::lambda`] is 1.
 const LAMBDA: f32 = 0.13;
-/// What a coefficient that coarser levels see adds to their counts and zero flags: so much, and so much for each place in the
-/// order of tokens; in 1/256 bit.
+/// Estimated bits that a coefficient adds to counts and zero flags of lower layers that show it: a fixed part, and a part for
+/// each place in the order of tokens; in 1/256 bit.
 const COARSE_TOKEN: u32 = 384;
 const COARSE_PLACE: u32 = 5;
 
-/// What an encoder prefers.
+/// Settings of the RDO quantiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rdo {
     /// Scale of the Lagrangian multiplier: 1 is tuned for squared error; 0 only rounds.
@@ -34,7 +35,7 @@ impl Default for Rdo {
     }
 }
 
-/// What a quantised block costs and how far it is from its latents, all levels received.
+/// Bits and error of a quantised block, all layers received.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Estimate {
     /// Bits of counts and digits, without motion.
@@ -47,23 +48,23 @@ pub struct Estimate {
     pub coded_cells: usize,
 }
 
-/// A coefficient that might be worth a token.
+/// A coefficient that may get a token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub i: u16,
     /// Latent.
     pub x: i16,
-    /// Magnitude by plain rounding, then as decided.
+    /// Magnitude: first rounded, then as decided.
     pub k: i32,
 }
 
-/// A way to send a coefficient.
+/// A possible quantisation index of a coefficient, and its costs.
 #[derive(Debug, Clone, Copy)]
 struct Choice {
     /// Distortion and weighted bits.
     total: f32,
     k: i32,
-    /// Bits at the finest level, at coarser levels, and of the flag that the last token of a cell need not send, in 1/256.
+    /// Bits in the last layer, in lower layers, and of the flag that is not sent for the last token of a cell, in 1/256.
     fine: u32,
     coarse: u32,
     implied: u32,
@@ -75,17 +76,17 @@ pub(super) struct Workspace {
     pub candidates: Vec<Candidate>,
     /// End of each cell's candidates.
     pub ends: Vec<u32>,
-    /// One cell's, with those that the level before shows.
+    /// Candidates of one cell, with those that are not zero in the layer before.
     pub cell: Vec<Candidate>,
 }
 
-/// What the decisions need to know.
+/// Inputs of the decisions.
 pub(super) struct Decider<'a> {
     pub level: Level<'a>,
     pub groups: &'a [u8],
     pub costs: &'a CostTable,
     pub reconstruction: Reconstruction,
-    /// Step of `level`, the finest that is decided on, in latent units.
+    /// Step of layer `level`, the last that is decided on, in latent units.
     pub step: i32,
     pub rdo: Rdo,
 }
@@ -102,7 +103,7 @@ impl<'a> Decider<'a> {
         }
     }
 
-    /// Levels decided on together, from 0 on.
+    /// Number of layers decided on together, from layer 0 on.
     fn levels(&self) -> usize {
         self.level.level + 1
     }
@@ -156,7 +157,7 @@ impl<'a> Decider<'a> {
         self.reconstruction.value(k, self.groups[i])
     }
 
-    /// Finds candidates and the counts of the level before the finest, and sums up energies.
+    /// Finds candidates and the counts of the layer before the last, and sums up energies.
     pub(super) fn collect(
         &self,
         latents: &[i16],
@@ -215,7 +216,7 @@ impl<'a> Decider<'a> {
         }
     }
 
-    /// The nearest magnitude whose tokens from `max_tokens` on say nothing.
+    /// The nearest magnitude whose tokens from `max_tokens` on are zero or as assumed.
     fn limited(&self, k: i32, i: usize) -> i32 {
         let (levels, c) = (self.levels(), self.level.layout.coefficients);
         if self.rdo.max_tokens >= levels * c {
@@ -231,14 +232,14 @@ impl<'a> Decider<'a> {
         m
     }
 
-    /// Whether coefficient `i` may go from `from` to `to`: tokens below `min_tokens` must stay.
+    /// Whether coefficient `i` may change from `from` to `to`: tokens below `min_tokens` must stay.
     fn may(&self, i: usize, from: i32, to: i32) -> bool {
         let (levels, c) = (self.levels(), self.level.layout.coefficients);
         i >= self.rdo.min_tokens
             || (0..levels).all(|l| l * c + i >= self.rdo.min_tokens || from / span(levels, l) == to / span(levels, l))
     }
 
-    /// Bits (1/256) of what levels before the finest say about a magnitude that they can see.
+    /// Bits (1/256) of a magnitude in the layers before the last.
     fn coarse_cost(&self, intra: bool, class: u8, k: i32, i: usize, around: &Surroundings) -> u32 {
         let levels = self.levels();
         let (inner, outer) = around.classes(i);
@@ -249,7 +250,7 @@ impl<'a> Decider<'a> {
             if before > 0 {
                 total += self.refinement_cost(set, class, energy, before, m, true);
             } else if m > 0 {
-                // coarser levels see less energy than the finest
+                // lower layers have less energy than the last
                 let seen = (inner.saturating_sub(2) * OUTER + outer.saturating_sub(1)) * CROWDS;
                 total += self.costs.bit(set.zero(class, seen), true) + COST_ONE_BIT;
                 total += if level == 0 {
@@ -273,7 +274,7 @@ impl<'a> Decider<'a> {
         total
     }
 
-    /// What it costs to send coefficient `i`, |latent| = `x`, as `k`.
+    /// Costs of sending coefficient `i`, |latent| = `x`, as `k`.
     #[inline]
     #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
     fn price(&self, set: Set, intra: bool, flag: usize, i: usize, k: i32, x: f32, lambda: f32, around: &Surroundings) -> Choice {
@@ -301,13 +302,13 @@ impl<'a> Decider<'a> {
         range.map(|i| self.costs.bit(set.zero(self.level.classes[i], around.zero_class(i)), false)).sum()
     }
 
-    /// Bits of a level-0 magnitude >= 1.
+    /// Bits of a layer-0 magnitude >= 1.
     fn magnitude_cost(&self, set: Set, energy: usize, m: i32) -> u32 {
         let unary = (1..=m.min(UNARY as i32)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), m > j)).sum::<u32>();
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 
-    /// Decides on a cell; returns its bits in 1/256. `field` learns what the cell says.
+    /// Decides on a cell; returns its bits in 1/256. The cell's values are added to `field`.
     fn decide(
         &self,
         cell: usize,
@@ -382,7 +383,7 @@ impl<'a> Decider<'a> {
                 continue;
             }
             if i >= count {
-                // what coarser levels show gets the middle digit
+                // coefficients that lower layers show get the middle digit
                 one.k = if finest > 0 && one.k >= 3 { one.k / 3 * 3 + 1 } else { 0 };
             }
         }
@@ -391,12 +392,12 @@ impl<'a> Decider<'a> {
     }
 }
 
-/// Latents looked at together.
+/// Latents that are examined together.
 const CHUNK: usize = 64;
-/// And where some of them are large.
+/// The same, where some of them are large.
 const BLOCK: usize = 8;
 
-// Compiled on their own these become vector code; inlined into the loop above they do not.
+// As functions of their own these are vectorised; inlined into the loop above they are not.
 
 /// Largest magnitude, at most 32767.
 #[inline(never)]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Decisions on one level when the levels before it are fixed, because each level has latents of its own.
+//! Decisions on one layer when the layers before it are fixed, because each layer has latents of its own.
 //!
-//! A coefficient that the level before shows is assumed to be the middle of its interval, but may be anything: what a receiver
-//! of fewer layers needed, this level may have to take back.
+//! A coefficient that is not zero in the layer before is assumed to be in the middle of its interval, but it may be anywhere.
+//! This layer may have to take back what a receiver of fewer layers needed.
 
 use super::contexts::{MORE, Set};
 use super::counts;
@@ -11,19 +11,19 @@ use super::level::{Target, promoted};
 use super::quantise::{Candidate, Decider, Estimate, Workspace};
 use crate::entropy::COST_ONE_BIT;
 
-/// Decides on `decider.level`, given the level before.
+/// Decides on `decider.level`, given the layer before.
 pub(super) struct Refiner<'a> {
     pub decider: Decider<'a>,
     pub base: &'a Target,
 }
 
-/// A coefficient's possible value and what it means.
+/// A coefficient's possible value, its error and its bits.
 #[derive(Debug, Clone, Copy)]
 struct Choice {
     k: i32,
     /// Squared error in latent units.
     error: f32,
-    /// Bits (1/256), and those that the last token of a cell need not send.
+    /// Bits (1/256), and the part that is not sent for the last token of a cell.
     bits: u32,
     implied: u32,
 }
@@ -43,7 +43,7 @@ impl Refiner<'_> {
         field.clear();
         self.decider.collect(latents, work, field, target, &mut estimate);
         for (place, &extent) in self.base.extents.iter().enumerate() {
-            // the count of the level before is a context; what it shows is close to what it sent
+            // the count of the layer before chooses contexts; its extent is close to that count
             field.counts[self.decider.level.level - 1][place] = extent;
             field.extents[place] = extent;
         }
@@ -61,7 +61,7 @@ impl Refiner<'_> {
             }
         }
         work.cell = cell_candidates;
-        // extents were only lent for the contexts
+        // extents were only set for the choice of contexts
         field.extents.fill(0);
         field.clear();
         estimate
@@ -71,7 +71,7 @@ impl Refiner<'_> {
         i32::from(promoted(self.base.values[place * self.decider.level.layout.coefficients + i]))
     }
 
-    /// All coefficients that are large or that the level before shows, in the order of tokens.
+    /// All coefficients that are large, or not zero in the layer before, in the order of tokens.
     fn candidates(&self, cell: usize, place: usize, latents: &[i16], large: &[Candidate], out: &mut Vec<Candidate>) {
         let layout = self.decider.level.layout;
         let c = layout.coefficients;
@@ -177,7 +177,7 @@ impl Refiner<'_> {
         all.into_iter().min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or(all[2])
     }
 
-    /// Bits (1/256) of a value, and the part that the last token of a cell need not send.
+    /// Bits (1/256) of a value, and the part that is not sent for the last token of a cell.
     fn bits(&self, set: Set, i: usize, k: i32, assumed: i32, around: &Surroundings) -> (u32, u32) {
         let Decider { level, costs, .. } = &self.decider;
         let (class, energy) = (level.classes[i], around.coarse_class(i));

@@ -10,7 +10,7 @@ pub const MAX_QUANTISER: u8 = 87;
 /// round(4 * 2^(i/8) * 2^17) for i in 0..8: precise enough that every step comes out rounded to nearest.
 const OCTAVE: [u32; 8] = [524_288, 571_740, 623_487, 679_917, 741_455, 808_563, 881_744, 961_548];
 
-/// Step of the finest level in latent units: round(4 * 2^(quantiser / 8)), quantiser in 0..=[`MAX_QUANTISER`] (larger ones are
+/// Step of the last layer in latent units: round(4 * 2^(quantiser / 8)), quantiser in 0..=[`MAX_QUANTISER`] (larger ones are
 /// cut). Integer arithmetic only: decoders depend on it.
 pub fn step(quantiser: u8) -> i32 {
     let q = u32::from(quantiser.min(MAX_QUANTISER));
@@ -18,7 +18,7 @@ pub fn step(quantiser: u8) -> i32 {
     ((scaled + (1 << 16)) >> 17) as i32
 }
 
-/// 3^(levels - 1 - level): how many finest intervals one interval of `level` spans.
+/// `3^(levels - 1 - level)`: how many intervals of the last layer one interval of layer `level` spans.
 pub(super) const fn span(levels: usize, level: usize) -> i32 {
     3i32.pow((levels - 1 - level) as u32)
 }
@@ -30,18 +30,18 @@ pub(super) const BIAS_MAGNITUDES: usize = 3;
 /// Biases of a bundle.
 pub(super) const BIASES: usize = MAX_LEVELS * BIAS_MAGNITUDES * BIAS_GROUPS;
 
-/// Index of a bias: `finer` = levels that were not received, `magnitude` >= 1 at the last received level.
+/// Index of a bias: `finer` = layers that were not received, `magnitude` >= 1 at the last received layer.
 #[inline]
 pub(super) fn bias_index(finer: usize, magnitude: i32, group: u8) -> usize {
     (finer * BIAS_MAGNITUDES + (magnitude.clamp(1, 3) - 1) as usize) * BIAS_GROUPS + usize::from(group)
 }
 
-/// Latent values of digits after one of the levels.
+/// Latent values of digits after one of the layers.
 #[derive(Debug, Clone)]
 pub(super) struct Reconstruction {
     step: i64,
     span: i64,
-    /// What lies below the middle of the interval, in 1/512 latent units, by magnitude class and group.
+    /// Offset below the middle of the interval, in 1/512 latent units, by magnitude class and group.
     bias: [[i64; BIAS_GROUPS]; BIAS_MAGNITUDES],
 }
 

@@ -42,7 +42,7 @@ fn motion(seed: u64, cells: usize) -> Vec<i32> {
     out
 }
 
-/// Writes and reads a block of `depth` levels, from one set of latents or one for each level; returns bytes by level.
+/// Writes and reads a block of `depth` layers, from one set of latents or one for each layer; returns bytes by layer.
 fn round_trip(depth: usize, quantiser: u8, latents: &[&[i16]], motion: Option<&[i32]>, rdo: &Rdo) -> Vec<usize> {
     let p = positions(8);
     let layout = NestedLayout::new(&p, 3, 5, 3).expect("valid");
@@ -166,7 +166,7 @@ fn extreme_latents_round_trip() {
         for (quantiser, value) in [(0, i16::MIN), (0, i16::MAX), (87, i16::MAX), (3, -1)] {
             let x = vec![value; 15 * 192];
             round_trip(depth, quantiser, &[&x], None, &Rdo::default());
-            // each level takes back all that the one before said
+            // each layer takes back all that the one before sent
             let y = vec![value.saturating_neg(); 15 * 192];
             let turns: Vec<&[i16]> = [&x[..], &y, &x].into_iter().take(depth).collect();
             round_trip(depth, quantiser, &turns, None, &Rdo { lambda: 0.0, ..Rdo::default() });
@@ -190,7 +190,7 @@ fn levels_cannot_be_skipped() {
     assert!(decoder.read_segment(0, key, &[]).is_ok());
     assert!(decoder.read_segment(2, key, &[]).is_err());
     assert!(decoder.read_segment(0, key, &[]).is_ok());
-    assert!(decoder.read_segment(1, Shape { key: false, depth: 3 }, &[]).is_err(), "a block is key at all levels or none");
+    assert!(decoder.read_segment(1, Shape { key: false, depth: 3 }, &[]).is_err(), "a block is key in all layers or none");
     assert!(decoder.read_segment(0, Shape { key: true, depth: 2 }, &[]).is_ok());
     assert!(decoder.read_segment(1, key, &[]).is_err(), "a block has one depth");
     assert!(decoder.read_segment(0, Shape { key: true, depth: 4 }, &[]).is_err());
@@ -227,7 +227,8 @@ fn estimates_are_near_the_truth() {
     }
 }
 
-/// The bytes of a block of made-up latents. Where they change, the stream format has changed: see "Stability" in `docs/bitstream.md`.
+/// The bytes of a block of generated latents. Where they change, the stream format has changed: see "Stability" in
+/// `docs/bitstream.md`.
 #[test]
 fn segments_stay_as_they_are() {
     let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");

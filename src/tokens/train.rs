@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Training of a bundle's tables from dumps of latents: quantise with the tables there are, see what happens in every context, fit.
+//! Training of a bundle's tables from dumps of latents: quantise with the present tables, gather statistics of every entropy
+//! context, fit.
 
 use std::io::Read;
 
@@ -25,9 +26,9 @@ pub struct Record {
     pub cells_y: usize,
     /// Planes dy, dx, mode.
     pub motion: Vec<i32>,
-    /// Levels it was coded in.
+    /// Layers it was coded in.
     pub depth: usize,
-    /// \[cells, C\], for all levels together or for each.
+    /// \[cells, C\], for all layers together or for each.
     pub latents: Vec<Vec<i16>>,
 }
 
@@ -38,7 +39,7 @@ pub struct DumpReader<R> {
     input: R,
     /// (component, t, v, u) of each coefficient.
     pub positions: Vec<[u16; 4]>,
-    /// Levels of the quantiser.
+    /// Layers of the quantiser.
     pub levels: usize,
 }
 
@@ -47,7 +48,7 @@ fn io(error: std::io::Error) -> Error {
 }
 
 impl Record {
-    /// Quantises the block with `quantiser`, each level from its latents.
+    /// Quantises the block with `quantiser`, each layer from its latents.
     pub fn quantise(&self, encoder: &mut NestedEncoder, quantiser: u8, rdo: &Rdo) -> Result<Estimate> {
         let motion = (!self.key).then_some(&self.motion[..]);
         if let [latents] = &self.latents[..] {
@@ -108,7 +109,7 @@ impl<R: Read> DumpReader<R> {
         }
         if latents.len() != 1 && latents.len() != depth {
             return Err(Error::Model(format!(
-                "a dump with {} sets of latents for {depth} levels; write it again",
+                "a dump with {} sets of latents for {depth} layers; write it again",
                 latents.len()
             )));
         }
@@ -119,16 +120,16 @@ impl<R: Read> DumpReader<R> {
 /// Where bits go: (part, bits).
 pub type Shares = Vec<(String, f64)>;
 
-/// Counts of what the classes and biases are made from.
+/// Statistics from which the classes and biases are made.
 #[derive(Debug, Clone)]
 struct Moments {
-    /// Per coefficient: significant, and expected to be by its neighbours alone.
+    /// Per coefficient: how often it is significant, and how often its neighbours suggest so.
     hits: Vec<[f64; 2]>,
     /// Per bias: how far below the middle (in intervals), and how often.
     offsets: Vec<[f64; 2]>,
 }
 
-/// Gathers statistics of blocks and makes tables of them.
+/// Gathers statistics of blocks and makes tables from them.
 #[derive(Debug)]
 pub struct Trainer {
     positions: Vec<[u16; 4]>,
@@ -139,9 +140,9 @@ pub struct Trainer {
     moments: Moments,
     encoder: Option<(usize, usize, NestedEncoder)>,
     bytes: Vec<u8>,
-    /// Sums over all blocks: estimate of the quantiser, and bytes of the segments by level.
+    /// Sums over all blocks: estimate of the quantiser, and bytes of the segments by layer.
     pub estimate: Estimate,
-    /// Bytes of each level's segments.
+    /// Bytes of each layer's segments.
     pub level_bytes: Vec<u64>,
 }
 
@@ -179,7 +180,7 @@ impl Trainer {
             total += self.bytes.len();
             self.level_bytes[level] += self.bytes.len() as u64;
         }
-        // a per cent matters as much in a small block as in a large one, but for the smallest
+        // a per cent counts the same in small and large blocks, except in the smallest
         let weight = 1.0e4 / (4000.0 + 8.0 * total as f32);
         for level in 0..record.depth {
             encoder.observe(level, motion, &mut self.collector)?;
@@ -237,7 +238,7 @@ impl Trainer {
             let bits = self.collector.bits(context, init);
             let name = match describe(context) {
                 Some((depth, level, intra, part)) => {
-                    format!("{part}, level {level} of {depth}{}", if intra { ", intra" } else { "" })
+                    format!("{part}, layer {level} of {depth}{}", if intra { ", intra" } else { "" })
                 }
                 None => "motion".to_owned(),
             };
@@ -251,7 +252,7 @@ impl Trainer {
         shares
     }
 
-    /// Classes of coefficients by how much likelier than their neighbourhood says they are significant.
+    /// Classes of coefficients, by how much more often they are significant than their neighbourhood suggests.
     pub fn classes(&self) -> Vec<u8> {
         let odds = |h: &[f64; 2]| (h[0] + 1.0) / (h[1] + 1.0 + 3.0 * f64::from(u8::from(h[1] == 0.0)));
         let mut order: Vec<usize> = (0..self.positions.len()).collect();
@@ -265,7 +266,7 @@ impl Trainer {
         classes
     }
 
-    /// Tables fitted to what this round saw.
+    /// Tables fitted to this round's statistics.
     pub fn fitted(&self) -> Result<Tables> {
         let init = self.tables.init().iter().enumerate().map(|(context, init)| fit(&self.collector, context, *init)).collect();
         let bias = |m: &[f64; 2]| (256.0 * m[0] / (m[1] + 1.0)).round().clamp(0.0, 120.0) as u8;
@@ -278,7 +279,7 @@ impl Trainer {
     }
 }
 
-/// Motion's share is coded with level 0 only; this counts any coder's bits for it.
+/// Motion's share is coded with layer 0 only; this counts any coder's bits for it.
 pub fn motion_bits<C: BitCoder>(coder: &mut C, motion: &mut [i32], cells_x: usize, cells_y: usize) -> Result<()> {
     let mut scratch = vec![0; cells_x + 1];
     super::motion::code(coder, motion, cells_x, cells_y, &mut scratch)

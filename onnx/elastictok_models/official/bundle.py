@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Writes an official model as a bundle: all of it or nothing. docs/architecture.md has the contract."""
+"""Writes an official model as a bundle: all of it or nothing. docs/bundle.md has the contract."""
 from __future__ import annotations
 
 import json

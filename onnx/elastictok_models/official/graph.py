@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The official model as ONNX graphs, written node by node; docs/architecture.md has the contract.
+"""The official model as ONNX graphs, written node by node; docs/bundle.md has the contract.
 
 Only standard operators of opset 23: Attention, RotaryEmbedding and RMSNormalization keep their meaning in one node each, which
 runtimes replace by fused kernels. Cells (tiles) are the batch. Keys and values of the past W-1 blocks are contexts, newest block

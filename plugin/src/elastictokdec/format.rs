@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! From caps to a decoder and to caps downstream; what is no packets is refused with advice.
+//! From caps to a decoder and to caps downstream. Input that is not in packets is refused with advice.
 
 use elastictok::Error;
 use elastictok::bitstream::{Limits, SequenceHeader};
@@ -15,7 +15,7 @@ use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, contradiction, error_message, loc
 
 pub type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
 
-/// What to do about a stream that is not cut into packets.
+/// Advice for a stream that is not cut into packets.
 pub const ADVICE: &str = "what comes in is not cut into packets; put elastictokparse before elastictokdec";
 
 impl ElasticTokDec {
@@ -43,8 +43,8 @@ impl ElasticTokDec {
         let unusable = |e| gst::error_msg!(gst::CoreError::Negotiation, ["no output of {}: {e}", info.name()]);
         let mut output = obj.set_output_state(info.format(), info.width(), info.height(), Some(input)).map_err(unusable)?;
         output.set_info(info);
-        // Downstream learns the format as early as can be. A flush or a stop may come between: the base class negotiates again
-        // before the next picture and can tell one from the other there, so here it is no failure.
+        // Downstream learns the format as early as possible. A flush or a stop may come between. So a failure here is no
+        // error: the base class negotiates again before the next picture.
         if obj.negotiate(output).is_err() {
             gst::debug!(CAT, imp = self, "not negotiated yet, flushing: {}", self.is_flushing());
         }
@@ -53,7 +53,7 @@ impl ElasticTokDec {
 
     fn open(&self, header: SequenceHeader) -> Result<Decoder, Error> {
         let settings = lock(&self.settings).clone();
-        // With model=builtin any builtin bundle will do that made the stream.
+        // With model=builtin, any builtin bundle that made the stream is used.
         let named = Bundle::by_fingerprint(&header.fingerprint)?.filter(|_| settings.model.model == DEFAULT_MODEL);
         let bundle = named.or_else(|| lock(&self.state).bundle.clone());
         let config = DecoderConfig {
@@ -69,8 +69,8 @@ impl ElasticTokDec {
         Ok(decoder)
     }
 
-    /// Says what to do where caps come that the pad template excludes. The pad refuses them itself, without a word, and before
-    /// the base class sees the event.
+    /// Says what to do about caps that the pad template excludes. The pad refuses them without a message, before the base
+    /// class sees the event.
     pub(super) fn watch_caps(&self) {
         self.obj().sink_pad().add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |pad, info| {
             if let Some(gst::EventView::Caps(caps)) = info.event().map(|e| e.view())
@@ -83,7 +83,7 @@ impl ElasticTokDec {
         });
     }
 
-    /// Whether a failure of downstream is a flush or the end of it all, which are no errors.
+    /// Whether a failure of downstream is a flush or a stop, which are no errors.
     pub(super) fn is_flushing(&self) -> bool {
         self.obj().src_pad().pad_flags().contains(gst::PadFlags::FLUSHING)
     }

@@ -43,7 +43,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Layers to decode at most, as the core has it.
+    /// Most layers to decode, as the core has it.
     pub fn layers(&self) -> Option<usize> {
         (self.max_layers > 0).then_some(self.max_layers as usize)
     }
@@ -58,7 +58,7 @@ pub(super) struct State {
     pub info: Option<gst_video::VideoInfo>,
     /// The decoder's last block, whose pictures are being shown.
     pub pictures: Pictures,
-    /// Something is wrong since, and the user was told.
+    /// A problem began and the user was told.
     pub troubled: bool,
     /// Blocks were skipped for the trick mode: the next ones lack their context, and nothing is wrong.
     pub skipped: bool,
@@ -93,7 +93,7 @@ impl ObjectImpl for ElasticTokDec {
             all.extend([
                 glib::ParamSpecUInt::builder("max-layers")
                     .nick("Maximum Layers")
-                    .blurb("Most layers to decode (0 = all that come); effective from the next block")
+                    .blurb("Maximum number of layers to decode (0 = all that come); effective from the next block")
                     .maximum(32)
                     .mutable_playing()
                     .build(),

@@ -33,7 +33,7 @@ pub(super) struct Pictures {
     pub count: usize,
     /// Which one the next frame shows; none: the next frame has a packet.
     next: Option<usize>,
-    /// They stand in for a block that could not be decoded.
+    /// They replace a block that could not be decoded.
     pub concealed: bool,
 }
 
@@ -102,7 +102,7 @@ impl ElasticTokDec {
         }
         let key_only = obj.input_segment().flags().contains(gst::SegmentFlags::TRICKMODE_KEY_UNITS);
         let decoded = match frame.input_buffer().map(|b| b.map_readable()) {
-            // Nothing came, so nothing is damaged; if a block is missing, the next one tells.
+            // Nothing came, so nothing is damaged. If a block is missing, the next one shows it.
             Some(Ok(data)) if data.is_empty() => Ok(0),
             Some(Ok(data)) => self.decode(&data, frame.pts(), key_only),
             _ => Err(Error::Malformed("an input buffer that cannot be read".into())),
@@ -120,7 +120,7 @@ impl ElasticTokDec {
         }
     }
 
-    /// Decodes a block; how many of its pictures are to be shown.
+    /// Decodes a block; returns how many of its pictures are to be shown.
     fn decode(&self, data: &[u8], pts: Option<gst::ClockTime>, key_only: bool) -> Result<usize, Error> {
         let layers = lock(&self.settings).layers();
         let pts = pts.map(|t| t.nseconds());
@@ -136,7 +136,7 @@ impl ElasticTokDec {
         let (frames, trouble) = match decoder.decode(data, pts) {
             Ok(block) => (block.frames(), block.damaged().map(|what| format!("{what}; the picture is coarser for it"))),
             Err(e @ Error::Malformed(_)) => match decoder.repeat(data, pts) {
-                Some(block) => (block.frames(), Some(format!("{e}; the last good picture stands in"))),
+                Some(block) => (block.frames(), Some(format!("{e}; the last good picture replaces it"))),
                 None => return Err(e),
             },
             Err(e) => return Err(e),

@@ -24,7 +24,7 @@ impl ElasticTokDec {
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let obj = self.obj();
         // Too late to be shown: the picture was decoded for those that depend on it, and is not copied. The base class would
-        // drop it too, but only after that.
+        // drop it too, but only after the copy.
         if obj.max_decode_time(&frame) < 0 && obj.property("qos") {
             return obj.drop_frame(frame);
         }
@@ -72,7 +72,7 @@ impl ElasticTokDec {
         }
     }
 
-    /// What it means that there is no buffer for a picture.
+    /// The error for a picture without a buffer.
     fn no_buffer(&self, flow: gst::FlowError) -> gst::FlowError {
         if self.is_flushing() {
             return gst::FlowError::Flushing;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What follows from blocks that cannot be decoded: what the user is told, and what is asked of the sender.
+//! Blocks that cannot be decoded: what the user is told, and what is requested from the sender.
 //!
-//! The base class can request sync points too. That is not used here: it goes by delta flags, which not every transport keeps,
-//! it does not see that a block in between is missing, and it sends a request once or with every frame.
+//! The base class can request sync points too. That is not used here. It relies on delta flags, which not every transport
+//! keeps, it does not notice that a block in between is missing, and it sends a request once or with every frame.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ impl ElasticTokDec {
         gst::FlowError::Error
     }
 
-    /// Tells the user when trouble begins; the log has the rest of it.
+    /// Tells the user when a problem begins; what follows goes to the log.
     pub(super) fn warn(&self, what: &str) {
         gst::warning!(CAT, imp = self, "{what}");
         if !std::mem::replace(&mut lock(&self.state).troubled, true) {
@@ -29,7 +29,7 @@ impl ElasticTokDec {
         }
     }
 
-    /// Asks the sender for a key block, unless it was asked just now.
+    /// Asks the sender for a key block, unless it was asked a moment ago.
     pub(super) fn ask_for_key(&self) {
         let due = lock(&self.state).key_request.due(Instant::now());
         if due {
@@ -37,7 +37,7 @@ impl ElasticTokDec {
         }
     }
 
-    /// What follows from a block that cannot be decoded.
+    /// Handles a block that cannot be decoded.
     pub(super) fn refuse_block(&self, error: &Error) -> Result<gst::FlowSuccess, gst::FlowError> {
         match error {
             Error::ContextLost(_) => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frames into blocks, and blocks out as buffers.
+//! From frames to blocks, and from blocks to buffers.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -15,12 +15,13 @@ use super::times;
 use crate::common::{error_message, lock};
 use crate::framemetas;
 
-/// A block on its way out.
+/// A block that is to be pushed.
 struct Coded {
     buffer: gst::Buffer,
     key: bool,
     frames: Vec<u32>,
-    /// The bitrate cannot be held: the one asked for and the least there is, in kbit/s, if the user was not told yet.
+    /// Set if the bitrate cannot be held and the user was not told yet: the bitrate set and the least possible one, in
+    /// kbit/s.
     least: Option<(u32, f64)>,
 }
 
@@ -36,11 +37,11 @@ impl ElasticTokEnc {
         frames: impl Iterator<Item = gst_video::VideoCodecFrame<'a>>,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         let obj = self.obj();
-        // Without a buffer, a frame is taken off with its events in order; that it was dropped, as the base class then says on
-        // the bus, is not so. gst_video_encoder_release_frame() came with 1.26.
+        // A frame that is finished without a buffer is taken off with its events in order. The base class then says on the
+        // bus that it was dropped, which is not true. gst_video_encoder_release_frame() came with 1.26.
         self.absorbing.store(true, Ordering::Relaxed);
         let mut released = Ok(gst::FlowSuccess::Ok);
-        // All of them, whatever becomes of one.
+        // All of them, even if one fails.
         for frame in frames {
             released = released.and(obj.finish_frame(frame));
         }
@@ -53,7 +54,7 @@ impl ElasticTokEnc {
         let obj = self.obj();
         // The stream lock that comes with a frame is kept to the end, so that blocks stay in order.
         let _first = obj.oldest_frame();
-        // They are gone where a flush came between.
+        // They are gone if a flush came between.
         let mut frames = coded.frames.iter().filter_map(|&n| obj.frame(n as i32)).collect::<Vec<_>>().into_iter();
         let Some(mut first) = frames.next() else { return Ok(gst::FlowSuccess::Ok) };
         gst::log!(CAT, imp = self, "block of {} frames, {} bytes, key {}", coded.frames.len(), coded.buffer.size(), coded.key);
@@ -88,7 +89,7 @@ impl ElasticTokEnc {
         );
     }
 
-    /// Runs `code` on the encoder, and pushes the block that it may give without the state's lock.
+    /// Runs `code` on the encoder. If it returns a block, pushes it without the state's lock.
     fn encode(
         &self,
         code: impl FnOnce(&mut State) -> elastictok::Result<Option<Packet>>,
@@ -125,9 +126,9 @@ impl ElasticTokEnc {
         }
     }
 
-    /// Codes the frames that wait as a shorter block.
+    /// Codes the waiting frames as a partial block.
     pub(super) fn drain(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
-        // A frame that waits comes with the stream lock: a block that is on its way out goes first.
+        // A waiting frame comes with the stream lock, so a block that is being pushed goes first.
         let obj = self.obj();
         let Some(_first) = obj.oldest_frame() else { return Ok(gst::FlowSuccess::Ok) };
         if lock(&self.state).is_none() {
@@ -136,7 +137,7 @@ impl ElasticTokEnc {
         self.encode(|state| state.encoder.drain())
     }
 
-    /// Codes a frame of the base class's.
+    /// Codes a frame from the base class.
     pub(super) fn encode_frame(&self, frame: gst_video::VideoCodecFrame<'_>) -> Result<gst::FlowSuccess, gst::FlowError> {
         let arrived = self.live_time();
         let segment = self.obj().input_segment();
@@ -206,7 +207,7 @@ impl State {
         Ok(Coded { buffer, key: packet.key, frames: self.forget_block(), least })
     }
 
-    /// The next frame begins another block; the frames of this one.
+    /// Ends the block: the next frame begins another one. Returns the block's frames.
     pub(super) fn forget_block(&mut self) -> Vec<u32> {
         self.block += 1;
         std::mem::take(&mut self.waiting)

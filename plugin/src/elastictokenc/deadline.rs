@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Live sources: a block whose next frame does not come in time goes out with the frames that it has.
+//! Live sources: a block whose next frame is late is coded with the frames that it has.
 //!
 //! The encoder promises its latency, the time from a block's first frame to its last one. A source that is slower than its
 //! caps say, such as a webcam in the dark, would break the promise, and the sink would drop frames as too late. So while the
-//! pipeline plays, each block that waits has a deadline on the pipeline's clock. Where the last frame already took longer to
-//! come than there is time left, waiting is no use, and the block is coded at once.
+//! pipeline plays, each block that waits has a deadline on the pipeline's clock. Where the last frame took longer to come
+//! than there is time left, the block is coded at once.
 
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -18,12 +18,12 @@ use crate::common::lock;
 const GRACE_SHARE: u64 = 4;
 const MOST_GRACE: gst::ClockTime = gst::ClockTime::from_mseconds(10);
 
-/// What is known of the pipeline's time.
+/// The pipeline's time, as far as it is known.
 #[derive(Default)]
 pub struct Deadline {
-    /// Latency of what comes before the encoder, if that is live.
+    /// Latency of the elements before the encoder, if they are live.
     upstream: Option<gst::ClockTime>,
-    /// Upstream's latency is to be asked for.
+    /// Upstream's latency must be queried.
     stale: bool,
     /// From a block's first frame to its last one, by the caps.
     wait: gst::ClockTime,
@@ -47,10 +47,10 @@ pub struct Deadline {
 #[derive(Clone, Copy)]
 struct Due {
     block: u64,
-    /// Until when a source that keeps to its caps has sent all frames. Where the encoder is the slow one, frames arrive late,
-    /// and short blocks would only make it slower: so this counts from the first frame's arrival.
+    /// When a source that keeps to its caps has sent all frames. It counts from the first frame's arrival: where the encoder
+    /// itself is slow, frames arrive late, and partial blocks would only make it slower.
     regular: gst::ClockTime,
-    /// Until when waiting breaks no promise: later, if upstream's latency is more than it takes.
+    /// Until when waiting keeps the promised latency: later, if upstream uses less latency than it announces.
     latest: gst::ClockTime,
 }
 
@@ -80,7 +80,7 @@ impl ElasticTokEnc {
         (deadline.wait, deadline.frame, deadline.stale) = (frame * frames, frame, true);
     }
 
-    /// Upstream's latency may be another one now.
+    /// Upstream's latency may have changed.
     pub(super) fn ask_latency_again(&self) {
         lock(&self.deadline).stale = true;
     }
@@ -147,7 +147,7 @@ impl ElasticTokEnc {
         }
     }
 
-    /// There is nothing to wait for any more.
+    /// There is no block to wait for any more.
     pub(super) fn stop_timer(&self) {
         let timer = {
             let mut deadline = lock(&self.deadline);
@@ -159,13 +159,13 @@ impl ElasticTokEnc {
         }
     }
 
-    /// A frame has been dealt with.
+    /// A frame has been handled.
     pub(super) fn note_done(&self) {
         let now = self.live_time();
         lock(&self.deadline).done = now;
     }
 
-    /// A block took so long to code.
+    /// Notes how long a block took to code.
     pub(super) fn note_coding(&self, time: std::time::Duration) {
         lock(&self.deadline).coding = gst::ClockTime::try_from(time).unwrap_or_default();
     }
@@ -182,7 +182,7 @@ impl ElasticTokEnc {
         if let Err(e) = self.drain()
             && let Some(state) = lock(&self.state).as_mut()
         {
-            // For the streaming thread to return.
+            // The streaming thread returns it.
             state.failed = Some(e);
         }
     }

@@ -57,10 +57,10 @@ pub(super) struct State {
     pub token_bits: Option<f64>,
     /// System frame numbers of the frames of the block that is filling, first one first.
     pub waiting: Vec<u32>,
-    /// Number of that block.
+    /// Number of the block that is filling.
     pub block: u64,
     pub times: InputTimes,
-    /// What became of a block that went out without the streaming thread, if that must stop.
+    /// The error of a block that was pushed outside the streaming thread, which must then stop.
     pub failed: Option<gst::FlowError>,
     /// The user knows that the bitrate cannot be held.
     pub told_least: bool,
@@ -74,17 +74,17 @@ pub struct ElasticTokEnc {
     pub(super) settings: Mutex<Settings>,
     /// Set from start to stop.
     pub(super) bundle: Mutex<Option<Arc<Bundle>>>,
-    /// An encoder whose graphs were loaded before there were caps.
+    /// An encoder whose graphs were loaded before caps came.
     pub(super) prepared: Mutex<Option<Encoder>>,
     pub(super) deadline: Mutex<Deadline>,
-    /// Frames that went out within another one's buffer are being taken off the base class's list.
+    /// Frames that are in another one's buffer are being taken off the base class's list.
     pub(super) absorbing: AtomicBool,
-    /// Upstream's formats were found wanting and the user was told.
+    /// Upstream's formats do not suffice and the user was told.
     pub(super) told: AtomicBool,
 }
 
 impl ElasticTokEnc {
-    /// Who made the stream and, where a bitrate is held, which.
+    /// Sets tags: the codec and, where a bitrate is held, the bitrate.
     pub(super) fn set_tags(&self) {
         let settings = lock(&self.settings).clone();
         let mut tags = gst::TagList::new();
@@ -166,7 +166,7 @@ impl PresetImpl for ElasticTokEnc {}
 impl ElementImpl for ElasticTokEnc {
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         if transition == gst::StateChange::PlayingToPaused {
-            // Time stands still, and so does the next frame.
+            // Running time stops, and no frame comes.
             self.stop_timer();
         }
         self.parent_change_state(transition)
@@ -278,7 +278,7 @@ impl VideoEncoderImpl for ElasticTokEnc {
 
     fn set_format(&self, input: &InputState) -> Result<(), gst::LoggableError> {
         if let Err(e) = self.drain() {
-            // Whatever it is, a flush maybe, upstream learns it from its next buffer and not as caps that were refused.
+            // Upstream learns of the failure, which may be a flush, from its next buffer and not as refused caps.
             gst::debug!(CAT, imp = self, "draining before new caps: {e}");
         }
         let before = lock(&self.state).take();

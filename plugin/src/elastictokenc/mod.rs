@@ -16,6 +16,7 @@ glib::wrapper! {
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    // encodebin takes no encoder of a lower rank. It is found by its caps only, so nobody gets it who did not ask for the format.
+    // encodebin takes no encoder of a lower rank. It is found by its caps only, so it is never used unless its format was
+    // asked for.
     gst::Element::register(Some(plugin), "elastictokenc", gst::Rank::MARGINAL, ElasticTokEnc::static_type())
 }

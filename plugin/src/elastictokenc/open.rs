@@ -51,11 +51,11 @@ impl ElasticTokEnc {
         }
     }
 
-    /// Says once what upstream must do, where negotiation is about to fail: the error that follows comes from upstream, which
-    /// does not know.
+    /// Says once what upstream must send, where negotiation is about to fail. The error that follows comes from upstream,
+    /// which does not know the reason.
     pub(super) fn tell_formats(&self, offered: &gst::CapsRef) {
         let started = lock(&self.bundle).is_some();
-        // Elements such as timeoverlay ask with memory features first, and do without where these are refused.
+        // Elements such as timeoverlay ask for memory features first, and continue without them where they are refused.
         let plain = offered.iter_with_features().all(|(_, f)| f.is_equal(gst::CAPS_FEATURES_MEMORY_SYSTEM_MEMORY.as_ref()));
         if offered.is_empty() || offered.is_any() || !plain || !started || self.told.swap(true, Ordering::Relaxed) {
             return;
@@ -69,12 +69,12 @@ impl ElasticTokEnc {
         );
     }
 
-    /// Whether the source pad is being flushed or was stopped: what fails then is no error.
+    /// Whether the source pad is being flushed or was stopped: a failure is then no error.
     pub(super) fn is_flushing(&self) -> bool {
         self.obj().src_pad().pad_flags().contains(gst::PadFlags::FLUSHING)
     }
 
-    /// Loads the graphs before data flows, where the pictures' size is known: a live source does not wait for it later.
+    /// Loads the graphs before data flows, if the pictures' size is known, so that a live source does not wait for it later.
     pub(super) fn prepare(&self) -> Result<(), gst::ErrorMessage> {
         let sink = self.obj().sink_pad().clone();
         let caps = sink.peer_query_caps(Some(&sink.pad_template_caps()));
@@ -93,7 +93,8 @@ impl ElasticTokEnc {
         Ok(())
     }
 
-    /// Whether downstream takes packets rather than a byte stream. Anything goes: a byte stream, as it can go to a file.
+    /// Whether downstream takes packets rather than a byte stream. If it takes anything it gets a byte stream, as it may be a
+    /// file.
     fn wants_packets(&self) -> Result<bool, gst::ErrorMessage> {
         let template = self.obj().src_pad().pad_template_caps();
         let mut allowed = self.obj().src_pad().peer_query_caps(Some(&template)).intersect(&template);
@@ -112,7 +113,7 @@ impl ElasticTokEnc {
         Ok(allowed.structure(0).and_then(|s| s.get::<&str>("stream-format").ok()) == Some("packetized"))
     }
 
-    /// An encoder for `input`, with the graphs of `before` if they serve, and the caps of what it makes.
+    /// An encoder for `input`, with the graphs of `before` if they fit, and its output caps.
     pub(super) fn open(&self, input: &InputState, before: Option<Encoder>) -> Result<(State, gst::Caps), gst::ErrorMessage> {
         let info = input.info().clone();
         let format = info.format().to_str();
@@ -137,7 +138,7 @@ impl ElasticTokEnc {
         };
         let structure = input.caps().and_then(|c| c.structure(0));
         let site = structure.and_then(|s| s.get::<String>("chroma-site").ok()).unwrap_or_default();
-        // What upstream did not say is not made up here.
+        // Colorimetry that upstream did not specify is not invented here.
         let colorimetry = structure.is_some_and(|s| s.has_field("colorimetry"));
         let best = SearchMethod::best_for(&bundle.manifest);
         if settings.search.is_none() && settings.rate_control == Control::Quality && best != SearchMethod::default() {
@@ -186,7 +187,7 @@ impl ElasticTokEnc {
         Ok((state, caps.build()))
     }
 
-    /// Announces the stream and what it takes in latency.
+    /// Announces the stream and its latency.
     pub(super) fn announce(&self, input: &InputState, caps: gst::Caps, block_length: usize) -> Result<(), gst::LoggableError> {
         self.set_tags();
         let obj = self.obj();

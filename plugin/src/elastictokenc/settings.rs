@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the user sets on the encoder.
+//! The encoder's properties.
 
 use elastictok::codec::{LiveSettings, RateControl, SearchMethod};
 use gst::glib;
@@ -16,7 +16,7 @@ pub enum Control {
     Quality,
     #[enum_value(name = "Bitrate: hold bitrate", nick = "bitrate")]
     Bitrate,
-    #[enum_value(name = "Tokens: hold the count of tokens of every cell", nick = "tokens")]
+    #[enum_value(name = "Tokens: hold the number of tokens of every cell", nick = "tokens")]
     Tokens,
 }
 
@@ -24,9 +24,9 @@ pub enum Control {
 #[enum_type(name = "GstElasticTokEncSearch")]
 #[repr(i32)]
 pub enum Search {
-    #[enum_value(name = "Full: decode every candidate and share tokens out between cells, slow", nick = "full")]
+    #[enum_value(name = "Full: decode every candidate and share out tokens between cells, slow", nick = "full")]
     Full,
-    #[enum_value(name = "Binary: bisect, decoding on the way", nick = "binary")]
+    #[enum_value(name = "Binary: bisect, decoding each candidate", nick = "binary")]
     Binary,
     #[default]
     #[enum_value(name = "Regression: predict, without decoding", nick = "regression")]
@@ -48,7 +48,7 @@ pub struct Settings {
     pub tokens: u32,
     pub min_tokens: u32,
     pub max_tokens: u32,
-    /// `None`: the user left it to the model.
+    /// `None`: not set, so the model decides.
     pub search: Option<Search>,
     pub key_int_max: u32,
     pub layers: u32,
@@ -94,7 +94,7 @@ impl Settings {
         }
     }
 
-    /// How to search with a model that is best searched by `best`.
+    /// The search method for a model whose best one is `best`.
     pub fn search_method(&self, best: SearchMethod) -> SearchMethod {
         match self.search {
             None => best,
@@ -144,39 +144,39 @@ impl Settings {
                 .build(),
             glib::ParamSpecUInt::builder("min-tokens")
                 .nick("Minimum Tokens")
-                .blurb("Tokens of a cell that are kept whatever they cost; a model may ask for more")
+                .blurb("Minimum number of tokens of each cell, kept whatever they cost; a model may require more")
                 .maximum(65536)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecUInt::builder("max-tokens")
                 .nick("Maximum Tokens")
-                .blurb("Most tokens of a cell (0 = as many as the model has)")
+                .blurb("Maximum number of tokens of each cell (0 = as many as the model has)")
                 .maximum(65536)
                 .mutable_playing()
                 .build(),
             glib::ParamSpecEnum::builder::<Search>("search")
                 .nick("Search")
-                .blurb("How the tokens that meet the target are found; where it is not set and the model predicts no distortion, binary")
+                .blurb("How the tokens that meet the target are found; if not set, binary is used with models that predict no distortion")
                 .default_value(Search::Regression)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecUInt::builder("key-int-max")
                 .nick("Key-frame maximal interval")
-                .blurb("Most frames from one key block to the next (0 = only the first block is one); a model's context may end sooner")
+                .blurb("Maximum number of frames from one key block to the next (0 = only the first block is a key block); a model may require more key blocks")
                 .default_value(DEFAULT_KEY_INT_MAX)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecUInt::builder("layers")
                 .nick("Layers")
-                .blurb("Most layers to code a block in; what can be thinned out is all but the first (0 = as many as the model has)")
+                .blurb("Maximum number of layers of a block, of which all but the first can be thinned out (0 = as many as the model has)")
                 .maximum(32)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecBoolean::builder("drift-free")
                 .nick("Drift Free")
                 .blurb(
-                    "Give every layer a reference of its own, so that receivers of thinned streams do not drift; \
-                     takes a decoder's time for each layer but one, and some bits",
+                    "Give every layer its own reference, so that receivers of thinned streams do not drift; \
+                     costs a run of the model for each layer but one, and some bits",
                 )
                 .mutable_ready()
                 .build(),

@@ -8,7 +8,7 @@ use elastictok::codec::{Encoder, SearchMethod};
 /// Name of the structure.
 pub const NAME: &str = "application/x-elastictok-stats";
 
-/// As the values of the property `search` are called.
+/// The nicks of the property `search`.
 fn name(search: SearchMethod) -> &'static str {
     match search {
         SearchMethod::Full => "full",

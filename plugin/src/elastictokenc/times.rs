@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The input's times: where they break off, and what of them goes into the stream.
+//! The input's times: where they are discontinuous, and what the stream carries of them.
 
 use elastictok::codec::FrameTime;
 use gst::ClockTime;
 
-/// A longer step forwards is not a pause but another recording, and so is a longer step back.
+/// A longer step forwards or back is not a pause but another recording.
 const MOST_AHEAD: ClockTime = ClockTime::from_seconds(5);
 const MOST_BACK: ClockTime = ClockTime::from_seconds(1);
-/// After so many frames in order a step back of any size is a break. Sources that always mix up neighbours are left alone.
+/// After so many frames in order, a step back of any size is a break. Sources that always have neighbouring frames out of
+/// order are tolerated.
 const SETTLED: u32 = 30;
 
-/// Looks for breaks in a run of time stamps.
+/// Finds breaks in a sequence of time stamps.
 #[derive(Debug, Default)]
 pub struct InputTimes {
     last: Option<ClockTime>,
@@ -19,7 +20,7 @@ pub struct InputTimes {
 }
 
 impl InputTimes {
-    /// Whether the stream begins anew with a frame of this time stamp.
+    /// Whether this time stamp breaks the sequence.
     pub fn breaks(&mut self, pts: Option<ClockTime>) -> bool {
         let Some(pts) = pts else { return false };
         self.since = self.since.map(|n| n.saturating_add(1));
@@ -35,7 +36,7 @@ impl InputTimes {
         broken
     }
 
-    /// What comes next has nothing to do with what came before.
+    /// Forgets the last time stamp: the next one cannot be a break.
     pub fn forget(&mut self) {
         self.last = None;
     }
@@ -55,8 +56,8 @@ pub fn running_time(segment: &gst::Segment, pts: Option<ClockTime>) -> Option<Cl
     segment.downcast_ref::<ClockTime>()?.to_running_time(pts)
 }
 
-/// A frame's times as blocks carry them. As in other containers they are running times, which go on where segments join; a rate
-/// other than 1 would change the distances between frames.
+/// A frame's times as blocks carry them. As in other containers they are running times, which continue where segments join.
+/// Not so with a rate other than 1, which would change the distances between frames.
 pub fn of_frame(segment: &gst::Segment, pts: Option<ClockTime>, duration: Option<ClockTime>) -> FrameTime {
     let running = if segment.rate() == 1.0 { running_time(segment, pts) } else { None };
     FrameTime { pts: running.or(pts).map(|t| t.nseconds()), duration: duration.map(|t| t.nseconds()) }

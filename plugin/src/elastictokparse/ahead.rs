@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reads ahead of a source that pushes a file, over HTTP or through a queue, before the first block goes on.
+//! Reads ahead where a source pushes a file, over HTTP or through a queue, before the first block is sent.
 //!
-//! A file that ends within what is read has an index like one that is pulled: a duration and exact seeks. Of a longer one
-//! the duration is estimated from it. Nothing is sought, since servers that cannot do it say that they can.
+//! A file that ends within what is read gets an index like one that is pulled, with a duration and exact seeks. The duration
+//! of a longer one is estimated. It does not seek in the source, since servers that cannot seek say that they can.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use gst_base::prelude::*;
 use super::imp::{CAT, ElasticTokParse};
 use crate::common::lock;
 
-/// No more is kept.
+/// Most bytes that are kept.
 const MOST: u64 = 8 << 20;
-/// A source that is slower does not hold up the first picture for longer.
+/// Longest time of reading ahead, so that a slow source does not delay the first picture further.
 const BUDGET: Duration = Duration::from_millis(500);
 
 /// What has been read.
@@ -43,7 +43,7 @@ impl Ahead {
 }
 
 impl ElasticTokParse {
-    /// Begins to read ahead at the start of a file, if upstream has one.
+    /// Starts to read ahead at the start of a file, if upstream has one.
     pub(super) fn read_ahead(&self, offset: u64) {
         let sink = self.obj().sink_pad().clone();
         let idle = {
@@ -66,7 +66,7 @@ impl ElasticTokParse {
         });
     }
 
-    /// Keeps data back, until there is enough of it.
+    /// Keeps data back until there is enough of it.
     fn keep(&self, ahead: &Mutex<Ahead>, pad: &gst::Pad, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
         let mut kept = lock(ahead);
         if kept.done {
@@ -86,7 +86,7 @@ impl ElasticTokParse {
                     | gst::EventView::Caps(_) => {
                         drop(kept);
                         if let Some(buffer) = self.deliver(ahead) {
-                            // What comes of it is told to the next buffer's sender; an event has no way to.
+                            // The result goes to the sender of the next buffer, since an event cannot return it.
                             let _ = pad.chain(buffer);
                         }
                     }
@@ -114,7 +114,7 @@ impl ElasticTokParse {
         }
     }
 
-    /// Ends reading ahead: what was kept back, to go on, once the index has been made of it.
+    /// Ends reading ahead: makes the index and returns the data that was kept back, to be sent on.
     fn deliver(&self, ahead: &Mutex<Ahead>) -> Option<gst::Buffer> {
         let (bytes, size) = {
             let mut kept = lock(ahead);
@@ -127,7 +127,7 @@ impl ElasticTokParse {
         }
         let read = |at: u64, length: usize| {
             let at = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-            // Half a window at the end would be taken for the end of the file.
+            // An incomplete window would be taken for the end of the file.
             let whole = at + length <= bytes.len();
             Ok::<_, std::convert::Infallible>(if whole { &bytes[at..at + length] } else { &[] })
         };

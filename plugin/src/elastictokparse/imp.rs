@@ -33,7 +33,7 @@ use crate::keyrequest::KeyRequest;
 pub(super) static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| gst::DebugCategory::new("elastictokparse", gst::DebugColorFlags::empty(), Some("ElasticTok parser")));
 
-/// No unit is shorter.
+/// Bytes of the shortest unit.
 const MIN_FRAME_SIZE: u32 = 4;
 
 #[derive(Default)]
@@ -43,11 +43,11 @@ pub struct ElasticTokParse {
     max_pixels: MaxPixels,
 }
 
-/// Why a header is not taken.
+/// Why a header is not accepted.
 enum Refusal {
     /// To be posted.
     Bad(gst::ErrorMessage),
-    /// A flush or the end of the element came between: no fault.
+    /// A flush or the end of the element came between, which is no error.
     Flushing,
 }
 
@@ -125,7 +125,7 @@ impl ElasticTokParse {
         }
     }
 
-    /// Before the first block: what upstream can do, and the index. Fails where a flush comes between, to be tried again.
+    /// Before the first block: queries upstream and makes the index. Fails if a flush comes between, and is then tried again.
     fn begin(&self) -> Result<(), gst::FlowError> {
         if lock(&self.state).begun {
             return Ok(());
@@ -140,7 +140,7 @@ impl ElasticTokParse {
         Ok(())
     }
 
-    /// Sends the block of `unit` on, or answers how many bytes are to be skipped as it is of no use.
+    /// Sends the block of `unit`, or returns how many bytes are to be skipped where it cannot be used.
     fn take_block(
         &self,
         mut frame: gst_base::BaseParseFrame<'_>,
@@ -149,7 +149,7 @@ impl ElasticTokParse {
     ) -> Result<(gst::FlowSuccess, u32), gst::FlowError> {
         self.begin()?;
         let header = header.or_else(|| {
-            // What a flush has kept from downstream.
+            // The header in force, if a flush has kept it from downstream.
             let state = lock(&self.state);
             state.tracker.header().filter(|_| state.output.is_none()).cloned()
         });
@@ -298,14 +298,14 @@ impl BaseParseImpl for ElasticTokParse {
     fn sink_event(&self, event: gst::Event) -> bool {
         match event.view() {
             gst::EventView::StreamStart(_) => {
-                // One more source, as from concat: its stream is played behind the one before.
+                // Another source, as from concat: its stream is played after the one before.
                 let mut state = lock(&self.state);
                 (state.index, state.estimate, state.begun) = (None, None, false);
             }
             gst::EventView::Segment(segment) => {
                 let segment = segment.segment();
                 if self.obj().segment().rate() > 0.0 {
-                    // What is left from before it still belongs to the segment before.
+                    // Data from before still belongs to the segment before.
                     self.obj().drain();
                 }
                 let mut state = lock(&self.state);
@@ -314,7 +314,7 @@ impl BaseParseImpl for ElasticTokParse {
                 if state.arrival == Arrival::Seeking {
                     state.arrival = Arrival::Jump;
                 } else if state.arrival == Arrival::Onwards {
-                    // One more file behind the one before, as from concat, or the first: reading goes on.
+                    // Another file after the one before, as from concat, or the first one: reading continues.
                     (state.flags, state.snap) = (None, Snap::Whole);
                 }
                 if let gst::GenericFormattedValue::Bytes(Some(at)) = segment.time() {
@@ -327,12 +327,12 @@ impl BaseParseImpl for ElasticTokParse {
                 let mut state = lock(&self.state);
                 state.pts = None;
                 if state.arrival == Arrival::Onwards {
-                    // By whom the seek was done is not known, nor where it aims.
+                    // It is not known who sought, nor the target.
                     (state.arrival, state.flags, state.snap) = (Arrival::Jump, None, Snap::FirstBlock);
                 }
             }
             gst::EventView::Gap(_) if !self.obj().src_pad().has_current_caps() => {
-                // There is no header yet to say what is missing.
+                // Without a header it is not known what is missing.
                 return true;
             }
             _ => {}
@@ -350,7 +350,7 @@ impl BaseParseImpl for ElasticTokParse {
             let state = lock(&self.state);
             (state.stamp, state.timed)
         };
-        // Where upstream deals in time, the base class has put its notion of it in place of the stream's.
+        // Where upstream uses time, the base class has replaced the stream's times by its own.
         if let Some(buffer) = frame.buffer_mut() {
             mark(buffer, stamp.pts, stamp.duration);
         }

@@ -13,11 +13,11 @@ use super::imp::{CAT, ElasticTokParse};
 use super::stream::{Arrival, Estimate, Snap};
 use crate::common::lock;
 
-/// Files that take longer to look through are left to the base class's estimates.
+/// Files that take longer to scan are left to the base class's estimates.
 const BUDGET: Duration = Duration::from_secs(1);
 
 impl ElasticTokParse {
-    /// Looks through a file once, for exact seeks and its duration. Fails where a flush or the end of the element comes between.
+    /// Scans a file once, for exact seeks and its duration. Fails if a flush or the end of the element comes between.
     pub(super) fn build_index(&self) -> Result<(), gst::FlowError> {
         let obj = self.obj();
         let sink = obj.sink_pad();
@@ -43,7 +43,7 @@ impl ElasticTokParse {
                 obj.add_index_entry(key.offset, time, true, true);
             }
         }
-        // Of a file that is pulled the base class looks for the last block itself.
+        // In a file that is pulled, the base class looks for the last block itself.
         let pushed = obj.sink_pad().mode() == gst::PadMode::Push;
         let guess = index.end.filter(|_| pushed).and_then(|end| extrapolate(end, index.known, size));
         self.set_end(if index.complete { index.end } else { guess });
@@ -59,7 +59,7 @@ impl ElasticTokParse {
         }
     }
 
-    /// Guesses the duration anew where a quarter more of the file has come than at the last guess.
+    /// Estimates the duration again when a quarter more of the file has come than at the last estimate.
     pub(super) fn refine_duration(&self) {
         let end = {
             let mut state = lock(&self.state);
@@ -85,7 +85,7 @@ impl ElasticTokParse {
         }
         let target = match (start_type, start) {
             (gst::SeekType::Set, gst::GenericFormattedValue::Time(Some(time))) => time,
-            // To change the rate only, for example: from where playback is.
+            // For example to change the rate only: from the present position.
             (gst::SeekType::None, gst::GenericFormattedValue::Time(_)) => {
                 match self.obj().src_pad().query_position::<gst::ClockTime>() {
                     Some(time) => time,
@@ -104,7 +104,7 @@ impl ElasticTokParse {
             let index = state.index.as_ref().filter(|index| index.complete);
             index.map(|index| snapped(index, target, flags))
         };
-        // The base class looks its index up only for accurate seeks, else it guesses from the bitrate.
+        // The base class uses its index only for accurate seeks; otherwise it estimates from the bitrate.
         let accuracy = if exact.is_some() { gst::SeekFlags::ACCURATE } else { gst::SeekFlags::empty() };
         let exact = gst::event::Seek::builder(
             rate,
@@ -126,7 +126,7 @@ impl ElasticTokParse {
         done
     }
 
-    /// Lets the segment at the source pad begin where the first frame is: the base class has pushed one in playback time.
+    /// Makes the segment at the source pad begin at the first frame. The base class has pushed one in playback time.
     pub(super) fn correct_segment(&self) {
         let src = self.obj().src_pad().clone();
         let Some(event) = src.sticky_event::<gst::event::Segment>(0) else { return };
@@ -139,7 +139,7 @@ impl ElasticTokParse {
                 return;
             }
             let mut corrected = segment.clone();
-            // A late first time stamp finds a segment that was corrected for none.
+            // The first time stamp came late, and the segment was corrected without it.
             let moved = |time: Option<gst::ClockTime>| time.map(|time| time.saturating_add(origin.unwrap_or_default()));
             let first = state.stamp.start;
             let start = match std::mem::take(&mut state.snap) {
@@ -174,7 +174,7 @@ fn extrapolate(end: u64, known: u64, size: u64) -> Option<u64> {
     u64::try_from(u128::from(end) * u128::from(size.max(known)) / u128::from(known.max(1))).ok()
 }
 
-/// Bytes of a file, or nothing where there are none.
+/// Bytes of a file; empty where there are none.
 struct Window(Option<gst::MappedBuffer<gst::buffer::Readable>>);
 
 impl AsRef<[u8]> for Window {
@@ -183,7 +183,7 @@ impl AsRef<[u8]> for Window {
     }
 }
 
-/// Where a seek to `target` begins to play.
+/// The position at which playback starts after a seek to `target`.
 fn snapped(index: &Index, target: gst::ClockTime, flags: gst::SeekFlags) -> gst::ClockTime {
     let time = target.nseconds();
     let (before, after) = (index.before(time), index.after(time));
@@ -201,7 +201,7 @@ fn snapped(index: &Index, target: gst::ClockTime, flags: gst::SeekFlags) -> gst:
 }
 
 fn segment_flags(flags: gst::SeekFlags) -> gst::SegmentFlags {
-    // The two kinds have the same values where both have a flag.
+    // Flags that both kinds have share their values.
     let trick = [
         (gst::SeekFlags::TRICKMODE, gst::SegmentFlags::TRICKMODE),
         (gst::SeekFlags::TRICKMODE_KEY_UNITS, gst::SegmentFlags::TRICKMODE_KEY_UNITS),

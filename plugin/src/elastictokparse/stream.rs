@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is known of the stream, what stands next in the input, and what becomes of a block.
+//! The state of the stream, what is next in the input, and how blocks are sent.
 //!
 //! Inside the element and its base class, times are playback times, which begin at 0 with the first frame. At the source pad
 //! the first frame keeps its own time stamp: the segment maps it to 0. Where upstream deals in time, its times are kept.
@@ -18,15 +18,15 @@ use crate::keyrequest::KeyRequest;
 /// The base class takes more than 2 MiB skipped at once for a broken stream.
 pub const MAX_SKIP: usize = 1 << 20;
 
-/// What stands next in the input.
+/// What is next in the input.
 pub enum Found {
-    /// Too little to say: as many bytes are needed.
+    /// Too little to tell: so many bytes are needed.
     NeedMore(usize),
     /// Bytes that belong to no unit.
     Junk(usize),
-    /// The rest of a unit that is passed over.
+    /// The rest of a unit that is skipped.
     Rest(usize),
-    /// A header of no use, and what follows with it.
+    /// A header that is not accepted, and why.
     Refused(Error, usize),
     /// A header with no block behind it.
     Header(SequenceHeader, usize),
@@ -44,14 +44,14 @@ pub struct Unit {
     pub total: usize,
 }
 
-/// A block that is ready to go, or why there is none.
+/// A block that is ready to be sent, or why there is none.
 pub enum Made {
     Buffer(gst::Buffer),
     /// A packet whose key block is missing, for a decoder to conceal.
     Orphan(gst::Buffer),
-    /// Its key block is missing, and so it is of no use.
+    /// Its key block is missing, so it cannot be decoded.
     Lost,
-    /// Not wanted at this trick speed.
+    /// Skipped in this trick mode.
     PassedOver,
 }
 
@@ -72,7 +72,7 @@ pub struct Output {
     pub writer: Option<StreamWriter>,
 }
 
-/// How the place in a byte stream was reached where reading goes on.
+/// How the present position in a byte stream was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Arrival {
     /// By reading on.
@@ -87,23 +87,23 @@ pub enum Arrival {
 /// Which of the base class's segments are to be corrected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Snap {
-    /// None: a seek landed where it was aimed.
+    /// None: a seek reached its target.
     #[default]
     Exact,
     /// Nothing was sought: the segment is all of the playback.
     Whole,
-    /// A seek may have landed beyond its aim: not to begin before the first block.
+    /// A seek may have passed its target: the segment must not begin before the first block.
     NotBefore,
     /// To begin with the first block.
     FirstBlock,
 }
 
-/// A duration that is guessed from the bytes read so far.
+/// A duration that is estimated from the bytes read so far.
 #[derive(Debug, Clone, Copy)]
 pub struct Estimate {
     /// Of the whole file in bytes.
     pub size: u64,
-    /// Where the next guess is due.
+    /// Where the next estimate is due.
     pub next: u64,
 }
 
@@ -114,7 +114,7 @@ pub struct State {
     pub timed: bool,
     pub caps: Option<gst::Caps>,
     pub tracker: Tracker,
-    /// Blocks have come, and what upstream can do was asked.
+    /// Blocks have come, and upstream was queried.
     pub begun: bool,
     pub output: Option<Output>,
     pub index: Option<Index>,
@@ -127,7 +127,7 @@ pub struct State {
     pub pts: Option<gst::ClockTime>,
     /// Time stamp of the first frame, where upstream does not deal in time.
     pub origin: Option<gst::ClockTime>,
-    /// Of the block on its way out.
+    /// Of the block that is being sent.
     pub stamp: Stamp,
     /// The segment that is in force at the source pad, and the origin that it was made with.
     pub segment: Option<(gst::FormattedSegment<gst::ClockTime>, Option<gst::ClockTime>)>,
@@ -145,7 +145,7 @@ fn clock_time(ns: Option<u64>) -> Option<gst::ClockTime> {
 }
 
 impl State {
-    /// What stands at the front of `data`, which is at `offset` in the input.
+    /// What is at the front of `data`, which is at `offset` in the input.
     pub fn find(&mut self, data: &[u8], offset: u64, pts: Option<gst::ClockTime>, draining: bool, limits: &Limits) -> Found {
         self.pts = pts.or(self.pts).filter(|_| self.timed);
         if self.packets_in {
@@ -202,7 +202,7 @@ impl State {
         }
     }
 
-    /// Leaves out a unit of `total` bytes; how many of them are to be skipped now.
+    /// Skips a unit of `total` bytes; returns how many of them are to be skipped now.
     pub fn leave_out(&mut self, total: usize) -> usize {
         let now = total.min(MAX_SKIP);
         self.rest = total - now;
@@ -217,7 +217,7 @@ impl State {
         let block = &data[unit.payload.clone()];
         let (header, _) = BlockHeader::parse(block, output.header.block_length)?;
         let known = self.tracker.accept(&header);
-        // Packets bring their own times, and a decoder may conceal what is lost; in a byte stream they are of no use.
+        // Packets have their own times, so a decoder can conceal a loss. In a byte stream such blocks are dropped.
         if !known && (!self.packets_in || output.writer.is_some()) {
             return Ok(Made::Lost);
         }
@@ -250,7 +250,7 @@ impl State {
 }
 
 impl Output {
-    /// The block in downstream's form, with the input's metas; its bytes are shared where they are there in that form.
+    /// The block in downstream's form, with the input's metas; its bytes are shared where they already have that form.
     fn form(&mut self, input: &gst::BufferRef, block: &[u8], unit: &Unit, key: bool) -> Result<gst::Buffer, Error> {
         // all() would copy the bytes too
         let shared = gst::BUFFER_COPY_METADATA | gst::BufferCopyFlags::MEMORY;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Blocks of `fsq` and `vae` bundles: how many tokens each cell keeps, found with the graphs themselves.
 //!
-//! The graphs may run any number of times on a block; what the last run read and wrote becomes context when the block is done.
-//! The decoder graph is loaded and run only where a search must see pictures, or where the encoder graph reads its context.
+//! The graphs may run any number of times on a block; the context of the last run is committed when the block is done. The
+//! decoder graph is loaded and run only where a search decodes pictures, or where the encoder graph reads its context.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,11 +21,11 @@ use crate::{Error, Result};
 
 /// Counts at which `search=full` and `regression` sample a cell's loss, where there are more.
 const SAMPLES: u32 = 100;
-/// Bits of a block's header and of a layer's length, checksum and counts: what a budget has less for tokens.
+/// Bits of a block's header, and of a layer's length, checksum and counts: they leave less of a budget for tokens.
 const HEADER_BITS: f64 = 64.0;
 const LAYER_BITS: f64 = 32.0;
 
-/// How far the graphs have got with `counts` of the block.
+/// Which graphs have run on the block with `counts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ran {
     Nothing,
@@ -43,14 +43,14 @@ pub(super) struct FixedBlocks {
     decoder: Option<DecoderGraph>,
     coder: FixedCoder,
     method: SearchMethod,
-    /// Tokens of a cell in as many layers as are coded.
+    /// Tokens of a cell in the layers that are coded.
     all: u32,
     rate: RateController,
     measure: CellLosses,
     losses: Vec<f32>,
     counts: Vec<i32>,
     ran: Ran,
-    /// The decoder graph has seen every block since the key block.
+    /// The decoder graph has run on every block since the key block.
     in_step: bool,
     segments: Vec<Vec<u8>>,
     spent: Spent,
@@ -167,7 +167,7 @@ impl FixedBlocks {
         Ok(())
     }
 
-    /// The picture of the tokens in the coder, as a receiver of all of them has it, and the cells' losses.
+    /// Decodes the tokens in the coder as a receiver of all of them does, and measures the cells' losses.
     fn decode(&mut self) -> Result<()> {
         if self.ran == Ran::Both {
             return Ok(());
@@ -203,7 +203,7 @@ impl FixedBlocks {
         Ok(())
     }
 
-    /// What may be chosen.
+    /// Bounds and target of the search.
     fn problem(&self) -> Problem {
         let live = self.rate.live();
         let most = if live.max_tokens == 0 { self.all } else { self.all.min(live.max_tokens) };
@@ -214,7 +214,7 @@ impl FixedBlocks {
 
     /// Counts that `choose` makes of the layer boundaries and the losses predicted there, \[cells, L\].
     fn predict(&mut self, choose: impl FnOnce(&[u32], &[f32]) -> Result<Vec<u32>>) -> Result<Found> {
-        // What is predicted is the loss of each prefix of all tokens.
+        // Predictions are the losses of prefixes of all tokens.
         self.encode(std::iter::repeat(self.bundle.manifest.tokens_per_cell))?;
         let manifest = &self.bundle.manifest;
         let none = || Error::Model(format!("bundle '{}' predicts no distortion", manifest.name));
@@ -243,7 +243,7 @@ impl FixedBlocks {
         }
     }
 
-    /// Counts that the bucket has room for; no cell has fewer than the least count, even where there is none.
+    /// Counts within the budget; no cell has fewer than the least count, even where the budget has no room for it.
     fn within_bitrate(&mut self) -> Result<u32> {
         let problem = self.problem();
         let bits = self.rate.budget(false) - HEADER_BITS - LAYER_BITS * self.coder.layers() as f64;
@@ -314,7 +314,7 @@ impl BlockCoder for FixedBlocks {
     }
 
     fn code(&mut self, place: Place) -> Result<CodedBlock> {
-        // Where the decoder graph idled while no picture was looked at, its context is of another time.
+        // Where the decoder graph was idle, its context is out of date.
         let key = place.must_be_key || (self.must_decode() && !self.in_step);
         let position = if key { 0 } else { place.position };
         self.rate.begin(place.span.elapsed, place.span.seconds);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The encoder: frames to blocks. What is the same for all bottlenecks is here: filling blocks, key blocks, epochs, times, the
-//! container; how a block's pixels become segments is [`BlockCoder`]'s.
+//! The encoder: frames to blocks. What all bottlenecks share is here: filling blocks, key blocks, epochs, times, the
+//! container. A [`BlockCoder`] turns a block's pixels into segments.
 
 mod fixed;
 mod nested;
@@ -51,7 +51,7 @@ pub struct EncoderConfig {
     pub search: SearchMethod,
     /// Most layers to code a block in; 0 = as many as the bundle has.
     pub layers: u32,
-    /// Gives every layer a reference of its own, so that no receiver of fewer layers drifts. Costs a run of both graphs for each
+    /// Gives every layer its own reference, so that no receiver of fewer layers drifts. Costs a run of both graphs for each
     /// layer but one, and some bits. Nested bundles only.
     pub drift_free: bool,
     /// What may change while coding.
@@ -110,13 +110,13 @@ trait BlockCoder: Send {
     /// New settings, checked, from the next block on.
     fn set_live(&mut self, live: LiveSettings) -> Result<()>;
 
-    /// Begins a stream anew, with the graphs as they are; its first block is a key block.
+    /// Begins another stream with the same graphs; its first block is a key block.
     fn restart(&mut self, live: LiveSettings) -> Result<()>;
 
     /// See [`EncoderStats::least_bitrate`].
     fn least_bitrate(&self) -> Option<f64>;
 
-    /// Codes the frames and commits the contexts. The coder may make of any block a key block.
+    /// Codes the frames and commits the contexts. The coder may make any block a key block.
     fn code(&mut self, place: Place) -> Result<CodedBlock>;
 
     /// The block's segments, one for each layer.
@@ -125,7 +125,7 @@ trait BlockCoder: Send {
     /// The block's counts, \[cells\].
     fn counts(&self) -> &[i32];
 
-    /// Learns what the block became, with its header.
+    /// Learns the size of the block with its header, `bits`, for rate control.
     fn learn(&mut self, block: &CodedBlock, bits: f64);
 
     /// Where time went so far.
@@ -134,7 +134,7 @@ trait BlockCoder: Send {
     /// Where the graphs run.
     fn provider(&self) -> &'static str;
 
-    /// The block as it was quantised, for bottlenecks that have it.
+    /// The block as it was quantised, for bottlenecks with a quantiser.
     fn view(&self) -> Option<BlockView<'_>> {
         None
     }
@@ -150,7 +150,7 @@ struct Place {
     span: Span,
 }
 
-/// A block just coded; its segments are [`BlockCoder::segments`].
+/// The last coded block; its segments are [`BlockCoder::segments`].
 #[derive(Debug, Clone, Copy, Default)]
 struct CodedBlock {
     key: bool,
@@ -203,8 +203,9 @@ impl Encoder {
         Self::with(config, geometry, coder)
     }
 
-    /// An encoder at the beginning of a stream of `config`, with this one's graphs if they serve: to load graphs takes long. Its
-    /// epochs follow this one's, so that a decoder cannot take the blocks of one for those of the other.
+    /// An encoder at the beginning of a stream with `config`. It keeps this one's graphs if they fit, since loading graphs
+    /// takes long. Its epochs follow this one's, so that a decoder cannot mistake the blocks of one stream for those of the
+    /// other.
     pub fn restart(mut self, config: EncoderConfig) -> Result<Self> {
         let (a, b) = (&self.config, &config);
         let serve = a.bundle.fingerprint == b.bundle.fingerprint
@@ -260,7 +261,7 @@ impl Encoder {
         })
     }
 
-    /// What a decoder needs first.
+    /// The sequence header, which a decoder needs first.
     pub fn sequence_header(&self) -> &SequenceHeader {
         &self.header
     }
@@ -326,7 +327,7 @@ impl Encoder {
         if self.times.len() < self.room() { Ok(None) } else { self.block().map(Some) }
     }
 
-    /// Codes the frames that wait, as a shorter block.
+    /// Codes the waiting frames as a partial block.
     pub fn drain(&mut self) -> Result<Option<Packet>> {
         if self.times.is_empty() { Ok(None) } else { self.block().map(Some) }
     }
@@ -336,7 +337,7 @@ impl Encoder {
         self.position.and_then(|_| self.coder.view())
     }
 
-    /// Frames that the block in hand takes: no more than come before the next key block is due.
+    /// Frames that the current block takes: only those before the next key block is due.
     fn room(&self) -> usize {
         let since = if self.must_be_key() { 0 } else { self.frames_since_key };
         match self.config.key_int_max {
@@ -362,7 +363,7 @@ impl Encoder {
     fn block(&mut self) -> Result<Packet> {
         let coded = self.try_block();
         if coded.is_err() {
-            // What became of the contexts is unknown.
+            // The state of the contexts is unknown.
             self.reset();
         }
         coded

@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How fast frames really come, by their time stamps: what a bitrate is measured against, whatever the stream's framerate says.
+//! The real rate of frames, by their time stamps. Bitrates are measured against it, whatever the stream's framerate says.
 
 use crate::timing::FrameTime;
 
-/// What a frame of a variable rate is taken to last until something is known, in seconds.
+/// Assumed duration of a frame of a variable rate until something is known, in seconds.
 const UNKNOWN: f64 = 1.0 / 30.0;
-/// How far the first interval may be from what was declared, and each later one from the mean, to be taken as it is.
+/// Largest factor between the first interval and the declared one, and between each later one and the mean, for it to be used
+/// unchanged.
 const FIRST_REACH: f64 = 16.0;
 const REACH: f64 = 4.0;
 /// Share of a new interval in the mean.
 const SHARE: f64 = 0.25;
-/// Longest time that a block is taken to last because of a pause in it, in seconds.
+/// Longest duration that a pause may give a block, in seconds.
 const LONGEST_PAUSE: f64 = 1.0;
 
 /// When a block begins and ends, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Span {
-    /// From the begin of the block before to the begin of this one; 0 for the first.
+    /// From the start of the block before to the start of this one; 0 for the first.
     pub elapsed: f64,
     /// How long the block is expected to last.
     pub seconds: f64,
@@ -31,7 +32,7 @@ pub(super) struct Pace {
     measured: bool,
     /// Time stamp of the last frame.
     last: Option<u64>,
-    /// Begin of the last block and how long it was expected to last.
+    /// Start of the last block and how long it was expected to last.
     block: Option<(Option<u64>, f64)>,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tokens out of blocks and back, without a graph: for those who feed token streams to models of their own.
+//! Tokens from blocks and back, without a graph: for use with other models.
 
 mod fixed;
 mod nested;
@@ -43,10 +43,10 @@ pub enum TokenValues {
     Indices(Vec<i32>),
     /// `vae`: dequantised means, \[cells, K, D\], zero from each cell's count on.
     Means(Vec<f32>),
-    /// `nested`: what each layer says, and where the block is predicted from.
+    /// `nested`: the indices of each layer, and motion.
     Nested {
-        /// Signed quantisation indices as a receiver of that many layers has them, \[layers, cells, C\] in token order. There
-        /// are as many layers as came, one or more.
+        /// Signed quantisation indices as a receiver of that many layers has them, \[layers, cells, C\] in token order. Only
+        /// the layers that came are there, one or more.
         indices: Vec<i16>,
         /// Coefficients that each cell sent in each layer, \[layers, cells\], 0..=C. They follow from the indices:
         /// [`TokenWriter`] does not read them.
@@ -59,7 +59,7 @@ pub enum TokenValues {
 /// A block as its tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenBlock {
-    /// What the block says of itself: key or position, real frames, times.
+    /// The block's header: key or position, real frames, times.
     pub header: BlockHeader,
     /// Times of its real frames in ns; from the stream and the packet that it came in. [`TokenWriter`] takes the header's.
     pub times: Vec<FrameTime>,
@@ -70,7 +70,7 @@ pub struct TokenBlock {
     pub tokens: TokenValues,
 }
 
-/// Checks that `bundle` made the stream, and says what its tokens look like.
+/// Checks that `bundle` made the stream, and returns the sizes of its tokens.
 fn shape(bundle: &Bundle, header: &SequenceHeader) -> Result<TokenShape> {
     check_model(bundle, header)?;
     let manifest = &bundle.manifest;
@@ -135,7 +135,10 @@ impl TokenReader {
         let mut segments = Vec::new();
         for segment in block.segments() {
             segments.push(segment.map_err(|fault| {
-                Error::Malformed(format!("block: layer {}: {fault}; drop it and go on with the next key block", segments.len()))
+                Error::Malformed(format!(
+                    "block: layer {}: {fault}; drop it and continue with the next key block",
+                    segments.len()
+                ))
             })?);
         }
         if segments.is_empty() {

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a block shows: where its cells come from, and whether it is a new scene.
+//! The motion of a block, and whether it is a scene cut.
 
 use crate::Result;
 use crate::frame::Geometry;
 use crate::motion::MotionSearch;
 
-/// Share of cells without a usable prediction from which a block may be a scene cut, and better a key block, ..
+/// Share of cells without a usable prediction from which on a block may be a scene cut, and so a key block, ..
 const SCENE_CUT: f32 = 0.55;
-/// .. if the share has grown by this much: fast motion keeps it high, and what can be predicted still pays.
+/// .. if the share has grown by this much. Fast motion keeps the share high, but predicting the rest still saves bits.
 const SCENE_CHANGE: f32 = 0.35;
-/// Beyond this share, predicting the rest does not pay.
+/// Above this share of such cells, predicting the rest saves nothing.
 const NOTHING_LEFT: f32 = 0.9;
-/// SAD that a bit of motion is worth, in quantiser steps (pixel units).
+/// Lagrangian multiplier of the motion search: SAD per bit, in quantiser steps (pixel units).
 const MOTION_LAMBDA: f32 = 0.4;
 
 /// What is known of a block before it is transformed.
@@ -27,7 +27,7 @@ pub(super) struct Analysis {
 /// Searches motion and watches for scene cuts.
 pub(super) struct Analyser {
     search: MotionSearch,
-    /// Planes dy, dx, mode of the block in hand, \[3, cells\].
+    /// Planes dy, dx, mode of the current block, \[3, cells\].
     motion: Vec<i32>,
     /// Share of intra cells in the last block; 1 in a key block.
     intra_share: f32,
@@ -48,13 +48,13 @@ impl Analyser {
         })
     }
 
-    /// Motion planes of the block in hand.
+    /// Motion planes of the current block.
     pub fn motion(&self) -> &[i32] {
         &self.motion
     }
 
-    /// Finds the motion of `frames` against the last of the `decoded` ones; says whether the block had better be a key block.
-    /// `step`: of the quantiser that the block is likely to get, in pixel units.
+    /// Finds the motion of `frames` against the last of the `decoded` ones; returns whether the block should be a key block.
+    /// `step`: that of the quantiser that the block is likely to get, in pixel units.
     pub fn search(&mut self, frames: &[u8], decoded: &[u8], step: f32) -> bool {
         let planes: Vec<&[u8]> = frames.chunks_exact(self.frame_bytes).map(|f| &f[..self.luma_bytes]).collect();
         let reference = &decoded[(self.block_length - 1) * self.frame_bytes..][..self.luma_bytes];
@@ -63,7 +63,7 @@ impl Analyser {
         found.intra > NOTHING_LEFT || (found.intra > SCENE_CUT && found.intra - before > SCENE_CHANGE)
     }
 
-    /// Begins anew with a key block: all cells are intra.
+    /// Begins a group with a key block: all cells are intra.
     pub fn begin_group(&mut self) {
         let vectors = self.motion.len() / 3 * 2;
         self.motion[..vectors].fill(0);

@@ -12,9 +12,9 @@ use crate::Result;
 use crate::rate::{COARSEST, KEY_OFFSET, RateControl};
 use crate::tokens::{Estimate, Rdo};
 
-/// Step of a block's coarsest layer at most, in pixel units: what the in-loop filter was trained to.
+/// Largest step of a block's layer 0, in pixel units: the loop filter was trained up to it.
 const COARSEST_BASE: f32 = 110.0;
-/// How far `search=full` and `binary` look around the proposed quantiser.
+/// Range around the proposed quantiser in which `search=full` and `binary` look.
 const SEARCH_WINDOW: u8 = 16;
 
 /// How a block is quantised; its tokens are in [`NestedBlocks::tokens`].
@@ -31,7 +31,7 @@ pub(super) struct Choice {
 }
 
 impl NestedBlocks {
-    /// Chooses quantiser, depth and tokens of the block transformed.
+    /// Chooses quantiser, depth and tokens of the block that was transformed.
     pub(super) fn choose(&mut self, analysis: &Analysis) -> Result<Choice> {
         let seeks_quality = self.rate.live().rate_control == RateControl::Quality;
         if seeks_quality && self.method != SearchMethod::Regression {
@@ -39,7 +39,7 @@ impl NestedBlocks {
         }
         let mut quantiser = analysis.proposed;
         if let Some(psnr) = self.predicted_psnr().filter(|_| seeks_quality) {
-            // What the graph foresees spares a trial where the picture is new.
+            // The graph's prediction saves a trial where the picture is new.
             quantiser = self.rate.reconsider(analysis.key, quantiser, 0.0, psnr).unwrap_or(quantiser);
         }
         let mut choice = self.quantise(analysis, quantiser)?;
@@ -55,7 +55,7 @@ impl NestedBlocks {
     /// `full` and `binary`: the coarsest quantiser around the proposed one whose decoded block meets the target, or the finest tried.
     fn search_quality(&mut self, analysis: &Analysis) -> Result<Choice> {
         let (first, target) = (analysis.proposed, self.rate.live().target_psnr);
-        // Nothing is known of the first block; later ones are near the one before.
+        // Nothing is known before the first block; later ones are close to the block before.
         let window = if self.first { COARSEST } else { SEARCH_WINDOW };
         let (mut low, mut high) = (first.saturating_sub(window), first.saturating_add(window).min(COARSEST));
         let mut evaluations = 0;
@@ -107,13 +107,13 @@ impl NestedBlocks {
         Ok(Choice { quantiser, depth, bits: estimate.bits, estimated_psnr: self.estimated_psnr(&estimate), evaluations: 0 })
     }
 
-    /// Layers for a block: no more than leave the coarsest one a picture, and always the same between key blocks where
-    /// receivers must not drift.
+    /// Depth for a block: so many layers that layer 0 still gives a picture. In drift-free streams it stays the same until
+    /// the next key block.
     fn depth_for(&self, key: bool, quantiser: u8) -> usize {
         if !key && !self.base.is_empty() {
             return self.group_depth;
         }
-        // A key block's depth stays: it must fit the coarser blocks that follow.
+        // A key block's depth holds for its group, so it must also suit the coarser blocks that follow.
         let quantiser = if self.base.is_empty() { quantiser } else { quantiser.saturating_add(KEY_OFFSET as u8) };
         let fits = |depth: &usize| effective_step(quantiser, self.scale, depth - 1) <= COARSEST_BASE;
         (1..=self.most_layers).rev().find(fits).unwrap_or(1)
@@ -136,7 +136,7 @@ impl NestedBlocks {
         Some(psnr(sum / n as f64)).filter(|p| p.is_finite())
     }
 
-    /// Luma PSNR before the loop filter, from what quantisation took away: the transform is orthonormal.
+    /// Luma PSNR before the loop filter, from the quantisation error: the transform is orthonormal.
     fn estimated_psnr(&self, estimate: &Estimate) -> f64 {
         let samples = (self.geometry.aligned_width * self.geometry.aligned_height * self.block_length) as f64;
         psnr(estimate.luma / f64::from(self.scale * self.scale) / samples)

@@ -10,7 +10,7 @@ use crate::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensMut};
 use crate::tokens::NestedEncoder;
 use crate::{Error, Result};
 
-/// What receivers of some number of layers have, and what they lack of the picture.
+/// The reference of receivers of some number of layers, and the residual that they lack.
 ///
 /// A block goes through [`transform`](Self::transform), [`reconstruct`](Self::reconstruct) (again for every candidate) and
 /// [`commit`](Self::commit).
@@ -66,7 +66,8 @@ impl CodingLoop {
         self.graph.reset()
     }
 
-    /// Predicts the frames from the reference and transforms what is left. `step`: the proposed quantiser step in pixel units.
+    /// Predicts the frames from the reference and transforms the residual. `step`: the proposed quantiser step in pixel
+    /// units.
     pub fn transform(&mut self, analysis: &Analysis, motion: &[i32], step: f32) -> Result<()> {
         let position = i64::from(analysis.position);
         self.graph.motion_mut().copy_from_slice(motion);
@@ -77,8 +78,8 @@ impl CodingLoop {
         self.graph.run(&self.decoder)
     }
 
-    /// Decodes the first `layers` layers of the block in `tokens`, without committing. `step`: what the block looks quantised
-    /// with to a receiver of that many, in pixel units; `motion`: `None` in a key block.
+    /// Decodes the first `layers` layers of the block in `tokens`, without committing. `step`: that with which the block
+    /// looks quantised to a receiver of these layers, in pixel units; `motion`: `None` in a key block.
     pub fn reconstruct(&mut self, tokens: &NestedEncoder, layers: usize, motion: Option<&[i32]>, step: f32) -> Result<()> {
         if let TokensMut::I16(latents) = self.decoder.tokens_mut() {
             tokens.dequantise(layers, motion, latents, &mut self.counts)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Blocks of a nested bundle, coded closed loop around the decoder graph.
+//! Blocks of a nested bundle, coded in a closed loop around the decoder graph.
 //!
 //! A block goes straight through [`BlockCoder::code`]: analyse, transform, choose, code, reconstruct, commit.
 
@@ -32,7 +32,7 @@ pub struct BlockView<'a> {
     pub motion: &'a [i32],
     /// Layers it was coded in.
     pub depth: usize,
-    /// The encoder graph's latents, \[cells, C\] in the graph's order: for all layers, or one after the other for each.
+    /// The encoder graph's latents, \[cells, C\] in the graph's order: one set for all layers, or one for each layer.
     pub latents: Vec<&'a [i16]>,
 }
 
@@ -42,9 +42,9 @@ pub(super) struct NestedBlocks {
     analyser: Analyser,
     /// The loop of receivers of all layers.
     finest: CodingLoop,
-    /// Those of receivers of fewer layers, the fewest first; empty where they may drift.
+    /// The base-layer loops, fewest layers first; empty where receivers may drift.
     base: Vec<CodingLoop>,
-    /// The block's tokens, as chosen last.
+    /// The block's tokens as they were last chosen.
     tokens: NestedEncoder,
     /// Layers that the bundle has, and those that a block may have.
     layers: usize,
@@ -101,7 +101,7 @@ impl NestedBlocks {
         })
     }
 
-    /// Finds motion, unless the block must be a key block, and whether it had better be one.
+    /// Decides whether the block is a key block, and finds the motion of one that is not.
     fn analyse(&mut self, place: Place) -> Analysis {
         let Place { must_be_key, position, span } = place;
         self.rate.begin(span.elapsed, span.seconds);
@@ -120,7 +120,7 @@ impl NestedBlocks {
         Analysis { key, position, proposed }
     }
 
-    /// Predicts and transforms the block in every loop that it is coded for.
+    /// Predicts and transforms the block in every coding loop that the depth needs.
     fn transform(&mut self, analysis: &Analysis) -> Result<()> {
         if analysis.key {
             self.finest.reset()?;
@@ -137,7 +137,7 @@ impl NestedBlocks {
         Ok(())
     }
 
-    /// Writes the tokens chosen into segments.
+    /// Writes the chosen tokens into segments.
     fn code_tokens(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
         let started = Instant::now();
         let motion = (!analysis.key).then_some(self.analyser.motion());
@@ -256,7 +256,7 @@ impl BlockCoder for NestedBlocks {
     }
 }
 
-/// Layers that a receiver of `segments` reads: of a block without any it still reads an empty first one.
+/// Layers that a receiver of `segments` reads: of a block without segments it still reads an empty first one.
 fn layers_read(segments: &[Vec<u8>]) -> usize {
     sent_layers(segments).max(1)
 }
