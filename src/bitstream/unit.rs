@@ -121,7 +121,7 @@ fn start(data: &[u8], max_block_bytes: usize) -> Start {
     };
     let (length, taken) = match varint::get(&data[2..]) {
         Ok((length, taken)) => (usize::try_from(length).unwrap_or(usize::MAX), taken),
-        // A varint that goes on beyond what the limit needs is refuted early.
+        // A varint longer than the limit needs is rejected early.
         Err(varint::Fault::Short) if data.len() - 2 < varint::len(max as u64) => {
             return Start::Unknown(MIN_UNIT_HEADER_BYTES.max(data.len() + 2));
         }

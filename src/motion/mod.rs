@@ -5,12 +5,13 @@
 //! of the block; frame i of T is predicted at D*(i+1)/T. Every choice is by SAD + lambda * bits, because at low rates vectors
 //! cost as much as residuals, and bits are counted as the token coder will code them:
 //!
-//! 1. [`coarse`]: a search at a quarter of the resolution finds large motion; 2. each cell, in coding order, takes the best
-//! of its neighbours' vectors, its own of the block before and the coarse one, and refines it in shrinking diamonds; 3.
-//! sweeps over the whole field let each cell take the vector of any neighbour, where the cost of the cells predicted from it
-//! counts too.
+//! 1. `coarse.rs`: a search at a quarter of the resolution finds large motion.
+//! 2. Each cell, in coding order, takes the best of its neighbours' vectors, its own of the block before and the coarse one, and
+//!    refines it in shrinking diamonds.
+//! 3. Sweeps over the whole field let each cell take the vector of any neighbour. The cost of the cells predicted from it
+//!    counts too.
 //!
-//! Steps 2 and 3 are done for two halves of the picture ([`band`]), in parallel where there are two threads.
+//! Steps 2 and 3 are done for two halves of the picture (`band.rs`), in parallel where there are two threads.
 
 mod band;
 mod coarse;

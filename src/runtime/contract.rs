@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a bundle's graphs must take and give, and the checks that they do.
+//! The inputs and outputs that a bundle's graphs must have, and checks that they have them.
 
 use ort::value::{Outlet, TensorElementType as Type, ValueType};
 
@@ -28,7 +28,7 @@ pub(super) struct ContextSpec {
     pub shape: Vec<i64>,
 }
 
-/// Every tensor that either graph may have besides contexts.
+/// Every tensor other than contexts that a graph may have.
 pub(super) struct Contract {
     pub frames: Spec,
     pub tokens: Spec,
@@ -89,7 +89,7 @@ pub(super) struct Side<'a> {
 }
 
 fn broken(message: String) -> Error {
-    Error::Model(format!("{message}; the bundle breaks the contract of docs/architecture.md, export it again"))
+    Error::Model(format!("{message}; the bundle breaks the contract of docs/bundle.md, export it again"))
 }
 
 /// `[2, cells, 'x']`: sizes, and the names of those that are open.
@@ -155,7 +155,8 @@ impl Side<'_> {
     }
 }
 
-/// Checks that each context of `inputs` comes out again as it went in, that no others do, and that buffers can be made.
+/// Checks that each context of `inputs` has an output of the same type and shape, that there are no other contexts, and that
+/// buffers can be made.
 pub(super) fn check_contexts(graph: &str, inputs: &[ContextSpec], outputs: &[ContextSpec]) -> Result<()> {
     let wrong = |m: String| Err(broken(format!("{graph} graph: {m}")));
     for c in inputs {
@@ -232,4 +233,29 @@ pub(super) fn check_shared(shared: &[ContextSpec], decoder: &[&ContextSpec]) -> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names in the first column of docs/bundle.md's table with this header.
+    fn documented(header: &str) -> Vec<String> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bundle.md");
+        let text = std::fs::read_to_string(path).expect("readable");
+        let (_, table) = text.split_once(&format!("\n| {header} |")).expect("a table with this header");
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        rows.map(|row| row.split('`').nth(1).expect("a name").to_owned()).collect()
+    }
+
+    #[test]
+    fn the_reference_names_every_dimension_and_tensor() {
+        let bundle = crate::bundle::Bundle::builtin().expect("valid");
+        let geometry = bundle.geometry(64, 48).expect("size");
+        assert_eq!(documented("dimension"), dimensions(&geometry).map(|(name, _)| name));
+        let c = Contract::new(&bundle.manifest, &geometry);
+        let specs = [&c.frames, &c.tokens, &c.counts, &c.position, &c.motion, &c.step, &c.distortion, &c.reconstruction];
+        let tensors = documented("tensor");
+        assert!(tensors.iter().map(String::as_str).take(specs.len()).eq(specs.map(|s| s.name)), "{tensors:?}");
+    }
 }

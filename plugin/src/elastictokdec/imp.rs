@@ -7,7 +7,7 @@
  * stream is a file or comes as bytes. decodebin3 and playbin3 do so by themselves.
  *
  * A block that is damaged beyond use is replaced by the last good picture, flagged as corrupted; the blocks that depend on it
- * are dropped, and decoding goes on with the next key block. It is asked for upstream, and again while none comes.
+ * are dropped, and decoding continues with the next key block. The element asks upstream for one, and again while none comes.
  *
  * In the trick mode for key units, the first picture of each key block is shown. Seeks to play backwards are refused.
  * A picture that is too late to be shown is decoded, for those that depend on it, but not pushed, unless qos is off.

@@ -5,13 +5,13 @@
  *
  * Encodes raw video into ElasticTok streams, whose buffers can be cut anywhere between layers to lower the bitrate.
  *
- * Downstream chooses between `stream-format=packetized` (a block a buffer, header in `codec_data`) and `byte-stream` (units
- * that need nothing else, header before each key block); what takes anything, as a file does, gets a byte stream.
+ * Downstream chooses between `stream-format=packetized` (one block in a buffer, header in `codec_data`) and `byte-stream`
+ * (self-delimiting units, header before each key block). An element that takes anything, such as a file sink, gets a byte stream.
  *
- * In a live pipeline a block whose next frame is late goes out with the frames that it has. Graphs are loaded at the change to
+ * In a live pipeline a block whose next frame is late is coded with the frames that it has. Graphs are loaded at the change to
  * PAUSED where the caps upstream fix width and height, so that a live stream does not wait for them: put a capsfilter before the
- * encoder. Bitrates are held by time stamps; where `bitrate` is below the least that the video takes, a warning says so and
- * `stats` has the least.
+ * encoder. Bitrates are measured by time stamps. Where the video needs more than `bitrate`, a warning says so and `stats` has
+ * the least possible bitrate.
  *
  * ## Example pipeline
  * |[

@@ -5,9 +5,9 @@
  *
  * Finds the blocks of an ElasticTok byte stream, stamps them, and converts between the stream's two forms.
  *
- * Playback begins with the first frame, whatever its time stamp, and files joined end to end play one after the other. Of a
- * file it knows where the key blocks are, so that seeks land exactly. Blocks depend on those before them, so it refuses to
- * play backwards. Where blocks are lost it asks upstream for a key block.
+ * Playback begins with the first frame, whatever its time stamp, and files joined end to end play one after the other. The
+ * parser finds the key blocks of a file, so that seeks are exact. Blocks depend on those before them, so it refuses to play
+ * backwards. Where blocks are lost it asks upstream for a key block.
  *
  * ## Example pipeline
  * |[
