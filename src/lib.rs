@@ -10,6 +10,7 @@ pub mod entropy;
 pub mod error;
 pub mod frame;
 pub mod index;
+pub mod logging;
 pub mod motion;
 pub mod rate;
 pub mod runtime;

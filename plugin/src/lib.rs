@@ -16,6 +16,8 @@ mod framemetas;
 pub mod fuzzing;
 mod keyrequest;
 mod logging;
+#[cfg(test)]
+mod testing;
 mod typefind;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the core logs (which provider `auto` took, and why) goes into GStreamer's debug log, category `elastictok`.
+//! What the core logs (which provider `auto` took, and why) and what ONNX Runtime logs go into GStreamer's debug log, category
+//! `elastictok`. They come through a sink of the core's: the process's logger is left to the program, which may be linked with
+//! the plugin.
 
 use once_cell::sync::Lazy;
 
@@ -20,7 +22,7 @@ fn level(level: log::Level) -> gst::DebugLevel {
 
 impl log::Log for Forward {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.target().starts_with("elastictok") && level(metadata.level()) <= CAT.threshold()
+        level(metadata.level()) <= CAT.threshold()
     }
 
     fn log(&self, record: &log::Record<'_>) {
@@ -32,9 +34,9 @@ impl log::Log for Forward {
     fn flush(&self) {}
 }
 
-/// Starts logging. If a program that is linked with the plugin has set a logger, that one stays.
+/// Starts logging. If a program that is linked with the plugin has set a sink, that one stays.
 pub fn forward() {
-    if log::set_logger(&Forward).is_ok() {
-        log::set_max_level(log::LevelFilter::Trace);
-    }
+    // Else a list of the categories would not have it.
+    Lazy::force(&CAT);
+    elastictok::logging::set_sink(&Forward);
 }

@@ -6,6 +6,7 @@ mod common;
 
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
+use gst::glib;
 use gst::prelude::*;
 
 const ELEMENTS: [&str; 4] = ["elastictokenc", "elastictokdec", "elastictokparse", "elastictokthin"];
@@ -45,10 +46,77 @@ fn elements_and_properties_say_what_they_are() {
                 property.name()
             );
             assert!(blurb.len() > 10 && blurb != nick && !blurb.ends_with('.'), "{name}: {}: {blurb}", property.name());
-            if property.flags().contains(gst::glib::ParamFlags::READABLE) {
+            if property.flags().contains(glib::ParamFlags::READABLE) {
                 element.property_value(property.name());
             }
         }
+    }
+}
+
+/// The values that a property must take and give back: its ends, its default, and what lies between where that is named.
+fn values(property: &glib::ParamSpec) -> Vec<glib::Value> {
+    macro_rules! ends {
+        ($($spec:ty),*) => {
+            $(if let Some(p) = property.downcast_ref::<$spec>() {
+                return vec![p.minimum().to_value(), p.maximum().to_value(), p.default_value().to_value()];
+            })*
+        };
+    }
+    ends!(glib::ParamSpecInt, glib::ParamSpecUInt, glib::ParamSpecInt64, glib::ParamSpecUInt64, glib::ParamSpecDouble);
+    let default = property.default_value().clone();
+    if let Some(class) = glib::EnumClass::with_type(property.value_type()) {
+        let all = class.values().iter().map(|v| class.to_value(v.value()).unwrap());
+        return all.chain([default]).collect();
+    }
+    match property.value_type() {
+        glib::Type::BOOL => vec![true.to_value(), false.to_value(), default],
+        glib::Type::STRING => vec!["some text".to_value(), default],
+        flags if flags.is_a(glib::Type::FLAGS) => vec![default],
+        other => panic!("{}: teach this test about values of type {other}", property.name()),
+    }
+}
+
+#[test]
+fn every_property_takes_its_whole_range_and_gives_it_back() {
+    init();
+    for name in ELEMENTS {
+        let element = gst::ElementFactory::make(name).build().unwrap();
+        let (mut written, mut read) = (0, 0);
+        for property in element.list_properties().iter() {
+            let (key, flags) = (property.name(), property.flags());
+            if !flags.contains(glib::ParamFlags::READABLE) {
+                continue;
+            }
+            let before = element.property_value(key);
+            assert!(before.type_().is_a(property.value_type()), "{name}: {key} is of type {}", before.type_());
+            if !flags.contains(glib::ParamFlags::WRITABLE) {
+                // Without a getter it would be the default, which is none.
+                let stats = before.get::<Option<gst::Structure>>();
+                assert!(matches!(stats, Ok(Some(_))), "{name}: {key} has no value: {before:?}");
+                read += 1;
+                continue;
+            }
+            if property.value_type().is_a(glib::Type::OBJECT) {
+                // The parent, which is gst::Object's.
+                assert_ne!(property.owner_type(), element.type_(), "{name}: {key}: teach this test about objects");
+                continue;
+            }
+            let text = |value: &glib::Value| format!("{:?}", value.serialize().unwrap());
+            if property.owner_type() == element.type_() {
+                assert_eq!(text(&before), text(property.default_value()), "{name}: {key} of a new element is its default");
+            }
+            for value in values(property) {
+                if key == "name" && matches!(value.get::<Option<&str>>(), Ok(None)) {
+                    continue;
+                }
+                element.set_property_from_value(key, &value);
+                assert_eq!(text(&element.property_value(key)), text(&value), "{name}: {key}");
+            }
+            written += u32::from(property.owner_type() == element.type_());
+        }
+        let own = element.list_properties().iter().filter(|p| p.owner_type() == element.type_()).count();
+        assert_eq!((written + read) as usize, own, "{name}: properties of its own");
+        assert_eq!(element.current_state(), gst::State::Null);
     }
 }
 

@@ -13,6 +13,7 @@ use super::unpack::{Unpacker, check_quantiser, max_quantiser, usable};
 use crate::bitstream::{Block, BlockHeader, Limits, SequenceHeader};
 use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
+use crate::logging::tell;
 use crate::runtime::{self, DecoderGraph, RuntimeConfig};
 use crate::timing::{BlockTimes, Timeline};
 use crate::{Error, Result};
@@ -85,7 +86,7 @@ impl Opened {
     fn new(bundle: &Bundle, geometry: &Geometry, runtime: &RuntimeConfig) -> Result<Self> {
         // The graph first: it checks that there is memory for all.
         let graph = DecoderGraph::open(bundle, geometry, runtime)?;
-        log::info!("{}x{} is decoded on {}", geometry.width, geometry.height, graph.provider());
+        tell!(Info, "{}x{} is decoded on {}", geometry.width, geometry.height, graph.provider());
         Ok(Self { unpacker: Unpacker::new(bundle, geometry)?, graph })
     }
 }

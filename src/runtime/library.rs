@@ -11,6 +11,7 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 
 use super::places::{Places, in_directory, places};
+use crate::logging::{self, ONNX_RUNTIME, tell};
 use crate::{Error, Result};
 
 static BESIDE: Mutex<Option<PathBuf>> = Mutex::new(None);
@@ -72,7 +73,7 @@ fn start(path: &Path) -> Result<Library, String> {
             LogLevel::Error => log::Level::Warn,
             LogLevel::Fatal => log::Level::Error,
         };
-        log::log!(target: "onnxruntime", level, "{message} ({place})");
+        logging::write(level, ONNX_RUNTIME, format_args!("ONNX Runtime: {message} ({place})"));
     };
     let environment = builder
         .with_name("elastictok")
@@ -80,9 +81,11 @@ fn start(path: &Path) -> Result<Library, String> {
         .with_logger(Arc::new(logger))
         .build()
         .map_err(|e| format!("{} does not start ({e})", path.display()))?;
-    environment.set_log_level(LogLevel::Warning);
+    // Below warnings it has much to say of every graph.
+    let everything = logging::is_enabled(log::Level::Trace, ONNX_RUNTIME);
+    environment.set_log_level(if everything { LogLevel::Verbose } else { LogLevel::Warning });
     let build = ort::info();
-    log::info!("ONNX Runtime from {} ({})", path.display(), build.strip_prefix("ORT Build Info: ").unwrap_or(build));
+    tell!(Info, "ONNX Runtime from {} ({})", path.display(), build.strip_prefix("ORT Build Info: ").unwrap_or(build));
     Ok(Library { path: path.to_owned(), environment })
 }
 
@@ -109,7 +112,7 @@ fn open() -> Result<Library> {
     let (mut looked, mut faults) = (Vec::new(), Vec::new());
     let Places { directories, passed_over } = places(beside.as_deref(), &|name| std::env::var_os(name));
     for variable in &passed_over {
-        log::warn!("{variable} is not an absolute path: no library is looked for there");
+        tell!(Warn, "{variable} is not an absolute path: no library is looked for there");
     }
     for directory in directories {
         looked.push(directory.display().to_string());
@@ -117,7 +120,7 @@ fn open() -> Result<Library> {
         match start(&path) {
             Ok(library) => {
                 for fault in faults {
-                    log::warn!("passed over: {fault}");
+                    tell!(Warn, "passed over: {fault}");
                 }
                 return Ok(library);
             }

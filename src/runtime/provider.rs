@@ -12,6 +12,7 @@ use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel};
 use super::library::{environment, path};
 use super::{ExecutionProvider, RuntimeConfig};
 use crate::bundle::Graph;
+use crate::logging::tell;
 use crate::{Error, Result};
 
 /// Where a session really runs.
@@ -194,13 +195,13 @@ pub(super) fn open(graph: &Graph, dimensions: &[(&str, usize)], config: &Runtime
         (ExecutionProvider::Auto, Some(device)) => device,
         (ExecutionProvider::Auto, None) => match open_on(Device::Cuda, graph, dimensions, config) {
             Ok(opened) => {
-                log::info!("execution-provider=auto takes CUDA device {}", config.device_id);
+                tell!(Info, "execution-provider=auto takes CUDA device {}", config.device_id);
                 return Ok(opened);
             }
             Err(why) => {
                 // Without a runtime there is no CPU either.
                 environment()?;
-                log::info!("execution-provider=auto takes the CPU, {} threads, because {why}", config.thread_count());
+                tell!(Info, "execution-provider=auto takes the CPU, {} threads, because {why}", config.thread_count());
                 Device::Cpu
             }
         },

@@ -31,6 +31,7 @@ impl ElasticTokDec {
         let fits = lock(&self.state).decoder.as_ref().is_some_and(|d| *d.sequence_header() == header);
         if !fits {
             let decoder = self.open(header).map_err(|e| error_message(&e))?;
+            self.publish(Some(&decoder));
             let mut state = lock(&self.state);
             state.decoder = Some(decoder);
             state.info = Some(info.clone());

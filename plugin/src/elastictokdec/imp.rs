@@ -29,7 +29,8 @@ use once_cell::sync::Lazy;
 
 use super::format::InputState;
 use super::packets::Pictures;
-use super::{pictures, stats};
+use super::pictures;
+use super::stats::{self, Snapshot};
 use crate::common::{MEDIA_TYPE, MaxPixels, ModelSettings, error_message, lock, refuse};
 use crate::keyrequest::KeyRequest;
 
@@ -69,8 +70,18 @@ pub(super) struct State {
 pub struct ElasticTokDec {
     /// Never held across a call out of the element.
     pub(super) state: Mutex<State>,
+    /// For the property `stats`, which does not wait for a block to be decoded: locked briefly, after `state`.
+    snapshot: Mutex<Option<Snapshot>>,
     pub(super) settings: Mutex<Settings>,
     pub(super) max_pixels: MaxPixels,
+}
+
+impl ElasticTokDec {
+    /// Makes the measurements of `decoder` those that the property `stats` has; none without a stream.
+    pub(super) fn publish(&self, decoder: Option<&Decoder>) {
+        let snapshot = decoder.map(Snapshot::of);
+        *lock(&self.snapshot) = snapshot;
+    }
 }
 
 #[glib::object_subclass]
@@ -123,7 +134,7 @@ impl ObjectImpl for ElasticTokDec {
         match pspec.name() {
             "max-layers" => lock(&self.settings).max_layers.to_value(),
             MaxPixels::NAME => self.max_pixels.get(),
-            "stats" => stats::structure(lock(&self.state).decoder.as_ref()).to_value(),
+            "stats" => stats::structure(lock(&self.snapshot).as_ref()).to_value(),
             other => lock(&self.settings).model.get(other).unwrap_or_else(|| {
                 gst::error!(CAT, imp = self, "no property {other}");
                 pspec.default_value().clone()
@@ -173,6 +184,7 @@ impl VideoDecoderImpl for ElasticTokDec {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         *lock(&self.state) = State::default();
+        self.publish(None);
         Ok(())
     }
 

@@ -11,6 +11,8 @@
 //! time stamps, and the bindings hold a reference to a frame while it runs: downstream would have to copy every picture that it
 //! changes.
 
+use std::time::Instant;
+
 use elastictok::Error;
 use elastictok::bitstream::BlockHeader;
 use gst::glib::translate::{IntoGlibPtr, ToGlibPtr, try_from_glib};
@@ -19,7 +21,7 @@ use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
 use super::format::ADVICE;
-use super::imp::ElasticTokDec;
+use super::imp::{CAT, ElasticTokDec};
 use super::pictures::clock_time;
 use crate::common::lock;
 use crate::framemetas;
@@ -133,8 +135,16 @@ impl ElasticTokDec {
             return Ok(0);
         }
         decoder.set_max_layers(layers);
-        let (frames, trouble) = match decoder.decode(data, pts) {
-            Ok(block) => (block.frames(), block.damaged().map(|what| format!("{what}; the picture is coarser for it"))),
+        let before = (decoder.stats().key_blocks, decoder.stats().layers);
+        let started = Instant::now();
+        let decoded = decoder
+            .decode(data, pts)
+            .map(|block| (block.frames(), block.damaged().map(|what| format!("{what}; the picture is coarser for it"))));
+        self.publish(Some(decoder));
+        let (time, s) = (started.elapsed(), decoder.stats());
+        let (number, key, layers) = (s.blocks + s.refused, s.key_blocks > before.0, s.layers - before.1);
+        let (frames, trouble) = match decoded {
+            Ok(decoded) => decoded,
             Err(e @ Error::Malformed(_)) => match decoder.repeat(data, pts) {
                 Some(block) => (block.frames(), Some(format!("{e}; the last good picture replaces it"))),
                 None => return Err(e),
@@ -150,6 +160,14 @@ impl ElasticTokDec {
         }
         state.troubled &= trouble.is_some();
         drop(guard);
+        gst::log!(
+            CAT,
+            imp = self,
+            "block {number} at {}: key {key}, frames {frames}, bits {}, layers {layers}, damage {}, decoded in {time:.1?}",
+            clock_time(pts).display(),
+            data.len() * 8,
+            trouble.as_deref().unwrap_or("none"),
+        );
         if let Some(what) = trouble {
             self.warn(&what);
         }

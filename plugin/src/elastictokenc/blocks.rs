@@ -2,7 +2,7 @@
 //! From frames to blocks, and from blocks to buffers.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use elastictok::Error;
 use elastictok::codec::Packet;
@@ -11,6 +11,7 @@ use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
 use super::imp::{CAT, ElasticTokEnc, State};
+use super::stats::Snapshot;
 use super::times;
 use crate::common::{error_message, lock};
 use crate::framemetas;
@@ -20,9 +21,19 @@ struct Coded {
     buffer: gst::Buffer,
     key: bool,
     frames: Vec<u32>,
+    measured: Measured,
     /// Set if the bitrate cannot be held and the user was not told yet: the bitrate set and the least possible one, in
     /// kbit/s.
     least: Option<(u32, f64)>,
+}
+
+/// What the debug log says of a block.
+struct Measured {
+    number: u64,
+    tokens: u64,
+    quantiser: u8,
+    psnr: Option<f64>,
+    coding: Duration,
 }
 
 impl ElasticTokEnc {
@@ -57,7 +68,7 @@ impl ElasticTokEnc {
         // They are gone if a flush came between.
         let mut frames = coded.frames.iter().filter_map(|&n| obj.frame(n as i32)).collect::<Vec<_>>().into_iter();
         let Some(mut first) = frames.next() else { return Ok(gst::FlowSuccess::Ok) };
-        gst::log!(CAT, imp = self, "block of {} frames, {} bytes, key {}", coded.frames.len(), coded.buffer.size(), coded.key);
+        self.log_block(&coded, first.pts());
         let last = frames.as_slice().last();
         let end = last.and_then(|f| Some(f.pts()? + f.duration()?)).and_then(|end| end.checked_sub(first.pts()?));
         let sum = frames.as_slice().iter().map(|f| f.duration()).chain([first.duration()]).sum::<Option<gst::ClockTime>>();
@@ -74,6 +85,20 @@ impl ElasticTokEnc {
         let flow = obj.finish_frame(first);
         let released = self.absorb(frames);
         flow.and(released)
+    }
+
+    fn log_block(&self, coded: &Coded, pts: Option<gst::ClockTime>) {
+        let Measured { number, tokens, quantiser, psnr, coding } = coded.measured;
+        gst::log!(
+            CAT,
+            imp = self,
+            "block {number} at {}: key {}, frames {}, bits {}, tokens {tokens}, quantiser {quantiser}, PSNR {} dB, coded in {coding:.1?}",
+            pts.display(),
+            coded.key,
+            coded.frames.len(),
+            coded.buffer.size() * 8,
+            psnr.map_or("unknown".into(), |psnr| format!("{psnr:.2}")),
+        );
     }
 
     /// Says once that the bitrate cannot be held.
@@ -99,7 +124,11 @@ impl ElasticTokEnc {
             return Err(if self.is_flushing() { gst::FlowError::Flushing } else { gst::FlowError::NotNegotiated });
         };
         let started = Instant::now();
-        let coded = code(state).and_then(|packet| packet.map(|packet| state.take(packet)).transpose());
+        let tokens = state.encoder.stats().tokens;
+        let coded = code(state).and_then(|packet| packet.map(|packet| state.take(packet, started, tokens)).transpose());
+        if !matches!(coded, Ok(None)) {
+            self.publish(Some(state));
+        }
         let lost = if coded.is_err() {
             state.encoder.reset();
             state.forget_block()
@@ -110,7 +139,7 @@ impl ElasticTokEnc {
         match coded {
             Ok(Some(coded)) => {
                 self.stop_timer();
-                self.note_coding(started.elapsed());
+                self.note_coding(coded.measured.coding);
                 if let Some(least) = coded.least {
                     self.tell_least(least);
                 }
@@ -191,8 +220,14 @@ impl ElasticTokEnc {
 }
 
 impl State {
-    /// Makes a buffer of a packet.
-    fn take(&mut self, packet: Packet) -> elastictok::Result<Coded> {
+    /// The measurements so far.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let stats = self.encoder.stats().clone();
+        Snapshot { stats, search: self.search, token_bits: self.token_bits, provider: self.encoder.provider() }
+    }
+
+    /// Makes a buffer of a packet, whose coding `started` when the encoder had counted `tokens`.
+    fn take(&mut self, packet: Packet, started: Instant, tokens: u64) -> elastictok::Result<Coded> {
         let buffer = match &mut self.writer {
             Some(writer) => {
                 let mut bytes = bytes::BytesMut::new();
@@ -201,10 +236,18 @@ impl State {
             }
             None => gst::Buffer::from_slice(packet.data),
         };
-        let least = self.encoder.stats().least_bitrate.filter(|_| !self.told_least);
+        let stats = self.encoder.stats();
+        let measured = Measured {
+            number: stats.blocks,
+            tokens: stats.tokens - tokens,
+            quantiser: stats.quantiser,
+            psnr: stats.psnr,
+            coding: started.elapsed(),
+        };
+        let least = stats.least_bitrate.filter(|_| !self.told_least);
         self.told_least |= least.is_some();
         let least = least.map(|least| (self.encoder.live().bitrate, least));
-        Ok(Coded { buffer, key: packet.key, frames: self.forget_block(), least })
+        Ok(Coded { buffer, key: packet.key, frames: self.forget_block(), measured, least })
     }
 
     /// Ends the block: the next frame begins another one. Returns the block's frames.

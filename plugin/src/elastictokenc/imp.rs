@@ -40,7 +40,7 @@ use once_cell::sync::Lazy;
 use super::deadline::Deadline;
 use super::open::InputState;
 use super::settings::{Control, Settings};
-use super::stats;
+use super::stats::{self, Snapshot};
 use super::times::{self, InputTimes};
 use crate::common::{MEDIA_TYPE, error_message, lock, refuse};
 
@@ -71,6 +71,8 @@ pub struct ElasticTokEnc {
     /// Locked before `settings`, and never held across a call out of the element. Blocks are coded and pushed with the base
     /// class's stream lock, which is taken before.
     pub(super) state: Mutex<Option<State>>,
+    /// For the property `stats`, which does not wait for a block to be coded: locked briefly, after `state`.
+    snapshot: Mutex<Option<Snapshot>>,
     pub(super) settings: Mutex<Settings>,
     /// Set from start to stop.
     pub(super) bundle: Mutex<Option<Arc<Bundle>>>,
@@ -118,12 +120,10 @@ impl ElasticTokEnc {
         }
     }
 
-    fn stats(&self) -> gst::Structure {
-        let guard = lock(&self.state);
-        match guard.as_ref() {
-            Some(state) => stats::structure(&state.encoder, state.search, state.token_bits),
-            None => gst::Structure::new_empty(stats::NAME),
-        }
+    /// Makes the measurements of `state` those that the property `stats` has; none without a stream.
+    pub(super) fn publish(&self, state: Option<&State>) {
+        let snapshot = state.map(State::snapshot);
+        *lock(&self.snapshot) = snapshot;
     }
 }
 
@@ -149,7 +149,7 @@ impl ObjectImpl for ElasticTokEnc {
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         if pspec.name() == "stats" {
-            return self.stats().to_value();
+            return stats::structure(lock(&self.snapshot).as_ref()).to_value();
         }
         let value = lock(&self.settings).get(pspec.name());
         value.unwrap_or_else(|| {
@@ -223,6 +223,7 @@ impl VideoEncoderImpl for ElasticTokEnc {
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         self.stop_timer();
         *lock(&self.state) = None;
+        self.publish(None);
         *lock(&self.prepared) = None;
         *lock(&self.bundle) = None;
         Ok(())
@@ -282,11 +283,13 @@ impl VideoEncoderImpl for ElasticTokEnc {
             gst::debug!(CAT, imp = self, "draining before new caps: {e}");
         }
         let before = lock(&self.state).take();
+        self.publish(None);
         let blocks = before.as_ref().map_or(0, |state| state.block + 1);
         let before = before.map(|state| state.encoder).or_else(|| lock(&self.prepared).take());
         let (mut state, caps) = self.open(input, before).map_err(|message| refuse(self, &CAT, message))?;
         state.block = blocks;
         let block_length = state.encoder.block_length();
+        self.publish(Some(&state));
         *lock(&self.state) = Some(state);
         self.announce(input, caps, block_length)?;
         self.parent_set_format(input)

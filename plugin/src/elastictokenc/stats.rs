@@ -3,10 +3,20 @@
 
 use std::time::Duration;
 
-use elastictok::codec::{Encoder, SearchMethod};
+use elastictok::codec::{EncoderStats, SearchMethod};
 
 /// Name of the structure.
-pub const NAME: &str = "application/x-elastictok-stats";
+const NAME: &str = "application/x-elastictok-stats";
+
+/// What is known after a block. It is kept apart from the encoder, which is locked while it codes.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub stats: EncoderStats,
+    pub search: SearchMethod,
+    /// Bits of a token, for models with tokens of fixed width; they have no quantiser.
+    pub token_bits: Option<f64>,
+    pub provider: &'static str,
+}
 
 /// The nicks of the property `search`.
 fn name(search: SearchMethod) -> &'static str {
@@ -17,9 +27,11 @@ fn name(search: SearchMethod) -> &'static str {
     }
 }
 
-/// `token_bits`: bits of a token, for models with tokens of fixed width; they have no quantiser.
-pub fn structure(encoder: &Encoder, search: SearchMethod, token_bits: Option<f64>) -> gst::Structure {
-    let s = encoder.stats();
+/// Empty without a stream.
+pub fn structure(snapshot: Option<&Snapshot>) -> gst::Structure {
+    let Some(Snapshot { stats: s, search, token_bits, provider }) = snapshot else {
+        return gst::Structure::new_empty(NAME);
+    };
     let ms = |d: Duration| d.as_secs_f64() * 1e3;
     let mut stats = gst::Structure::builder(NAME)
         .field("blocks", s.blocks)
@@ -33,8 +45,8 @@ pub fn structure(encoder: &Encoder, search: SearchMethod, token_bits: Option<f64
         .field("motion-ms", ms(s.motion_time))
         .field("token-ms", ms(s.token_time))
         .field("evaluations", s.evaluations)
-        .field("search", name(search))
-        .field("provider", encoder.provider());
+        .field("search", name(*search))
+        .field("provider", *provider);
     if let Some(psnr) = s.psnr {
         stats = stats.field("psnr", psnr);
     }
@@ -42,8 +54,34 @@ pub fn structure(encoder: &Encoder, search: SearchMethod, token_bits: Option<f64
         stats = stats.field("least-bitrate", least.ceil() as u32);
     }
     stats = match token_bits {
-        Some(bits) => stats.field("token-bits", bits),
+        Some(bits) => stats.field("token-bits", *bits),
         None => stats.field("quantiser", u32::from(s.quantiser)),
     };
     stats.build()
+}
+
+#[cfg(test)]
+mod tests {
+    use gst::prelude::*;
+    use gst::subclass::prelude::*;
+
+    use crate::common::lock;
+    use crate::elastictokenc::ElasticTokEnc;
+    use crate::testing::{stats_meanwhile, two_blocks};
+
+    #[test]
+    fn reading_stats_does_not_wait_for_the_encoder() {
+        let pipeline = two_blocks();
+        let element = pipeline.by_name("enc").expect("the encoder");
+        let encoder = element.downcast_ref::<ElasticTokEnc>().expect("its type").imp();
+        {
+            // As while a block is coded.
+            let _coding = lock(&encoder.state);
+            let stats = stats_meanwhile(&element);
+            assert_eq!((stats.get::<u64>("blocks"), stats.get::<u64>("frames")), (Ok(2), Ok(4)));
+            assert_eq!(stats.get::<&str>("provider"), Ok("cpu"));
+        }
+        pipeline.set_state(gst::State::Null).expect("stopped");
+        assert_eq!(element.property::<gst::Structure>("stats").n_fields(), 0, "nothing is left of a stream that ended");
+    }
 }

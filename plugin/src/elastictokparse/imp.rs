@@ -217,8 +217,14 @@ impl ObjectImpl for ElasticTokParse {
         }
     }
 
-    fn property(&self, _id: usize, _pspec: &glib::ParamSpec) -> glib::Value {
-        self.max_pixels.get()
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            MaxPixels::NAME => self.max_pixels.get(),
+            other => {
+                gst::error!(CAT, imp = self, "no property {other} can be read");
+                pspec.default_value().clone()
+            }
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::Result;
 use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, segment_bytes};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::{Geometry, PlanesRef, load_frame};
+use crate::logging::tell;
 use crate::runtime::RuntimeConfig;
 use crate::timing::Timeline;
 
@@ -240,7 +241,7 @@ impl Encoder {
         };
         header.validate()?;
         if let Err(e) = header.validate_with(&Limits::default()) {
-            log::warn!("decoders with the default settings will refuse this stream: {e}");
+            tell!(Warn, "decoders with the default settings will refuse this stream: {e}");
         }
         let block_length = manifest.block_length as usize;
         Ok(Self {
