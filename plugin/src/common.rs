@@ -23,7 +23,17 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Where the model runs.
+/**
+ * GstElasticTokExecutionProvider:
+ * @auto: CUDA where it works, else the CPU
+ * @cpu: the CPU
+ * @cuda: an NVIDIA GPU
+ * @tensorrt: an NVIDIA GPU, with engines that are built at the first start
+ *
+ * Where the model runs.
+ *
+ * Since: 0.1.0
+ */
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
 #[enum_type(name = "GstElasticTokExecutionProvider")]
 #[repr(i32)]
@@ -67,6 +77,22 @@ impl ModelSettings {
         RuntimeConfig { provider, device_id: self.device_id, threads: self.threads as usize, ..Default::default() }
     }
 
+    /**
+     * GstElasticTokEnc:model:
+     *
+     * The model bundle: `builtin`, or the path of a bundle's directory. It decides which raw formats the encoder takes, how many
+     * frames a block has and how many layers. A decoder needs the bundle that the stream was made with.
+     *
+     * Since: 0.1.0
+     */
+    /**
+     * GstElasticTokDec:model:
+     *
+     * The model bundle, which must be the one that the stream was made with. With `builtin`, a stream of any builtin bundle is
+     * decoded; another one is refused with an error that says so.
+     *
+     * Since: 0.1.0
+     */
     pub fn properties() -> Vec<glib::ParamSpec> {
         vec![
             glib::ParamSpecString::builder("model")

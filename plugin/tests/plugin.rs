@@ -77,6 +77,25 @@ fn values(property: &glib::ParamSpec) -> Vec<glib::Value> {
 }
 
 #[test]
+fn types_of_properties_are_documented_with_the_plugin() {
+    init();
+    let mut types = Vec::new();
+    for name in ELEMENTS {
+        let element = gst::ElementFactory::make(name).build().unwrap();
+        for property in element.list_properties().iter().filter(|p| p.owner_type() == element.type_()) {
+            let kind = property.value_type();
+            if kind.is_a(glib::Type::ENUM) || kind.is_a(glib::Type::FLAGS) {
+                assert_eq!(kind.plugin_api_flags(), Some(gst::PluginAPIFlags::empty()), "{name}: {}: {kind}", property.name());
+                types.push(kind.name());
+            }
+        }
+    }
+    types.sort_unstable();
+    types.dedup();
+    assert_eq!(types, ["GstElasticTokEncRateControl", "GstElasticTokEncSearch", "GstElasticTokExecutionProvider"]);
+}
+
+#[test]
 fn every_property_takes_its_whole_range_and_gives_it_back() {
     init();
     for name in ELEMENTS {

@@ -16,6 +16,8 @@
  * |[
  * gst-launch-1.0 filesrc location=test.etok ! elastictokparse ! elastictokdec ! videoconvert ! autovideosink
  * ]| This plays a stream from a file.
+ *
+ * Since: 0.1.0
  */
 use std::sync::{Arc, Mutex};
 
@@ -98,6 +100,21 @@ impl ObjectImpl for ElasticTokDec {
         self.watch_caps();
     }
 
+    /**
+     * GstElasticTokDec:stats:
+     *
+     * Measurements since the stream began, empty without one. They are published after each block, and reading them does not
+     * wait for a block to be decoded.
+     *
+     * * `blocks`, `key-blocks`, `frames`, `bytes` (guint64): what was decoded.
+     * * `layers` (guint64): sum of the layers decoded; divided by `blocks`, their mean.
+     * * `damaged` (guint64): blocks of which a layer was damaged.
+     * * `refused` (guint64): blocks that were broken, or came without the context they depend on.
+     * * `decode-ms` (gdouble): time spent in the decoder; `runtime-ms` is the part of it in ONNX Runtime.
+     * * `provider` (string): the execution provider in use, `none` before the first key block.
+     *
+     * Since: 0.1.0
+     */
     fn properties() -> &'static [glib::ParamSpec] {
         static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
             let mut all = ModelSettings::properties();

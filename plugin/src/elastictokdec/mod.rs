@@ -10,10 +10,13 @@ mod pictures;
 mod stats;
 mod trouble;
 
+use crate::common::Provider;
+
 glib::wrapper! {
     pub struct ElasticTokDec(ObjectSubclass<imp::ElasticTokDec>) @extends gst_video::VideoDecoder, gst::Element, gst::Object;
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    Provider::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(Some(plugin), "elastictokdec", gst::Rank::PRIMARY, ElasticTokDec::static_type())
 }

@@ -23,6 +23,8 @@
  *
  * Pictures of up to 8192x8192 are encoded where memory allows. Above 4096x2304 pixels, elastictokparse and elastictokdec refuse the stream
  * unless their `max-pixels` is raised.
+ *
+ * Since: 0.1.0
  */
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -7,6 +7,16 @@ use gst::prelude::*;
 
 use crate::common::ModelSettings;
 
+/**
+ * GstElasticTokEncRateControl:
+ * @quality: hold #GstElasticTokEnc:target-psnr or, with FSQ and VAE models, #GstElasticTokEnc:target-mse where that is set
+ * @bitrate: hold #GstElasticTokEnc:bitrate
+ * @tokens: keep #GstElasticTokEnc:tokens tokens of every cell
+ *
+ * What the encoder holds constant.
+ *
+ * Since: 0.1.0
+ */
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
 #[enum_type(name = "GstElasticTokEncRateControl")]
 #[repr(i32)]
@@ -20,6 +30,16 @@ pub enum Control {
     Tokens,
 }
 
+/**
+ * GstElasticTokEncSearch:
+ * @full: decode every candidate and share tokens out between cells, slow
+ * @binary: bisect, decoding on the way
+ * @regression: predict, without decoding
+ *
+ * How the encoder finds the tokens that meet its target.
+ *
+ * Since: 0.1.0
+ */
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
 #[enum_type(name = "GstElasticTokEncSearch")]
 #[repr(i32)]
@@ -104,6 +124,42 @@ impl Settings {
         }
     }
 
+    /**
+     * GstElasticTokEnc:bitrate:
+     *
+     * The bitrate that `rate-control=bitrate` holds, in kbit/s. It goes by time stamps, whatever the framerate in the caps. Where
+     * it is below the least that the video takes, a warning on the bus says so, and `least-bitrate` in
+     * #GstElasticTokEnc:stats has that least. It may be changed while playing, and applies to the block that is filling.
+     *
+     * Since: 0.1.0
+     */
+    /**
+     * GstElasticTokEnc:search:
+     *
+     * How the tokens that meet the target are found. Where it is not set and the model predicts no distortion, `binary` is
+     * used and a message on the bus says so; `regression` that was set is an error with such a model.
+     *
+     * Since: 0.1.0
+     */
+    /**
+     * GstElasticTokEnc:stats:
+     *
+     * Measurements since the stream began, empty without one. They are published after each block, and reading them does not
+     * wait for a block to be coded.
+     *
+     * * `blocks`, `key-blocks`, `frames`, `tokens`, `bytes` (guint64): what was coded.
+     * * `layer-bytes` (array of guint64): the bytes of each layer.
+     * * `encode-ms` (gdouble): time spent in the encoder; `runtime-ms`, `motion-ms` and `token-ms` are the parts of it in ONNX
+     *   Runtime, in the motion search, and in quantisation and entropy coding.
+     * * `evaluations` (guint64): candidates that searches evaluated.
+     * * `search`, `provider` (string): the search and the execution provider in use.
+     * * `psnr` (gdouble): PSNR of the last block in dB; not there where the encoder did not decode it.
+     * * `quantiser` (guint): quantiser of the last block; with models whose tokens have a fixed width, `token-bits` (gdouble),
+     *   the bits of a token, is there instead.
+     * * `least-bitrate` (guint): the least bitrate of the last seconds in kbit/s, where it is above #GstElasticTokEnc:bitrate.
+     *
+     * Since: 0.1.0
+     */
     pub fn properties() -> Vec<glib::ParamSpec> {
         let mut all = ModelSettings::properties();
         all.extend([

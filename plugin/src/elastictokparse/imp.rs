@@ -13,6 +13,8 @@
  * |[
  * gst-launch-1.0 filesrc location=test.etok ! elastictokparse ! elastictokdec ! videoconvert ! autovideosink
  * ]| This plays a stream from a file.
+ *
+ * Since: 0.1.0
  */
 use std::sync::Mutex;
 use std::time::Instant;

@@ -12,6 +12,8 @@
  * |[
  * gst-launch-1.0 filesrc location=in.etok ! elastictokparse ! elastictokthin bitrate=500 ! elastictokparse ! video/x-elastictok,stream-format=byte-stream ! filesink location=out.etok
  * ]| This thins a recording to 500 kbit/s.
+ *
+ * Since: 0.1.0
  */
 use std::sync::Mutex;
 
@@ -153,6 +155,17 @@ impl ObjectSubclass for ElasticTokThin {
 }
 
 impl ObjectImpl for ElasticTokThin {
+    /**
+     * GstElasticTokThin:stats:
+     *
+     * Measurements since the element started.
+     *
+     * * `blocks` (guint64): blocks that passed.
+     * * `bytes-in`, `bytes-out` (guint64): their bytes before and after.
+     * * `layers` (guint): layers that pass now.
+     *
+     * Since: 0.1.0
+     */
     fn properties() -> &'static [glib::ParamSpec] {
         static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
             vec![

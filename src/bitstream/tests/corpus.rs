@@ -75,3 +75,24 @@ fn streams_from_the_corpus() {
         fuzzing::stream(&data);
     }
 }
+
+#[test]
+fn golden_streams_whole_and_damaged() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+    let paths = std::fs::read_dir(folder).expect("the golden streams").map(|f| f.expect("a file").path());
+    let mut paths: Vec<_> = paths.filter(|p| p.extension().is_some_and(|e| e == "etok")).collect();
+    paths.sort();
+    assert!(paths.len() > 10);
+    let mut random = Random(0x0F1E_2D3C_4B5A_6978);
+    for path in paths {
+        let seed = std::fs::read(path).expect("readable");
+        for round in 0..40 {
+            let mut data = vec![random.next() as u8];
+            data.extend(&seed);
+            if round > 0 {
+                mutate(&mut data, &mut random);
+            }
+            fuzzing::stream(&data);
+        }
+    }
+}
