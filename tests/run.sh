@@ -20,6 +20,7 @@ if [ -d "$fixtures" ]; then
 fi
 cargo test --workspace
 echo "README.md: its commands"
+cargo build --workspace --quiet
 python3 tests/readme.py "${CARGO_TARGET_DIR:-target}/debug"
 echo "onnx/: graphs against their definition, official models against the fixtures"
 (cd onnx && ../.cache/venv/bin/python -m pytest -q -rs tests)
