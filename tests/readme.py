@@ -62,6 +62,19 @@ def waits(command: str) -> bool:
     return "tcpserversrc" in command or "udpsrc" in command
 
 
+def wait_for(command: str) -> None:
+    """Waits until the receiver listens on its port. To connect and see would take the one sender's place."""
+    port = int(re.search(r"port=(\d+)", command)[1])
+    tables = [pathlib.Path("/proc/net") / name for name in ("tcp", "tcp6", "udp", "udp6")]
+    for _ in range(TIMEOUT * 10):
+        lines = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
+        # Listening (0A) over TCP, or bound (07) over UDP.
+        if any(line[1].endswith(f":{port:04X}") and line[3] in ("0A", "07") for line in lines):
+            return
+        time.sleep(0.1)
+    sys.exit(f"does not listen: {command}")
+
+
 def run_all(text: str, folder: pathlib.Path) -> int:
     env = os.environ | {"GST_PLUGIN_PATH": str(TARGET), "GST_REGISTRY": str(folder / "registry.bin"), "NO_COLOR": "1"}
     launch = lambda c: subprocess.Popen(["sh", "-ec", c], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -78,7 +91,7 @@ def run_all(text: str, folder: pathlib.Path) -> int:
         process = launch(runnable(command))
         if waits(command):
             receiver = (command, process)
-            time.sleep(2)  # for it to listen
+            wait_for(command)
             continue
         pairs = [(command, process)] + ([receiver] if receiver else [])
         receiver = None
