@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Npz, fixtures};
-use elastictok::search::{Found, Official};
+use elastictok::internals::search::{Found, Official};
 
 /// One decision of the official code.
 struct Row {

@@ -5,8 +5,8 @@ use bytes::{BufMut, BytesMut};
 
 use super::crc::crc8;
 use super::limits::MAX_BLOCK_LENGTH;
+use super::timing::{Durations, Explicit, TimeUnit, Timing};
 use super::varint;
-use crate::timing::{Durations, Explicit, Timing, Unit};
 use crate::{Error, Result};
 
 const FLAG_KEY: u8 = 1;
@@ -176,9 +176,9 @@ fn has_lists(explicit: &Explicit) -> bool {
 
 fn put_explicit(out: &mut BytesMut, explicit: &Explicit, frames: usize) {
     let unit = match explicit.unit {
-        Unit::Nanosecond => 0,
-        Unit::Microsecond => 1,
-        Unit::Millisecond => 2,
+        TimeUnit::Nanosecond => 0,
+        TimeUnit::Microsecond => 1,
+        TimeUnit::Millisecond => 2,
     };
     let rule: u8 = match explicit.durations {
         Durations::Grid => 0,
@@ -245,9 +245,9 @@ impl Reader<'_> {
             return Err(Fault::Bad("a reserved bit of the timing byte is set"));
         }
         let unit = match byte & 3 {
-            0 => Unit::Nanosecond,
-            1 => Unit::Microsecond,
-            2 => Unit::Millisecond,
+            0 => TimeUnit::Nanosecond,
+            1 => TimeUnit::Microsecond,
+            2 => TimeUnit::Millisecond,
             _ => return Err(Fault::Bad("unknown unit of time")),
         };
         let present = byte & TIMING_DIFFERENCES != 0;

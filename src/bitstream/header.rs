@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::crc::crc16;
 use super::limits::{Limits, MAX_BLOCK_LENGTH, MAX_SEQUENCE_BYTES};
 use super::varint;
-pub use crate::frame::PixelFormat;
+use crate::frame::PixelFormat;
 use crate::{Error, Result};
 
 /// First bytes of every sequence header.
@@ -71,6 +71,13 @@ impl SequenceHeader {
             return Err(malformed(format!("chroma site {} is outside 0..=6", self.chroma_site)));
         }
         Ok(())
+    }
+
+    /// The largest block in bytes to expect under this header: twice the pictures in RGB and 64 KiB, within `limits`.
+    pub fn block_bytes(&self, limits: &Limits) -> usize {
+        let pixels = u64::from(self.width) * u64::from(self.height) * u64::from(self.block_length);
+        let bytes = pixels.saturating_mul(2 * 3).saturating_add(64 << 10);
+        usize::try_from(bytes).unwrap_or(usize::MAX).min(limits.max_block_bytes)
     }
 
     /// The bytes of the header: caps `codec_data`, or the payload of a sequence unit.

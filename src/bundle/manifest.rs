@@ -50,7 +50,19 @@ pub enum Bottleneck {
     },
 }
 
-/// How counts are searched, for `fsq` and `vae` bottlenecks; see [`search`](crate::search).
+impl Bottleneck {
+    /// Bits that a token of fixed width takes in a stream: log2 of the number of codes (15.97 for 64000), or dimensions times
+    /// bits. `None` for `nested`, whose tokens are entropy coded.
+    pub fn token_bits(&self) -> Option<f64> {
+        match self {
+            Self::Fsq { levels } => Some((levels.iter().map(|&l| u64::from(l)).product::<u64>() as f64).log2()),
+            Self::Vae { dimensions, bits, .. } => Some(f64::from(*dimensions) * f64::from(*bits)),
+            Self::Nested { .. } => None,
+        }
+    }
+}
+
+/// How counts are searched, for `fsq` and `vae` bottlenecks; see docs/bundle.md.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "lowercase", deny_unknown_fields)]
 pub enum SearchRule {

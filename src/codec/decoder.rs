@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 use super::FrameTime;
 use super::setup::check_model;
 use super::unpack::{Unpacker, check_quantiser, max_quantiser, usable};
-use crate::bitstream::{Block, BlockHeader, Limits, SequenceHeader};
+use crate::bitstream::{Block, BlockHeader, BlockTimes, Limits, SequenceHeader, Timeline};
 use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
 use crate::logging::tell;
 use crate::runtime::{self, DecoderGraph, RuntimeConfig};
-use crate::timing::{BlockTimes, Timeline};
 use crate::{Error, Result};
 
 /// How to decode.

@@ -8,11 +8,10 @@ use bytes::BytesMut;
 
 use super::unpack::{Unpacker, check_quantiser, max_quantiser, usable};
 use crate::Error;
-use crate::bitstream::{Block, BlockHeader, BlockWriter, thin};
+use crate::bitstream::{Block, BlockHeader, BlockWriter, Timing, thin};
 use crate::bundle::{Bottleneck, Bundle, Manifest};
 use crate::frame::Geometry;
 use crate::runtime::TokensMut;
-use crate::timing::Timing;
 use crate::tokens::motion::MAX_MOTION;
 
 /// Segments that an input gives at most: one more than any bundle here has layers.

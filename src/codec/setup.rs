@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What encoder and decoder both derive from a bundle.
 
-use crate::bitstream::{self, SequenceHeader};
+use crate::bitstream::SequenceHeader;
 use crate::bundle::{Bottleneck, Bundle, Manifest, fingerprint_name};
 use crate::entropy::Tables;
-use crate::frame::{Geometry, PixelFormat};
+use crate::frame::Geometry;
 use crate::tokens::fixed::{FixedCoder, FixedKind};
 use crate::tokens::{NestedLayout, step};
 use crate::{Error, Result};
@@ -47,18 +47,10 @@ pub(super) fn check_model(bundle: &Bundle, header: &SequenceHeader) -> Result<()
             fingerprint_name(&bundle.fingerprint)
         )));
     }
-    if u32::from(header.block_length) != manifest.block_length || header.pixel_format != stream_format(manifest.pixel_format) {
+    if u32::from(header.block_length) != manifest.block_length || header.pixel_format != manifest.pixel_format {
         return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
     }
     Ok(())
-}
-
-/// The stream's name for a pixel format.
-pub(super) fn stream_format(format: PixelFormat) -> bitstream::PixelFormat {
-    match format {
-        PixelFormat::I420 => bitstream::PixelFormat::I420,
-        PixelFormat::Rgb => bitstream::PixelFormat::Rgb,
-    }
 }
 
 /// The step, in pixel units, that a block looks quantised with when its upper `missing` layers are not there: a codec with

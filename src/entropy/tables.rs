@@ -13,8 +13,7 @@ const MAX_CLASSES: usize = 1 << 15;
 const MAX_BIASES: usize = 1 << 12;
 
 /// Memories are stored as an index into this list (bits coded).
-pub(super) const HISTORIES: [u16; 21] =
-    [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, MAX_HISTORY];
+pub const HISTORIES: [u16; 21] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, MAX_HISTORY];
 
 /// How a context begins every segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 mod available;
 mod contract;
-mod graph;
+pub(crate) mod graph;
 mod library;
 mod memory;
 mod places;
@@ -13,7 +13,7 @@ mod session;
 use std::path::PathBuf;
 
 use crate::Result;
-pub use graph::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
+pub(crate) use graph::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
 pub use library::set_search_directory;
 
 /// Where graphs run.

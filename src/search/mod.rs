@@ -14,7 +14,7 @@ pub mod exact;
 mod official;
 pub mod predict;
 
-pub use allocate::{Allocation, Curve, equal_slope};
+pub use allocate::{Curve, equal_slope};
 pub use official::Official;
 
 use crate::Result;

@@ -62,7 +62,7 @@ pub(super) const PARTS: [(&str, usize); 11] = [
 ];
 
 /// (depth, layer, intra, part) of a context, or `None` for motion.
-pub(super) fn describe(context: usize) -> Option<(usize, usize, bool, &'static str)> {
+pub fn describe(context: usize) -> Option<(usize, usize, bool, &'static str)> {
     let (set, at) = (context / SET, context % SET);
     let part = PARTS.iter().find(|p| at < p.1).map_or("", |p| p.0);
     let depth = (1..=MAX_LEVELS).find(|d| set / 2 < d * (d + 1) / 2)?;

@@ -3,7 +3,6 @@
 //! counts, and classes of the coefficients before.
 
 use super::contexts::{COARSE, CROWDS, OUTER};
-use super::level::promoted;
 use super::{MAX_LEVELS, NestedLayout};
 
 /// A coefficient counts in its neighbourhood with its magnitude, up to this.
@@ -93,6 +92,12 @@ impl Field {
             *value = promoted(*value);
         }
     }
+}
+
+/// The value assumed in the next layer: the middle of the three that are possible.
+#[inline]
+pub(super) fn promoted(value: i16) -> i16 {
+    value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX)
 }
 
 /// The neighbourhood of the coefficients of one cell.

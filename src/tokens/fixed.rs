@@ -42,14 +42,6 @@ impl FixedKind {
         }
     }
 
-    /// Bits that a token takes in a stream: log2 of the number of codes (15.97 for 64000), or dimensions times bits.
-    pub fn token_bits(&self) -> f64 {
-        match *self {
-            Self::Fsq { codes } => (codes as f64).log2(),
-            Self::Vae { dimensions, bits, .. } => dimensions as f64 * f64::from(bits),
-        }
-    }
-
     /// Numbers in a token.
     pub fn numbers(&self) -> usize {
         match *self {

@@ -11,7 +11,7 @@ const MAX_CELLS: usize = 1 << 20;
 const MAX_FREQUENCY: u16 = 1 << 12;
 
 /// Position classes of coefficients, on which zero flags depend.
-pub(super) const CLASSES: usize = 16;
+pub const CLASSES: usize = 16;
 
 /// Neighbouring coefficients in the graph's order that are all luma or all chroma.
 #[derive(Debug, Clone)]
@@ -134,7 +134,7 @@ impl NestedLayout {
     }
 
     /// Classes by the tables, or the default ones.
-    pub(super) fn classes(&self, trained: &[u8]) -> Result<Vec<u8>> {
+    pub fn classes(&self, trained: &[u8]) -> Result<Vec<u8>> {
         if trained.is_empty() {
             return Ok(self.default_classes.clone());
         }

@@ -36,12 +36,6 @@ impl Target {
     }
 }
 
-/// The value assumed in the next layer: the middle of the three that are possible.
-#[inline]
-pub(super) fn promoted(value: i16) -> i16 {
-    value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX)
-}
-
 /// What stays the same within a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Level<'a> {

@@ -16,10 +16,9 @@ mod refine;
 mod step;
 #[cfg(test)]
 mod tests;
-pub mod train;
 
-pub use contexts::CONTEXTS;
-pub use layout::{MAX_LEVELS, NestedLayout};
+pub use contexts::{CONTEXTS, describe};
+pub use layout::{CLASSES, MAX_LEVELS, NestedLayout};
 pub use nested::{NestedDecoder, NestedEncoder, Shape};
 pub use quantise::{Estimate, Rdo};
-pub use step::{MAX_QUANTISER, step};
+pub use step::{BIASES, MAX_QUANTISER, bias_index, span, step};

@@ -2,8 +2,8 @@
 //! Encoder and decoder of the `nested` bottleneck: latents in, segments out, and back.
 
 use super::contexts::{CONTEXTS, MOTION, Set};
-use super::field::{Field, Surroundings};
-use super::level::{Level, Target, code, promoted};
+use super::field::{Field, Surroundings, promoted};
+use super::level::{Level, Target, code};
 use super::quantise::{Decider, Workspace};
 use super::refine::Refiner;
 use super::step::{Reconstruction, span};
@@ -132,7 +132,7 @@ impl NestedEncoder {
         Ok(estimate)
     }
 
-    /// Begins a block of `depth` layers, each with latents of its own: see [`quantise_level`](Self::quantise_level).
+    /// Begins a block of `depth` layers, each with latents of its own: see [`quantise_layer`](Self::quantise_layer).
     pub fn begin_block(&mut self, depth: usize, quantiser: u8) -> Result<()> {
         if !(1..=self.common.layout.levels).contains(&depth) {
             return Err(Error::Settings(format!("{depth} layers; the bundle has 1..={}", self.common.layout.levels)));
@@ -144,7 +144,7 @@ impl NestedEncoder {
     /// Chooses the digits of one layer, after those of the layers before, for receivers of that many layers. `latents` are
     /// those of the residual after prediction from *their* reference, so they do not drift. Arguments as in
     /// [`quantise`](Self::quantise).
-    pub fn quantise_level(&mut self, level: usize, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
+    pub fn quantise_layer(&mut self, level: usize, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
         if level == 0 {
             return self.decide(latents, 0, motion, rdo);
         }
@@ -162,7 +162,7 @@ impl NestedEncoder {
     }
 
     /// Sets the signed quantisation indices of one layer, \[cells, C\] in token order, instead of choosing them.
-    pub fn load_level(&mut self, level: usize, indices: &[i16]) -> Result<()> {
+    pub fn load_layer(&mut self, level: usize, indices: &[i16]) -> Result<()> {
         let c = self.common.layout.coefficients;
         if level >= self.depth || indices.len() != self.common.layout.cells() * c || indices.contains(&i16::MIN) {
             return Err(Error::Settings(format!(
@@ -203,7 +203,7 @@ impl NestedEncoder {
     }
 
     /// Codes one layer of the block last quantised into `coder` instead of a segment, for statistics.
-    pub(super) fn observe<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
+    pub fn observe<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
         self.common.begin(self.depth, level, &mut self.contexts);
         self.common.code_level(self.depth, level, motion, &self.targets[level], coder)
     }
@@ -257,8 +257,8 @@ impl NestedEncoder {
         if intra { (0..extent).rev().find(shown).map_or(0, |i| i + 1) } else { 0 }
     }
 
-    /// Final k of a cell's coefficients.
-    pub(super) fn decided(&self, cell: usize) -> &[i16] {
+    /// Final quantisation indices of a cell's coefficients, in token order.
+    pub fn decided(&self, cell: usize) -> &[i16] {
         let layout = &self.common.layout;
         let place = self.common.field.place(cell % layout.cells_x, cell / layout.cells_x);
         &self.targets[self.depth - 1].values[place * layout.coefficients..(place + 1) * layout.coefficients]
@@ -289,13 +289,6 @@ impl NestedDecoder {
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
         Ok(Self { contexts: common.fresh.clone(), common, levels: 0, shape: Shape { key: true, depth: 1 } })
-    }
-
-    /// Forgets the block, so that dequantising gives zeros: for a block without a layer.
-    pub fn clear(&mut self) {
-        self.common.field.clear();
-        self.common.motion.fill(0);
-        self.levels = 0;
     }
 
     /// Reads the segment of `level`: 0 begins a block of `shape`, the others must follow in order.

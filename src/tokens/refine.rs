@@ -6,8 +6,8 @@
 
 use super::contexts::{MORE, Set};
 use super::counts;
-use super::field::{Field, Surroundings};
-use super::level::{Target, promoted};
+use super::field::{Field, Surroundings, promoted};
+use super::level::Target;
 use super::quantise::{Candidate, Decider, Estimate, Workspace};
 use crate::entropy::COST_ONE_BIT;
 

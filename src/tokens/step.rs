@@ -19,7 +19,7 @@ pub fn step(quantiser: u8) -> i32 {
 }
 
 /// `3^(levels - 1 - level)`: how many intervals of the last layer one interval of layer `level` spans.
-pub(super) const fn span(levels: usize, level: usize) -> i32 {
+pub const fn span(levels: usize, level: usize) -> i32 {
     3i32.pow((levels - 1 - level) as u32)
 }
 
@@ -28,11 +28,11 @@ pub(super) const BIAS_GROUPS: usize = 4;
 /// Magnitudes 1, 2 and above have their own biases.
 pub(super) const BIAS_MAGNITUDES: usize = 3;
 /// Biases of a bundle.
-pub(super) const BIASES: usize = MAX_LEVELS * BIAS_MAGNITUDES * BIAS_GROUPS;
+pub const BIASES: usize = MAX_LEVELS * BIAS_MAGNITUDES * BIAS_GROUPS;
 
 /// Index of a bias: `finer` = layers that were not received, `magnitude` >= 1 at the last received layer.
 #[inline]
-pub(super) fn bias_index(finer: usize, magnitude: i32, group: u8) -> usize {
+pub fn bias_index(finer: usize, magnitude: i32, group: u8) -> usize {
     (finer * BIAS_MAGNITUDES + (magnitude.clamp(1, 3) - 1) as usize) * BIAS_GROUPS + usize::from(group)
 }
 

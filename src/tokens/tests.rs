@@ -54,7 +54,7 @@ fn round_trip(depth: usize, quantiser: u8, latents: &[&[i16]], motion: Option<&[
     } else {
         encoder.begin_block(depth, quantiser).expect("depth");
         for (level, latents) in latents.iter().enumerate() {
-            encoder.quantise_level(level, latents, motion, rdo).expect("quantises");
+            encoder.quantise_layer(level, latents, motion, rdo).expect("quantises");
         }
     }
     let n = latents[0].len();
@@ -216,8 +216,8 @@ fn estimates_are_near_the_truth() {
         assert!((told / error - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion {told} for {error}");
         let levels: f64 = {
             encoder.begin_block(2, quantiser).expect("depth");
-            encoder.quantise_level(0, &x, None, &Rdo::default()).expect("quantises");
-            let finest = encoder.quantise_level(1, &x, None, &Rdo::default()).expect("quantises");
+            encoder.quantise_layer(0, &x, None, &Rdo::default()).expect("quantises");
+            let finest = encoder.quantise_layer(1, &x, None, &Rdo::default()).expect("quantises");
             encoder.dequantise(2, None, &mut y, &mut n).expect("sizes fit");
             let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
             (finest.luma + finest.chroma) / error

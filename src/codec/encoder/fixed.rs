@@ -45,6 +45,8 @@ pub(super) struct FixedBlocks {
     method: SearchMethod,
     /// Tokens of a cell in the layers that are coded.
     all: u32,
+    /// Bits that a token takes in the stream.
+    token_bits: f64,
     rate: RateController,
     measure: CellLosses,
     losses: Vec<f32>,
@@ -67,6 +69,9 @@ impl FixedBlocks {
                 manifest.name
             )));
         }
+        let Some(token_bits) = manifest.bottleneck.token_bits() else {
+            return Err(Error::Model(format!("bundle '{}' has no tokens of fixed width", manifest.name)));
+        };
         let layers = (config.layers as usize).min(manifest.layers.len()).checked_sub(1);
         let mut decoder = None;
         let slot = &mut decoder;
@@ -80,6 +85,7 @@ impl FixedBlocks {
             coder: fixed(manifest, &geometry)?,
             method: config.search,
             all: layers.map_or(manifest.tokens_per_cell, |last| manifest.layers[last]),
+            token_bits,
             rate: RateController::new(config.live),
             measure: CellLosses::new(geometry, manifest.block_length as usize),
             losses: vec![0.0; geometry.cells()],
@@ -247,7 +253,7 @@ impl FixedBlocks {
     fn within_bitrate(&mut self) -> Result<u32> {
         let problem = self.problem();
         let bits = self.rate.budget(false) - HEADER_BITS - LAYER_BITS * self.coder.layers() as f64;
-        let tokens = (bits / self.coder.kind().token_bits()).max(0.0) as u64;
+        let tokens = (bits / self.token_bits).max(0.0) as u64;
         if problem.cells > 1 {
             let found = match self.method {
                 SearchMethod::Full => Some(exact::within_budget(&problem, SAMPLES, tokens, &mut |c, l| self.evaluate(c, l))?),

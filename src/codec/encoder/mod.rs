@@ -17,15 +17,13 @@ use self::fixed::FixedBlocks;
 pub use self::nested::BlockView;
 use self::nested::NestedBlocks;
 use self::pace::{Pace, Span};
-use super::setup::stream_format;
 use super::{FrameTime, LiveSettings, SearchMethod};
 use crate::Result;
-use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, segment_bytes};
+use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, Timeline, segment_bytes};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::{Geometry, PlanesRef, load_frame};
 use crate::logging::tell;
 use crate::runtime::RuntimeConfig;
-use crate::timing::Timeline;
 
 /// How to encode.
 #[derive(Debug, Clone)]
@@ -235,7 +233,7 @@ impl Encoder {
             framerate: config.framerate,
             pixel_aspect_ratio: config.pixel_aspect_ratio,
             colorimetry: config.colorimetry,
-            pixel_format: stream_format(manifest.pixel_format),
+            pixel_format: manifest.pixel_format,
             block_length: manifest.block_length as u8,
             chroma_site: config.chroma_site,
         };
@@ -333,6 +331,7 @@ impl Encoder {
         if self.times.is_empty() { Ok(None) } else { self.block().map(Some) }
     }
 
+    #[doc(hidden)]
     /// The last block as it was quantised; `None` for bottlenecks without a quantiser.
     pub fn last_block(&self) -> Option<BlockView<'_>> {
         self.position.and_then(|_| self.coder.view())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The real rate of frames, by their time stamps. Bitrates are measured against it, whatever the stream's framerate says.
 
-use crate::timing::FrameTime;
+use crate::bitstream::FrameTime;
 
 /// Assumed duration of a frame of a variable rate until something is known, in seconds.
 const UNKNOWN: f64 = 1.0 / 30.0;

@@ -10,9 +10,8 @@ use self::nested::{NestedReader, NestedWriter};
 use super::FrameTime;
 use super::setup::{Nested, check_model, fixed as fixed_coder};
 use super::unpack::{check_quantiser, max_quantiser};
-use crate::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader};
+use crate::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader, Timeline};
 use crate::bundle::{Bottleneck, Bundle};
-use crate::timing::Timeline;
 use crate::tokens::fixed::FixedCoder;
 use crate::{Error, Result};
 

@@ -68,7 +68,7 @@ impl NestedWriter {
         let motion = (!header.key).then_some(motion);
         let mut segments = Vec::with_capacity(layers);
         for (level, indices) in indices.chunks_exact(layer).enumerate() {
-            self.encoder.load_level(level, indices)?;
+            self.encoder.load_layer(level, indices)?;
             let mut segment = Vec::new();
             self.encoder.write_segment(level, motion, &mut segment).map_err(|e| match e {
                 Error::Malformed(what) => Error::Settings(format!("layer {level} cannot be coded: {what}")),
