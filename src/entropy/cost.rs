@@ -19,7 +19,7 @@ static COSTS: std::sync::LazyLock<Box<[u16; 1 << COST_BITS]>> = std::sync::LazyL
     costs
 });
 
-/// Cost in 1/256 bit of coding `bit` where a zero has probability `zero` / [`PROBABILITY_ONE`].
+/// Cost in 1/256 bit of coding `bit` where a zero has probability `zero` / 2^26.
 #[inline]
 pub fn bit_cost(zero: u32, bit: bool) -> u32 {
     let p = if bit { PROBABILITY_ONE - zero } else { zero };

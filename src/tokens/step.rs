@@ -10,7 +10,7 @@ pub const MAX_QUANTISER: u8 = 87;
 /// round(4 * 2^(i/8) * 2^17) for i in 0..8: precise enough that every step comes out rounded to nearest.
 const OCTAVE: [u32; 8] = [524_288, 571_740, 623_487, 679_917, 741_455, 808_563, 881_744, 961_548];
 
-/// Step of the last layer in latent units: round(4 * 2^(quantiser / 8)), quantiser in 0..=[`MAX_QUANTISER`] (larger ones are
+/// Step of the last layer in latent units: round(4 * 2^(quantiser / 8)), quantiser in 0..=87 (larger ones are
 /// cut). Integer arithmetic only: decoders depend on it.
 pub fn step(quantiser: u8) -> i32 {
     let q = u32::from(quantiser.min(MAX_QUANTISER));
