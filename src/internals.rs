@@ -17,12 +17,12 @@ pub mod motion {
 
 pub mod runtime {
     //! A bundle's graphs by themselves.
-    pub use crate::runtime::graph::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
+    pub use crate::runtime::graph::{DecoderGraph, EncoderGraph, PictureOutput, Tokens, TokensMut};
 }
 
 pub mod search {
     //! The rules of ElasticTok as released.
-    pub use crate::search::{Found, Official};
+    pub use crate::search::{FoundCounts, Official};
 }
 
 pub mod tokens {

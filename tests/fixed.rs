@@ -11,7 +11,7 @@ use elastictok::Error;
 use elastictok::bitstream::{Block, Limits, thin};
 use elastictok::bundle::{Bottleneck, Bundle, Graph};
 use elastictok::codec::{DecoderConfig, Encoder, EncoderConfig, LiveSettings, RateControl, SearchMethod, psnr};
-use elastictok::internals::runtime::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
+use elastictok::internals::runtime::{DecoderGraph, EncoderGraph, PictureOutput, Tokens, TokensMut};
 use elastictok::internals::search::Official;
 
 const SIZE: Rgb = Rgb { width: 70, height: 45 };
@@ -29,7 +29,7 @@ fn quality(target_mse: f64) -> LiveSettings {
 /// The losses of each count, in one cell of one key block, straight from the graphs.
 fn curve(bundle: &Bundle, frames: &[u8]) -> Vec<f32> {
     let geometry = bundle.geometry(16, 16).unwrap();
-    let mut decoder = DecoderGraph::open_for(bundle, &geometry, &runtime(), Picture::Reconstruction).unwrap();
+    let mut decoder = DecoderGraph::open_for(bundle, &geometry, &runtime(), PictureOutput::Reconstruction).unwrap();
     let mut encoder = EncoderGraph::open(bundle, &geometry, &runtime(), &mut decoder).unwrap();
     encoder.frames_mut().copy_from_slice(frames);
     (1..=16)

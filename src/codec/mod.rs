@@ -10,7 +10,6 @@ mod loss;
 mod quality;
 mod setup;
 mod tap;
-mod unpack;
 
 pub use counts::{BlockCounts, CountReader};
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};

@@ -13,7 +13,7 @@ mod session;
 use std::path::PathBuf;
 
 use crate::Result;
-pub(crate) use graph::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
+pub(crate) use graph::{DecoderGraph, EncoderGraph, PictureOutput, Tokens, TokensMut};
 pub use library::set_search_directory;
 
 /// Where graphs run.

@@ -12,7 +12,7 @@ use ort::value::{DynTensor, PrimitiveTensorElementType, TensorElementType as Typ
 
 use super::contract::{ContextSpec, NEXT, Spec};
 use super::memory::Reservation;
-use super::provider::{Device, Opened};
+use super::provider::{Device, OpenedSession};
 use crate::{Error, Result};
 
 /// The tensors of a graph in host memory, by name.
@@ -72,14 +72,14 @@ pub(super) struct Handed {
 }
 
 /// One recurrent tensor: two slots that swap roles.
-pub(super) struct Context {
+pub(super) struct GraphContext {
     pub spec: ContextSpec,
     pub slots: [DynTensor; 2],
     /// Zeros to copy from, where the slots are on a GPU.
     zeros: Option<DynTensor>,
 }
 
-impl Context {
+impl GraphContext {
     fn new(session: &Session, spec: ContextSpec, device: Device, device_id: i32) -> Result<Self> {
         if !device.is_gpu() {
             let slots = [host(spec.ty, &spec.shape)?, host(spec.ty, &spec.shape)?];
@@ -102,23 +102,23 @@ impl Context {
 }
 
 /// A session with its bindings and contexts.
-pub(super) struct Graph {
+pub(super) struct GraphSession {
     session: Session,
     device: Device,
-    /// In the order in which [`Graph::bind`] was called.
+    /// In the order in which [`GraphSession::bind`] was called.
     bindings: Vec<IoBinding>,
-    contexts: Vec<Context>,
+    contexts: Vec<GraphContext>,
     current: usize,
     time: Duration,
     /// Until the first run; `None` on a GPU.
     memory: Option<Reservation>,
 }
 
-impl Graph {
+impl GraphSession {
     /// `memory`: what is reserved for it in host memory.
-    pub fn new(opened: Opened, contexts: Vec<ContextSpec>, device_id: i32, memory: Option<Reservation>) -> Result<Self> {
-        let Opened { session, device } = opened;
-        let contexts = contexts.into_iter().map(|c| Context::new(&session, c, device, device_id)).collect::<Result<_>>()?;
+    pub fn new(opened: OpenedSession, contexts: Vec<ContextSpec>, device_id: i32, memory: Option<Reservation>) -> Result<Self> {
+        let OpenedSession { session, device } = opened;
+        let contexts = contexts.into_iter().map(|c| GraphContext::new(&session, c, device, device_id)).collect::<Result<_>>()?;
         Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO, memory })
     }
 
@@ -136,7 +136,7 @@ impl Graph {
         self.device
     }
 
-    pub fn contexts(&self) -> &[Context] {
+    pub fn contexts(&self) -> &[GraphContext] {
         &self.contexts
     }
 

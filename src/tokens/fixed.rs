@@ -219,7 +219,7 @@ impl FixedCoder {
         }
         let mut contexts = self.fresh();
         let mut coder = RangeEncoder::new(&mut contexts, out);
-        self.code(layer, &mut coder)?;
+        self.code_layer(layer, &mut coder)?;
         coder.finish();
         self.contexts = contexts;
         Ok(())
@@ -232,7 +232,7 @@ impl FixedCoder {
         }
         let mut contexts = self.fresh();
         let mut coder = RangeDecoder::new(&mut contexts, data);
-        let result = self.code(layer, &mut coder);
+        let result = self.code_layer(layer, &mut coder);
         let consumed = coder.consumed();
         self.contexts = contexts;
         result?;
@@ -249,7 +249,7 @@ impl FixedCoder {
         contexts
     }
 
-    fn code<C: BitCoder>(&mut self, layer: usize, coder: &mut C) -> Result<()> {
+    fn code_layer<C: BitCoder>(&mut self, layer: usize, coder: &mut C) -> Result<()> {
         let Some(&[from, to]) = self.bounds.get(layer..layer + 2) else {
             return Err(Error::Malformed(format!("layer {layer} of {}; wait for the next block", self.layers())));
         };

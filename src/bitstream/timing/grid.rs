@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Predicted times: the grid that a key block's time and the framerate fix.
 
-use super::record::{BlockTimes, Durations, Explicit, FRAMES, FrameTime, TimeUnit};
+use super::times::{BlockTimes, Durations, Explicit, FRAMES, FrameTime, TimeUnit};
 
 pub(super) const SECOND: u128 = 1_000_000_000;
 

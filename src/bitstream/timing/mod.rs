@@ -8,10 +8,10 @@
 //! can be reached from any prediction and no stream can make the arithmetic overflow.
 
 mod grid;
-mod record;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod times;
 
-pub use record::{BlockTimes, Durations, Explicit, FrameTime, TimeUnit, Timing};
 pub use timeline::Timeline;
+pub use times::{BlockTimes, Durations, Explicit, FrameTime, TimeUnit, Timing};

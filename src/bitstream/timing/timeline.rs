@@ -2,7 +2,7 @@
 //! From times to the timing field and back, along a stream.
 
 use super::grid::{Anchor, Grid, in_range, valid};
-use super::record::{BlockTimes, Durations, Explicit, FRAMES, FrameTime, TimeUnit, Timing};
+use super::times::{BlockTimes, Durations, Explicit, FRAMES, FrameTime, TimeUnit, Timing};
 use crate::bitstream::limits::MAX_BLOCK_LENGTH;
 use crate::bitstream::varint;
 use crate::{Error, Result};

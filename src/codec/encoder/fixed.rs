@@ -14,8 +14,8 @@ use super::{BlockCoder, CodedBlock, EncoderConfig, Place, Spent};
 use crate::bundle::{Bundle, SearchRule};
 use crate::frame::Geometry;
 use crate::rate::{RateControl, RateController};
-use crate::runtime::{DecoderGraph, EncoderGraph, Picture, RuntimeConfig, Tokens, TokensMut};
-use crate::search::{Found, Official, Problem, exact, predict};
+use crate::runtime::{DecoderGraph, EncoderGraph, PictureOutput, RuntimeConfig, Tokens, TokensMut};
+use crate::search::{FoundCounts, Official, Problem, exact, predict};
 use crate::tokens::fixed::FixedCoder;
 use crate::{Error, Result};
 
@@ -76,7 +76,7 @@ impl FixedBlocks {
         let mut decoder = None;
         let slot = &mut decoder;
         let graph = EncoderGraph::open_alone(&bundle, &geometry, &config.runtime, |runtime| {
-            Ok(slot.insert(DecoderGraph::open_for(&bundle, &geometry, runtime, Picture::Reconstruction)?))
+            Ok(slot.insert(DecoderGraph::open_for(&bundle, &geometry, runtime, PictureOutput::Reconstruction)?))
         })?;
         let mut this = Self {
             runtime: graph.settings(&config.runtime),
@@ -105,7 +105,8 @@ impl FixedBlocks {
     /// Loads the decoder graph if the settings need it.
     fn load_decoder(&mut self) -> Result<()> {
         if self.must_decode() && self.decoder.is_none() {
-            self.decoder = Some(DecoderGraph::open_for(&self.bundle, &self.geometry, &self.runtime, Picture::Reconstruction)?);
+            self.decoder =
+                Some(DecoderGraph::open_for(&self.bundle, &self.geometry, &self.runtime, PictureOutput::Reconstruction)?);
         }
         Ok(())
     }
@@ -219,17 +220,17 @@ impl FixedBlocks {
     }
 
     /// Counts that `choose` makes of the layer boundaries and the losses predicted there, \[cells, L\].
-    fn predict(&mut self, choose: impl FnOnce(&[u32], &[f32]) -> Result<Vec<u32>>) -> Result<Found> {
+    fn predict(&mut self, choose: impl FnOnce(&[u32], &[f32]) -> Result<Vec<u32>>) -> Result<FoundCounts> {
         // Predictions are the losses of prefixes of all tokens.
         self.encode(std::iter::repeat(self.bundle.manifest.tokens_per_cell))?;
         let manifest = &self.bundle.manifest;
         let none = || Error::Model(format!("bundle '{}' predicts no distortion", manifest.name));
         let counts = choose(&manifest.layers, self.graph.distortion().ok_or_else(none)?)?;
-        Ok(Found { counts, evaluations: 0 })
+        Ok(FoundCounts { counts, evaluations: 0 })
     }
 
     /// Counts that meet the target.
-    fn search_quality(&mut self) -> Result<Found> {
+    fn search_quality(&mut self) -> Result<FoundCounts> {
         let problem = self.problem();
         let cells = problem.cells;
         match (self.method, self.bundle.manifest.search) {

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use self::fixed::FixedBlocks;
 pub use self::nested::BlockView;
 use self::nested::NestedBlocks;
-use self::pace::{Pace, Span};
+use self::pace::{BlockSpan, Pace};
 use super::{FrameTime, LiveSettings, SearchMethod};
 use crate::Result;
 use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, Timeline, segment_bytes};
@@ -146,7 +146,7 @@ struct Place {
     /// Blocks since the key block, unless the block becomes one.
     position: u32,
     /// When the block begins, and how long it is expected to last.
-    span: Span,
+    span: BlockSpan,
 }
 
 /// The last coded block; its segments are [`BlockCoder::segments`].
@@ -331,8 +331,8 @@ impl Encoder {
         if self.times.is_empty() { Ok(None) } else { self.block().map(Some) }
     }
 
+    /// The last block as it was quantised; `None` for bottlenecks without a quantiser. For dumps; not stable.
     #[doc(hidden)]
-    /// The last block as it was quantised; `None` for bottlenecks without a quantiser.
     pub fn last_block(&self) -> Option<BlockView<'_>> {
         self.position.and_then(|_| self.coder.view())
     }

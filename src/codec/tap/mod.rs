@@ -6,13 +6,12 @@ mod nested;
 
 use bytes::{Bytes, BytesMut};
 
+use self::fixed::FixedTokens;
 use self::nested::{NestedReader, NestedWriter};
 use super::FrameTime;
-use super::setup::{Nested, check_model, fixed as fixed_coder};
-use super::unpack::{check_quantiser, max_quantiser};
+use super::setup::{check_model, check_quantiser, max_quantiser};
 use crate::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader, Timeline};
 use crate::bundle::{Bottleneck, Bundle};
-use crate::tokens::fixed::FixedCoder;
 use crate::{Error, Result};
 
 /// Sizes of a block's tokens.
@@ -83,14 +82,21 @@ fn shape(bundle: &Bundle, header: &SequenceHeader) -> Result<TokenShape> {
     Ok(TokenShape { cells_y: geometry.cells_y, cells_x: geometry.cells_x, tokens, numbers })
 }
 
-enum Reader {
-    Fixed(FixedCoder),
-    Nested(Box<NestedReader>),
+/// Reads the tokens of one bottleneck.
+trait ReadTokens: Send {
+    /// Counts and tokens of a block's segments, of which there is one at least.
+    fn read(&mut self, header: &BlockHeader, segments: &[&[u8]]) -> Result<(Vec<i32>, TokenValues)>;
+}
+
+/// Writes the tokens of one bottleneck.
+trait WriteTokens: Send {
+    /// The segments of a block.
+    fn write(&mut self, block: &TokenBlock) -> Result<Vec<Vec<u8>>>;
 }
 
 /// Reads the blocks of one stream, in order.
 pub struct TokenReader {
-    reader: Reader,
+    reader: Box<dyn ReadTokens>,
     shape: TokenShape,
     timeline: Timeline,
     block_length: u8,
@@ -109,12 +115,9 @@ impl TokenReader {
         header.validate_with(limits)?;
         let shape = shape(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
-        let reader = match &bundle.manifest.bottleneck {
-            Bottleneck::Nested { .. } => {
-                let nested = Nested::new(&bundle.manifest, &bundle.tables, &geometry)?;
-                Reader::Nested(Box::new(NestedReader::new(&nested)?))
-            }
-            _ => Reader::Fixed(fixed_coder(&bundle.manifest, &geometry)?),
+        let reader: Box<dyn ReadTokens> = match &bundle.manifest.bottleneck {
+            Bottleneck::Nested { .. } => Box::new(NestedReader::new(bundle, &geometry)?),
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedTokens::new(bundle, &geometry, shape)?),
         };
         let timeline = Timeline::new(header.framerate, header.block_length)?;
         Ok(Self { reader, shape, timeline, block_length: header.block_length, max_quantiser: max_quantiser(bundle) })
@@ -144,24 +147,16 @@ impl TokenReader {
             // Without a segment, the first layer is empty.
             segments.push(&[]);
         }
-        let (counts, tokens) = match &mut self.reader {
-            Reader::Fixed(coder) => fixed::read(coder, self.shape, &segments)?,
-            Reader::Nested(reader) => reader.read(&header, &segments)?,
-        };
+        let (counts, tokens) = self.reader.read(&header, &segments)?;
         let times = self.timeline.decode(header.position, header.frames, &header.timing, pts).frames().to_vec();
         Ok(TokenBlock { header, times, counts, tokens })
     }
 }
 
-enum Writer {
-    Fixed(FixedCoder),
-    Nested(Box<NestedWriter>),
-}
-
 /// Writes the blocks of one stream. What [`TokenReader`] read of a block that this version's encoder made, or of a thinned one, is
 /// written byte for byte as it was.
 pub struct TokenWriter {
-    writer: Writer,
+    writer: Box<dyn WriteTokens>,
     block_length: u8,
     max_quantiser: u8,
     out: BytesMut,
@@ -171,14 +166,11 @@ impl TokenWriter {
     /// A writer for a stream with this header; errors as for [`TokenReader::new`].
     pub fn new(bundle: &Bundle, header: &SequenceHeader) -> Result<Self> {
         header.validate()?;
-        shape(bundle, header)?;
+        let shape = shape(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
-        let writer = match &bundle.manifest.bottleneck {
-            Bottleneck::Nested { .. } => {
-                let nested = Nested::new(&bundle.manifest, &bundle.tables, &geometry)?;
-                Writer::Nested(Box::new(NestedWriter::new(&nested)?))
-            }
-            _ => Writer::Fixed(fixed_coder(&bundle.manifest, &geometry)?),
+        let writer: Box<dyn WriteTokens> = match &bundle.manifest.bottleneck {
+            Bottleneck::Nested { .. } => Box::new(NestedWriter::new(bundle, &geometry)?),
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedTokens::new(bundle, &geometry, shape)?),
         };
         Ok(Self { writer, block_length: header.block_length, max_quantiser: max_quantiser(bundle), out: BytesMut::new() })
     }
@@ -191,15 +183,7 @@ impl TokenWriter {
                 block.header.quantiser, self.max_quantiser
             )));
         }
-        let segments = match (&mut self.writer, &block.tokens) {
-            (Writer::Nested(writer), TokenValues::Nested { indices, motion, .. }) => {
-                writer.write(&block.header, indices, motion)?
-            }
-            (Writer::Fixed(coder), tokens) => fixed::write(coder, tokens, &block.counts)?,
-            (Writer::Nested(_), _) => {
-                return Err(Error::Settings("the bundle's tokens are nested; give indices of layers and motion".into()));
-            }
-        };
+        let segments = self.writer.write(block)?;
         self.out.clear();
         let mut writer = BlockWriter::begin(&block.header, self.block_length, &mut self.out)?;
         segments.iter().for_each(|segment| writer.segment(segment));

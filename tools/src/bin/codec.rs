@@ -235,10 +235,10 @@ fn encode_file(args: &EncodeArgs) -> Result<()> {
 
 fn dump(args: &EncodeArgs) -> Result<()> {
     let (bundle, _) = args.runtime.open()?;
-    let Bottleneck::Nested { levels, positions, order, .. } = &bundle.manifest.bottleneck else {
+    let Bottleneck::Nested { layers, positions, order, .. } = &bundle.manifest.bottleneck else {
         bail!("only nested bundles have latents to dump")
     };
-    let mut dump = DumpWriter::new(BufWriter::new(File::create(&args.output)?), positions, order, *levels)?;
+    let mut dump = DumpWriter::new(BufWriter::new(File::create(&args.output)?), positions, order, *layers)?;
     encode(args, |encoder, _| {
         let header = encoder.sequence_header();
         let geometry = bundle.geometry(header.width, header.height)?;

@@ -77,8 +77,8 @@ impl NestedBlocks {
     pub fn new(config: &EncoderConfig, geometry: Geometry) -> Result<Self> {
         check(&config.live)?;
         let manifest = &config.bundle.manifest;
-        let Nested { layout, tables, levels, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
-        let most_layers = if config.layers == 0 { levels } else { levels.min(config.layers as usize) };
+        let Nested { layout, tables, layers, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
+        let most_layers = if config.layers == 0 { layers } else { layers.min(config.layers as usize) };
         let base_loops = if config.drift_free { most_layers - 1 } else { 0 };
         let block_length = manifest.block_length as usize;
         Ok(Self {
@@ -86,7 +86,7 @@ impl NestedBlocks {
             finest: CodingLoop::open(config, &geometry)?,
             base: (0..base_loops).map(|_| CodingLoop::open(config, &geometry)).collect::<Result<_>>()?,
             tokens: NestedEncoder::new(&layout, &tables)?,
-            layers: levels,
+            layers,
             most_layers,
             group_depth: most_layers,
             scale,
@@ -94,7 +94,7 @@ impl NestedBlocks {
             rate: RateController::new(config.live),
             block_length,
             first: true,
-            segments: vec![Vec::new(); levels],
+            segments: vec![Vec::new(); layers],
             last: (true, 0),
             spent: Spent::default(),
             geometry,

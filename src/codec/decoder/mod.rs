@@ -4,17 +4,21 @@
 //! A new decoder costs almost nothing. Graph and buffers come with the first key block, so that headers alone cannot cause
 //! work.
 
+mod fixed;
+mod nested;
+mod reader;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(super) use self::reader::{BlockReader, usable};
 use super::FrameTime;
-use super::setup::check_model;
-use super::unpack::{Unpacker, check_quantiser, max_quantiser, usable};
+use super::setup::{check_model, check_quantiser, max_quantiser};
 use crate::bitstream::{Block, BlockHeader, BlockTimes, Limits, SequenceHeader, Timeline};
 use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
 use crate::logging::tell;
-use crate::runtime::{self, DecoderGraph, RuntimeConfig};
+use crate::runtime::{self, DecoderGraph, RuntimeConfig, TokensMut};
 use crate::{Error, Result};
 
 /// How to decode.
@@ -55,6 +59,35 @@ pub struct DecoderStats {
     pub runtime_time: Duration,
 }
 
+/// Reads the segments of one bottleneck: the decoder's side of the encoder's `BlockCoder`.
+trait SegmentReader: Send {
+    /// Layers that a block can have.
+    fn layers(&self) -> usize;
+
+    /// Reads the segment of `layer` of the block with this header; layer 0 begins a block, the others follow in order.
+    fn read_segment(&mut self, layer: usize, header: &BlockHeader, payload: &[u8]) -> Result<()>;
+
+    /// Counts by the layers read, \[cells\].
+    fn counts(&self, counts: &mut [i32]);
+
+    /// The decoder graph's tokens by the layers read, and the cells' counts.
+    fn tokens(&self, header: &BlockHeader, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()>;
+
+    /// Motion planes dy, dx, mode, \[3, cells\], for bottlenecks with motion.
+    fn motion(&self) -> Option<&[i32]> {
+        None
+    }
+
+    /// The step that the block looks quantised with by the layers read, for bottlenecks with a quantiser.
+    fn step(&self, _header: &BlockHeader) -> Option<f32> {
+        None
+    }
+}
+
+fn wrong_tokens() -> Error {
+    Error::Model("the decoder graph's tokens are not of the bundle's bottleneck".into())
+}
+
 /// Decodes one stream.
 pub struct Decoder {
     bundle: Arc<Bundle>,
@@ -62,7 +95,7 @@ pub struct Decoder {
     geometry: Geometry,
     header: SequenceHeader,
     /// From the first key block on.
-    opened: Option<Opened>,
+    opened: Option<OpenedDecoder>,
     max_layers: usize,
     timeline: Timeline,
     /// Epoch and position of the last decoded block; `None` = a key block is needed.
@@ -76,17 +109,17 @@ pub struct Decoder {
 }
 
 /// The graph and buffers for pictures of the stream's size.
-struct Opened {
+struct OpenedDecoder {
     graph: DecoderGraph,
-    unpacker: Unpacker,
+    reader: BlockReader,
 }
 
-impl Opened {
+impl OpenedDecoder {
     fn new(bundle: &Bundle, geometry: &Geometry, runtime: &RuntimeConfig) -> Result<Self> {
         // The graph first: it checks that there is memory for all.
         let graph = DecoderGraph::open(bundle, geometry, runtime)?;
         tell!(Info, "{}x{} is decoded on {}", geometry.width, geometry.height, graph.provider());
-        Ok(Self { unpacker: Unpacker::new(bundle, geometry)?, graph })
+        Ok(Self { reader: BlockReader::new(bundle, geometry)?, graph })
     }
 }
 
@@ -223,17 +256,17 @@ impl Decoder {
         }
         check_quantiser(h, max_quantiser(&self.bundle))?;
         usable(&block)?;
-        let Opened { graph, unpacker } = match &mut self.opened {
+        let OpenedDecoder { graph, reader } = match &mut self.opened {
             Some(opened) => opened,
-            none => none.insert(Opened::new(&self.bundle, &self.geometry, &self.runtime)?),
+            none => none.insert(OpenedDecoder::new(&self.bundle, &self.geometry, &self.runtime)?),
         };
-        let (layers, fault) = unpacker.read(&block, self.max_layers)?;
+        let (layers, fault) = reader.read(&block, self.max_layers)?;
         self.damage = fault;
         if h.key {
             graph.reset()?;
         }
         graph.set_position(i64::from(h.position));
-        unpacker.load(h, layers, graph)?;
+        reader.load(h, graph)?;
         let before = graph.run_time();
         graph.run()?;
         graph.commit();
