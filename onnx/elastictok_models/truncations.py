@@ -24,7 +24,7 @@ class Block:
     """One block at one quantiser."""
 
     key: bool
-    step: float  # of the finest level, pixel units
+    step: float  # of the last layer, pixel units
     intra: np.ndarray  # bool [cells]
     latents: np.ndarray  # i16 [cells, luma coefficients], the graph's order: what the encoder graph gave
     errors: np.ndarray  # f32 [cells, L]: mean squared error of luma with layers 0..=l

@@ -4,9 +4,8 @@
 use std::ops::Range;
 
 use super::coarse::Coarse;
-use super::field::{MotionField, Vector};
+use super::field::{CELL, MotionField, RANGE, Vector};
 use super::planes::{Interpolated, activity};
-use super::{CELL, RANGE};
 use crate::tokens::motion::{Near, cost};
 
 /// A cell's frames and reference.

@@ -3,6 +3,11 @@
 
 use crate::tokens::motion::{Near, cost, predict};
 
+/// Luma samples on a side of a cell.
+pub const CELL: usize = 16;
+/// Largest |D| in quarter pixels.
+pub const RANGE: i32 = 255;
+
 /// A displacement (dy, dx) in quarter pixels.
 pub(super) type Vector = [i32; 2];
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use ort::value::{DynTensor, TensorElementType as Type};
 
+use super::config::{ExecutionProvider, RuntimeConfig};
 use super::contract::{Contract, Side, Spec, check_contexts, check_handed, check_shared, dimensions};
 use super::memory::{self, Reservation};
 use super::provider::{OpenedSession, open};
 use super::session::{GraphSession, Handed, Named, buffer, values, values_mut};
-use super::{ExecutionProvider, RuntimeConfig};
 use crate::bundle::Bundle;
 use crate::frame::Geometry;
 use crate::{Error, Result};

@@ -9,8 +9,8 @@ use ort::ep::{self, ExecutionProvider as _};
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel};
 
+use super::config::{ExecutionProvider, RuntimeConfig};
 use super::library::{environment, path};
-use super::{ExecutionProvider, RuntimeConfig};
 use crate::bundle::Graph;
 use crate::logging::tell;
 use crate::{Error, Result};

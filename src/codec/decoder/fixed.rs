@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Segments of `fsq` and `vae` bundles: tokens of fixed width.
 
-use super::{SegmentReader, wrong_tokens};
+use super::segments::{SegmentReader, wrong_tokens};
 use crate::Result;
 use crate::bitstream::BlockHeader;
 use crate::bundle::Bundle;

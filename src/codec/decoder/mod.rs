@@ -7,6 +7,7 @@
 mod fixed;
 mod nested;
 mod reader;
+mod segments;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::bitstream::{Block, BlockHeader, BlockTimes, Limits, SequenceHeader, T
 use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
 use crate::logging::tell;
-use crate::runtime::{self, DecoderGraph, RuntimeConfig, TokensMut};
+use crate::runtime::{self, DecoderGraph, RuntimeConfig};
 use crate::{Error, Result};
 
 /// How to decode.
@@ -57,35 +58,6 @@ pub struct DecoderStats {
     pub time: Duration,
     /// Part of it in ONNX Runtime.
     pub runtime_time: Duration,
-}
-
-/// Reads the segments of one bottleneck: the decoder's side of the encoder's `BlockCoder`.
-trait SegmentReader: Send {
-    /// Layers that a block can have.
-    fn layers(&self) -> usize;
-
-    /// Reads the segment of `layer` of the block with this header; layer 0 begins a block, the others follow in order.
-    fn read_segment(&mut self, layer: usize, header: &BlockHeader, payload: &[u8]) -> Result<()>;
-
-    /// Counts by the layers read, \[cells\].
-    fn counts(&self, counts: &mut [i32]);
-
-    /// The decoder graph's tokens by the layers read, and the cells' counts.
-    fn tokens(&self, header: &BlockHeader, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()>;
-
-    /// Motion planes dy, dx, mode, \[3, cells\], for bottlenecks with motion.
-    fn motion(&self) -> Option<&[i32]> {
-        None
-    }
-
-    /// The step that the block looks quantised with by the layers read, for bottlenecks with a quantiser.
-    fn step(&self, _header: &BlockHeader) -> Option<f32> {
-        None
-    }
-}
-
-fn wrong_tokens() -> Error {
-    Error::Model("the decoder graph's tokens are not of the bundle's bottleneck".into())
 }
 
 /// Decodes one stream.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From a block to its tokens: the layers that are there and whole, for every bottleneck.
 
-use super::SegmentReader;
 use super::fixed::FixedSegments;
 use super::nested::NestedSegments;
+use super::segments::SegmentReader;
 use crate::bitstream::{Block, BlockHeader, SegmentFault};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::codec::setup::depth;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tokens of `fsq` and `vae` bundles.
 
-use super::{ReadTokens, TokenBlock, TokenShape, TokenValues, WriteTokens};
+use super::values::{ReadTokens, TokenBlock, TokenShape, TokenValues, WriteTokens};
 use crate::bitstream::BlockHeader;
 use crate::bundle::Bundle;
 use crate::codec::setup::fixed;

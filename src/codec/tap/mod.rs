@@ -3,70 +3,18 @@
 
 mod fixed;
 mod nested;
+mod values;
 
 use bytes::{Bytes, BytesMut};
 
 use self::fixed::FixedTokens;
 use self::nested::{NestedReader, NestedWriter};
-use super::FrameTime;
+use self::values::{ReadTokens, WriteTokens};
+pub use self::values::{TokenBlock, TokenShape, TokenValues};
 use super::setup::{check_model, check_quantiser, max_quantiser};
-use crate::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader, Timeline};
+use crate::bitstream::{Block, BlockWriter, Limits, SequenceHeader, Timeline};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::{Error, Result};
-
-/// Sizes of a block's tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenShape {
-    /// Rows of cells.
-    pub cells_y: usize,
-    /// Cells in a row.
-    pub cells_x: usize,
-    /// K, tokens of a cell.
-    pub tokens: usize,
-    /// Numbers of a token: 1 for `fsq`, D for `vae`; for `nested`, C coefficients of a cell in each layer, K = L * C.
-    pub numbers: usize,
-}
-
-impl TokenShape {
-    /// Cells of a block.
-    pub fn cells(&self) -> usize {
-        self.cells_y * self.cells_x
-    }
-}
-
-/// The tokens of a block, cells in raster order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TokenValues {
-    /// `fsq`: codebook indices, \[cells, K\], zero from each cell's count on.
-    Indices(Vec<i32>),
-    /// `vae`: dequantised means, \[cells, K, D\], zero from each cell's count on.
-    Means(Vec<f32>),
-    /// `nested`: the indices of each layer, and motion.
-    Nested {
-        /// Signed quantisation indices as a receiver of that many layers has them, \[layers, cells, C\] in token order. Only
-        /// the layers that came are there, one or more.
-        indices: Vec<i16>,
-        /// Coefficients that each cell sent in each layer, \[layers, cells\], 0..=C. They follow from the indices:
-        /// [`TokenWriter`] does not read them.
-        layer_counts: Vec<i32>,
-        /// Planes dy, dx (quarter pixels) and mode (0 inter, 1 intra), \[3, cells\]; in a key block all cells are intra.
-        motion: Vec<i32>,
-    },
-}
-
-/// A block as its tokens.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenBlock {
-    /// The block's header: key or position, real frames, times.
-    pub header: BlockHeader,
-    /// Times of its real frames in ns; from the stream and the packet that it came in. [`TokenWriter`] takes the header's.
-    pub times: Vec<FrameTime>,
-    /// Tokens kept of each cell, \[cells\], 0..=K. Of `nested` tokens they follow from the others: [`TokenWriter`] does not read
-    /// them.
-    pub counts: Vec<i32>,
-    /// The tokens.
-    pub tokens: TokenValues,
-}
 
 /// Checks that `bundle` made the stream, and returns the sizes of its tokens.
 fn shape(bundle: &Bundle, header: &SequenceHeader) -> Result<TokenShape> {
@@ -80,18 +28,6 @@ fn shape(bundle: &Bundle, header: &SequenceHeader) -> Result<TokenShape> {
     };
     let tokens = manifest.tokens_per_cell as usize;
     Ok(TokenShape { cells_y: geometry.cells_y, cells_x: geometry.cells_x, tokens, numbers })
-}
-
-/// Reads the tokens of one bottleneck.
-trait ReadTokens: Send {
-    /// Counts and tokens of a block's segments, of which there is one at least.
-    fn read(&mut self, header: &BlockHeader, segments: &[&[u8]]) -> Result<(Vec<i32>, TokenValues)>;
-}
-
-/// Writes the tokens of one bottleneck.
-trait WriteTokens: Send {
-    /// The segments of a block.
-    fn write(&mut self, block: &TokenBlock) -> Result<Vec<Vec<u8>>>;
 }
 
 /// Reads the blocks of one stream, in order.

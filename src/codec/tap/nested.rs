@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tokens of nested bundles: quantisation indices of every layer, and motion.
 
-use super::{ReadTokens, TokenBlock, TokenValues, WriteTokens};
+use super::values::{ReadTokens, TokenBlock, TokenValues, WriteTokens};
 use crate::bitstream::BlockHeader;
 use crate::bundle::Bundle;
 use crate::codec::setup::{Nested, depth};

@@ -15,26 +15,12 @@ use self::coding_loop::CodingLoop;
 use super::super::quality::{luma_mse, psnr};
 use super::super::setup::{Nested, effective_step};
 use super::super::{LiveSettings, SearchMethod};
-use super::{BlockCoder, CodedBlock, EncoderConfig, Place, Spent, sent_layers};
+use super::coder::{BlockCoder, BlockView, CodedBlock, Place, Spent, sent_layers};
+use super::config::EncoderConfig;
 use crate::frame::Geometry;
 use crate::rate::RateController;
 use crate::tokens::NestedEncoder;
 use crate::{Error, Result};
-
-/// Raw material for training, one block as the encoder had it.
-#[derive(Debug)]
-pub struct BlockView<'a> {
-    /// Whether it was a key block.
-    pub key: bool,
-    /// Its quantiser.
-    pub quantiser: u8,
-    /// Planes dy, dx, mode.
-    pub motion: &'a [i32],
-    /// Layers it was coded in.
-    pub depth: usize,
-    /// The encoder graph's latents, \[cells, C\] in the graph's order: one set for all layers, or one for each layer.
-    pub latents: Vec<&'a [i16]>,
-}
 
 /// Codes blocks of a nested bundle.
 pub(super) struct NestedBlocks {
