@@ -24,7 +24,7 @@ mod varint;
 
 pub use block::{Block, BlockWriter, SegmentFault, Segments, segment_bytes};
 pub use block_header::BlockHeader;
-pub use crc::{crc8, crc16};
+pub use crc::crc16;
 pub use header::{MAGIC, SequenceHeader, VERSION_MAJOR, VERSION_MINOR};
 pub use index::{Index, KeyBlock};
 pub use limits::{
@@ -34,5 +34,5 @@ pub use stream::{Probe, StreamReader, StreamWriter, Unit, probe};
 pub use thin::{thin, thin_to_bytes};
 pub use thinner::Thinner;
 pub use timing::{BlockTimes, Durations, Explicit, FrameTime, TimeUnit, Timeline, Timing};
-pub use track::{Joins, Playback, Tracker};
+pub use track::{Playback, Tracker};
 pub use unit::{Parsed, UnitKind, parse_last_unit, parse_unit};

@@ -23,7 +23,7 @@ pub struct Playback {
 
 /// How time stamps map to playback time, through any number of joins.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Joins {
+pub(crate) struct Joins {
     /// Playback time less time stamp, of the stream being read; `None` before the first time stamp.
     shift: Option<i128>,
     /// Start and end of the last block in playback; `None` after a jump to an unknown place.
@@ -142,7 +142,7 @@ impl Tracker {
     }
 
     /// How time stamps map to playback time here.
-    pub fn joins(&self) -> Joins {
+    pub(crate) fn joins(&self) -> Joins {
         self.joins
     }
 
@@ -157,7 +157,7 @@ impl Tracker {
     }
 
     /// Continues at `key` or among the blocks that depend on it; `header` and `joins` are those in force there.
-    pub fn resume(&mut self, header: &SequenceHeader, key: &BlockHeader, joins: Joins) -> Result<()> {
+    pub(crate) fn resume(&mut self, header: &SequenceHeader, key: &BlockHeader, joins: Joins) -> Result<()> {
         self.set_header(header.clone())?;
         self.jump();
         self.joins = Joins { last: None, ..joins };

@@ -5,10 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bitstream::MAX_LAYERS;
 use crate::frame::PixelFormat;
+use crate::tokens::MAX_NESTED_LAYERS;
 use crate::{Error, Result};
-
-/// Layers of a nested bundle at most.
-const MAX_NESTED_LAYERS: usize = 3;
 
 /// Pixels on a side of a nested bundle's cell: the motion search and the stream's vectors have this size.
 const NESTED_CELL: u32 = crate::motion::CELL as u32;

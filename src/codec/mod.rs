@@ -14,7 +14,6 @@ mod tap;
 pub use counts::{BlockCounts, CountReader};
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
 pub use encoder::{Encoder, EncoderConfig, EncoderStats, Packet};
-pub use loss::mse_of_psnr;
 pub use quality::psnr;
 pub use tap::{TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
 

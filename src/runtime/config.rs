@@ -35,7 +35,7 @@ pub struct RuntimeConfig {
 
 impl RuntimeConfig {
     /// Threads that the settings stand for, 1 or more.
-    pub fn thread_count(&self) -> usize {
+    pub(crate) fn thread_count(&self) -> usize {
         if self.threads > 0 {
             return self.threads;
         }

@@ -28,7 +28,7 @@ pub enum TimeUnit {
 
 impl TimeUnit {
     /// The unit in ns.
-    pub fn nanoseconds(self) -> u64 {
+    pub(super) fn nanoseconds(self) -> u64 {
         match self {
             Self::Nanosecond => 1,
             Self::Microsecond => 1_000,
