@@ -69,7 +69,7 @@ pub(super) struct RawHeader {
 
 impl RawHeader {
     pub fn read(data: &[u8]) -> Result<Self, HeaderFault> {
-        let mut reader = Reader { data, taken: 0 };
+        let mut reader = BlockHeaderReader { data, taken: 0 };
         let flags = reader.byte()?;
         if flags & RESERVED_FLAGS != 0 {
             return Err(HeaderFault::Bad("a reserved flag is set"));
@@ -199,12 +199,12 @@ fn put_explicit(out: &mut BytesMut, explicit: &Explicit, frames: usize) {
     }
 }
 
-struct Reader<'a> {
+struct BlockHeaderReader<'a> {
     data: &'a [u8],
     taken: usize,
 }
 
-impl Reader<'_> {
+impl BlockHeaderReader<'_> {
     fn byte(&mut self) -> Result<u8, HeaderFault> {
         let byte = *self.data.get(self.taken).ok_or(HeaderFault::Short)?;
         self.taken += 1;

@@ -121,7 +121,7 @@ impl SequenceHeader {
         if crc16(&data[..data.len() - 2]) != u16::from_le_bytes(*check) {
             return Err(malformed("checksum mismatch; get the stream again".into()));
         }
-        let mut reader = Reader { rest: body };
+        let mut reader = SequenceHeaderReader { rest: body };
         let version = reader.byte()?;
         let (major, minor) = (version >> 4, version & 0x0F);
         if major != VERSION_MAJOR {
@@ -159,11 +159,11 @@ fn malformed(what: String) -> Error {
     Error::Malformed(format!("sequence header: {what}"))
 }
 
-struct Reader<'a> {
+struct SequenceHeaderReader<'a> {
     rest: &'a [u8],
 }
 
-impl Reader<'_> {
+impl SequenceHeaderReader<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let (array, rest) = self.rest.split_first_chunk().ok_or_else(|| malformed("it ends early".into()))?;
         self.rest = rest;

@@ -10,7 +10,7 @@ pub(super) const TREE_LEAVES: usize = 32;
 pub(super) const INNER: usize = 8;
 pub(super) const OUTER: usize = 4;
 pub(super) const DENSITIES: usize = 3;
-/// Classes of the energy for symbols rarer than zero flags.
+/// Classes of the neighbourhood for symbols rarer than zero flags.
 pub(super) const COARSE: usize = 4;
 /// Classes that choose the context of a magnitude of 1 or 2.
 pub(super) const SIZES: usize = 2 * INNER;
@@ -100,13 +100,13 @@ impl Set {
     }
 
     #[inline]
-    pub fn zero(self, class: u8, surroundings: usize) -> usize {
-        self.0 + ZERO + usize::from(class) * (INNER * OUTER * DENSITIES) + surroundings
+    pub fn zero(self, class: u8, neighbourhood: usize) -> usize {
+        self.0 + ZERO + usize::from(class) * (INNER * OUTER * DENSITIES) + neighbourhood
     }
 
     #[inline]
-    pub fn larger(self, energy: usize, index: usize) -> usize {
-        self.0 + LARGER + energy * UNARY + index.min(UNARY - 1)
+    pub fn larger(self, coarse_class: usize, index: usize) -> usize {
+        self.0 + LARGER + coarse_class * UNARY + index.min(UNARY - 1)
     }
 
     #[inline]
@@ -115,22 +115,22 @@ impl Set {
     }
 
     #[inline]
-    pub fn two(self, class: u8, surroundings: usize) -> usize {
-        self.0 + TWO + usize::from(class) / (CLASSES / COARSE) * SIZES + surroundings
+    pub fn two(self, class: u8, neighbourhood: usize) -> usize {
+        self.0 + TWO + usize::from(class) / (CLASSES / COARSE) * SIZES + neighbourhood
     }
 
     /// `magnitude` >= 1: that in the layer before.
     #[inline]
-    pub fn middle(self, magnitude: i32, class: u8, energy: usize) -> usize {
+    pub fn middle(self, magnitude: i32, class: u8, coarse_class: usize) -> usize {
         self.0
             + MIDDLE
             + ((magnitude.clamp(1, 3) - 1) as usize * COARSE + usize::from(class) / (CLASSES / COARSE)) * COARSE
-            + energy
+            + coarse_class
     }
 
     #[inline]
-    pub fn upper(self, magnitude: i32, class: u8, energy: usize) -> usize {
-        self.middle(magnitude, class, energy) - MIDDLE + UPPER
+    pub fn upper(self, magnitude: i32, class: u8, coarse_class: usize) -> usize {
+        self.middle(magnitude, class, coarse_class) - MIDDLE + UPPER
     }
 
     /// Whether a size is above what nesting allows, and each further step, for a refinement or a new coefficient.

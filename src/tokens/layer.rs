@@ -140,11 +140,11 @@ fn code_cell<C: BitCoder>(
                 around.add(layout, i, assumed.abs());
             }
         } else if assumed != 0 {
-            let (m, energy, before) = (want(i), around.coarse_class(i), assumed.abs() / 3);
-            if last || coder.bit(set.middle(before, class, energy), m != assumed) {
+            let (m, coarse_class, before) = (want(i), around.coarse_class(i), assumed.abs() / 3);
+            if last || coder.bit(set.middle(before, class, coarse_class), m != assumed) {
                 // towards and beyond zero counts as down
                 let change = (m - assumed) * assumed.signum();
-                let up = coder.bit(set.upper(before, class, energy), change > 0);
+                let up = coder.bit(set.upper(before, class, coarse_class), change > 0);
                 let size = 1 + code_beyond(coder, set, false, change.unsigned_abs().wrapping_sub(1))?;
                 let value = assumed.abs() + if up { size } else { -size };
                 state.set(place, i, limited(value) * assumed.signum());
@@ -156,9 +156,9 @@ fn code_cell<C: BitCoder>(
                 continue;
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;
-            let energy = around.coarse_class(i);
+            let coarse_class = around.coarse_class(i);
             let magnitude = if l == 0 {
-                code_magnitude(coder, set, energy, m.unsigned_abs())?
+                code_magnitude(coder, set, coarse_class, m.unsigned_abs())?
             } else {
                 match coder.bit(set.two(class, around.size_class(i)), m.abs() > 1) {
                     true => 2 + code_beyond(coder, set, true, m.unsigned_abs().wrapping_sub(2))?,
@@ -176,10 +176,10 @@ fn code_cell<C: BitCoder>(
 }
 
 /// A magnitude >= 1: unary in contexts, then an escape.
-fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, energy: usize, magnitude: u32) -> Result<i32> {
+fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, coarse_class: usize, magnitude: u32) -> Result<i32> {
     let mut found = 1;
     while found <= UNARY as u32 {
-        if !coder.bit(set.larger(energy, found as usize - 1), magnitude > found) {
+        if !coder.bit(set.larger(coarse_class, found as usize - 1), magnitude > found) {
             return Ok(found as i32);
         }
         found += 1;

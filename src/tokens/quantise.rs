@@ -243,18 +243,18 @@ impl<'a> Decider<'a> {
     fn coarse_cost(&self, intra: bool, class: u8, k: i32, i: usize, around: &Neighbourhood) -> u32 {
         let layers = self.layers();
         let (inner, outer) = around.classes(i);
-        let energy = around.coarse_class(i);
+        let coarse_class = around.coarse_class(i);
         let (mut total, mut before) = (0, 0);
         for layer in 0..layers - 1 {
             let (m, set) = (k / span(layers, layer), Set::new(self.layer.depth, layer, intra));
             if before > 0 {
-                total += self.refinement_cost(set, class, energy, before, m, true);
+                total += self.refinement_cost(set, class, coarse_class, before, m, true);
             } else if m > 0 {
                 // lower layers have less energy than the last
                 let seen = (inner.saturating_sub(2) * OUTER + outer.saturating_sub(1)) * DENSITIES;
                 total += self.costs.bit(set.zero(class, seen), true) + COST_ONE_BIT;
                 total += if layer == 0 {
-                    self.magnitude_cost(set, energy, m)
+                    self.magnitude_cost(set, coarse_class, m)
                 } else {
                     self.costs.bit(set.two(class, around.size_class(i)), m > 1)
                 };
@@ -265,11 +265,11 @@ impl<'a> Decider<'a> {
     }
 
     /// Bits of a digit that refines `before` to `m`; `flagged`: not the last of its cell.
-    pub(super) fn refinement_cost(&self, set: Set, class: u8, energy: usize, before: i32, m: i32, flagged: bool) -> u32 {
+    pub(super) fn refinement_cost(&self, set: Set, class: u8, coarse_class: usize, before: i32, m: i32, flagged: bool) -> u32 {
         let assumed = 3 * before + 1;
-        let mut total = if flagged { self.costs.bit(set.middle(before, class, energy), m != assumed) } else { 0 };
+        let mut total = if flagged { self.costs.bit(set.middle(before, class, coarse_class), m != assumed) } else { 0 };
         if m != assumed {
-            total += self.costs.bit(set.upper(before, class, energy), m > assumed);
+            total += self.costs.bit(set.upper(before, class, coarse_class), m > assumed);
         }
         total
     }
@@ -291,16 +291,16 @@ impl<'a> Decider<'a> {
         let finest = self.layer.index;
         let (mut fine, mut coarse, mut implied) = (self.costs.bit(flag, k != 0), 0, 0);
         if k > 0 {
-            let (class, energy) = (self.layer.classes[i], around.coarse_class(i));
+            let (class, coarse_class) = (self.layer.classes[i], around.coarse_class(i));
             implied = fine;
             if finest > 0 && k >= 3 {
-                fine = self.refinement_cost(set, class, energy, k / 3, k, true);
-                implied = fine - self.refinement_cost(set, class, energy, k / 3, k, false);
+                fine = self.refinement_cost(set, class, coarse_class, k / 3, k, true);
+                implied = fine - self.refinement_cost(set, class, coarse_class, k / 3, k, false);
                 coarse = COARSE_TOKEN + COARSE_PLACE * i as u32 + self.coarse_cost(intra, class, k, i, around);
             } else if finest > 0 {
                 fine += COST_ONE_BIT + self.costs.bit(set.two(class, around.size_class(i)), k > 1);
             } else {
-                fine += COST_ONE_BIT + self.magnitude_cost(set, energy, k);
+                fine += COST_ONE_BIT + self.magnitude_cost(set, coarse_class, k);
             }
         }
         let d = x - self.value(k, i) as f32;
@@ -313,8 +313,9 @@ impl<'a> Decider<'a> {
     }
 
     /// Bits of a layer-0 magnitude >= 1.
-    fn magnitude_cost(&self, set: Set, energy: usize, m: i32) -> u32 {
-        let unary = (1..=m.min(UNARY as i32)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), m > j)).sum::<u32>();
+    fn magnitude_cost(&self, set: Set, coarse_class: usize, m: i32) -> u32 {
+        let unary =
+            (1..=m.min(UNARY as i32)).map(|j| self.costs.bit(set.larger(coarse_class, j as usize - 1), m > j)).sum::<u32>();
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 

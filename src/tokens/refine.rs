@@ -180,11 +180,11 @@ impl Refiner<'_> {
     /// Bits (1/256) of a value, and the part that is not sent for the last token of a cell.
     fn bits(&self, set: Set, i: usize, k: i32, assumed: i32, around: &Neighbourhood) -> (u32, u32) {
         let Decider { layer, costs, .. } = &self.decider;
-        let (class, energy) = (layer.classes[i], around.coarse_class(i));
+        let (class, coarse_class) = (layer.classes[i], around.coarse_class(i));
         if assumed != 0 {
             let (sign, before) = (assumed.signum(), assumed.abs() / 3);
-            let flagged = self.decider.refinement_cost(set, class, energy, before, k * sign, true);
-            let bare = self.decider.refinement_cost(set, class, energy, before, k * sign, false);
+            let flagged = self.decider.refinement_cost(set, class, coarse_class, before, k * sign, true);
+            let bare = self.decider.refinement_cost(set, class, coarse_class, before, k * sign, false);
             let size = (k - assumed).unsigned_abs();
             return (flagged + if size > 0 { self.beyond(set, false, size - 1) } else { 0 }, flagged - bare);
         }

@@ -18,9 +18,9 @@ pub(super) fn latents(seed: u64, cells: usize, c: usize, scale: f64) -> Vec<i16>
     };
     let mut out = Vec::with_capacity(cells * c);
     for _ in 0..cells {
-        let energy = if random() < 0.4 { 0.02 } else { random() * random() };
+        let coarse_class = if random() < 0.4 { 0.02 } else { random() * random() };
         for i in 0..c {
-            let spread = scale * energy / (1.0 + i as f64 * 0.1);
+            let spread = scale * coarse_class / (1.0 + i as f64 * 0.1);
             let value = -spread * (1.0 - random()).ln();
             out.push((if random() < 0.5 { -value } else { value }).clamp(-32768.0, 32767.0) as i16);
         }
@@ -204,7 +204,7 @@ fn estimates_are_near_the_truth() {
     let tables = Tables::flat(CONTEXTS);
     let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
     let x = latents(3, 300, 768, 1500.0);
-    let energy: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
+    let coarse_class: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
     for quantiser in [16, 28, 40] {
         let estimate = encoder.quantise(&x, quantiser, 3, None, &Rdo::default()).expect("quantises");
         let mut out = Vec::new();
@@ -223,7 +223,7 @@ fn estimates_are_near_the_truth() {
             (finest.luma + finest.chroma) / error
         };
         assert!((ratio - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion off by a factor of {ratio}");
-        assert!(error < energy && estimate.coded_cells == n.iter().filter(|n| **n > 0).count());
+        assert!(error < coarse_class && estimate.coded_cells == n.iter().filter(|n| **n > 0).count());
     }
 }
 

@@ -67,7 +67,7 @@ impl BitCoder for Collector {
 
 /// Weighted bits of a context_bits.
 fn cost(bits: &[bool], segments: &[(usize, f32)], init: ContextInit) -> f64 {
-    let history = |code: u8| HISTORIES[usize::from(code)];
+    let history = |index: u8| HISTORIES[usize::from(index)];
     let fresh = Context::new(init.zero, history(init.confidence), history(init.limit));
     let (mut at, mut total) = (0, 0.0);
     for &(end, weight) in segments {
@@ -101,7 +101,7 @@ pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> Cont
     }
     // long segments adapt by themselves, so the first bits of each segment matter most
     let (mut zeros, mut total, mut at) = (0.0, 0.0, 0);
-    let shy = 0.4 * segments.iter().map(|s| f64::from(s.1)).sum::<f64>() / segments.len() as f64;
+    let prior_weight = 0.4 * segments.iter().map(|s| f64::from(s.1)).sum::<f64>() / segments.len() as f64;
     for &(end, weight) in &segments {
         let n = end - at;
         let w = f64::from(weight) / (1.0 + n as f64 / 60.0);
@@ -110,7 +110,7 @@ pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> Cont
         at = end;
     }
     let prior = f64::from(fallback.zero) / 65536.0;
-    let mean = (zeros + shy * prior) / (total + shy);
+    let mean = (zeros + prior_weight * prior) / (total + prior_weight);
     let logit = |p: f64| (p / (1.0 - p)).ln();
     let probability = |odds: f64| ((65536.0 / (1.0 + (-odds).exp())).round() as i64).clamp(4, 65532) as u16;
     let mut best = ContextInit { zero: probability(logit(mean.clamp(1e-4, 1.0 - 1e-4))), confidence: 8, limit: 16 };
@@ -122,11 +122,11 @@ pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> Cont
         }
     };
     for _ in 0..2 {
-        for code in 0..HISTORIES.len() as u8 {
-            consider(ContextInit { confidence: code, ..best }, &mut best);
+        for index in 0..HISTORIES.len() as u8 {
+            consider(ContextInit { confidence: index, ..best }, &mut best);
         }
-        for code in 6..HISTORIES.len() as u8 {
-            consider(ContextInit { limit: code, ..best }, &mut best);
+        for index in 6..HISTORIES.len() as u8 {
+            consider(ContextInit { limit: index, ..best }, &mut best);
         }
         let middle = logit(f64::from(best.zero) / 65536.0);
         for shift in [-0.6, -0.3, -0.15, 0.15, 0.3, 0.6] {
