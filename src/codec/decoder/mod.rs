@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub(super) use self::reader::{BlockReader, usable};
 use super::FrameTime;
 use super::setup::{check_model, check_quantiser, max_quantiser};
-use crate::bitstream::{Block, BlockHeader, BlockTimes, Limits, SequenceHeader, Timeline};
+use crate::bitstream::{Block, BlockHeader, BlockTimes, Limits, SequenceHeader, Tracker};
 use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
 use crate::logging::tell;
@@ -69,11 +69,10 @@ pub struct Decoder {
     /// From the first key block on.
     opened: Option<OpenedDecoder>,
     max_layers: usize,
-    timeline: Timeline,
-    /// Epoch and position of the last decoded block; `None` = a key block is needed.
-    context: Option<(u8, u32)>,
-    /// Epoch of the key block that the timeline depends on.
-    epoch: Option<u8>,
+    /// Which key block the times depend on: the last one that was decoded or replaced.
+    tracker: Tracker,
+    /// Position of the last block decoded, which the graph's context is of; `None` = a key block is needed.
+    position: Option<u32>,
     damage: Option<String>,
     /// The block in the graph's output.
     shown: Shown,
@@ -117,12 +116,13 @@ impl Decoder {
         check_model(&bundle, &header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         runtime::check(&runtime)?;
+        let mut tracker = Tracker::default();
+        tracker.set_header(header.clone())?;
         Ok(Self {
             max_layers: max_layers.unwrap_or(usize::MAX).max(1),
-            timeline: Timeline::new(header.framerate, header.block_length)?,
+            tracker,
             opened: None,
-            context: None,
-            epoch: None,
+            position: None,
             damage: None,
             shown: Shown::default(),
             stats: DecoderStats::default(),
@@ -155,15 +155,14 @@ impl Decoder {
 
     /// Whether nothing but a key block can be decoded next.
     pub fn is_waiting(&self) -> bool {
-        self.context.is_none()
+        self.position.is_none()
     }
 
     /// Forgets the context: the next block must be a key block. After a seek or a flush.
     pub fn reset(&mut self) {
-        self.context = None;
-        self.epoch = None;
+        self.position = None;
         self.shown = Shown::default();
-        self.timeline.reset();
+        self.tracker.jump();
     }
 
     /// Decodes a block. `pts` is the time stamp of the buffer it came in, which takes precedence over the stream's own. The first
@@ -182,7 +181,7 @@ impl Decoder {
                 Ok(DecodedBlock { decoder: self })
             }
             Err(e) => {
-                self.context = None;
+                self.position = None;
                 self.stats.refused += 1;
                 Err(e)
             }
@@ -199,12 +198,12 @@ impl Decoder {
     pub fn repeat(&mut self, data: &[u8], pts: Option<u64>) -> Option<DecodedBlock<'_>> {
         let (header, _) = BlockHeader::parse(data, self.header.block_length).ok()?;
         let last = self.shown.repeats.or(self.shown.frames.checked_sub(1))?;
-        let timed = header.key || self.epoch == Some(header.epoch);
-        if !timed {
+        if !self.tracker.accept(&header) {
             return None;
         }
-        let times = self.timeline.decode(header.position, header.frames, &header.timing, pts);
-        self.epoch = Some(header.epoch);
+        let times = self.tracker.times(&header, pts)?;
+        // What follows depends on the block itself.
+        self.position = None;
         self.damage = Some("the block could not be decoded; the last good frame replaces it".into());
         self.shown = Shown { times, frames: usize::from(header.frames), repeats: Some(last) };
         Some(DecodedBlock { decoder: self })
@@ -214,16 +213,15 @@ impl Decoder {
         let block = Block::parse(data, self.header.block_length)?;
         let h = block.header();
         if !h.key {
-            match self.context {
-                Some((epoch, last)) if epoch == h.epoch && h.position == last.wrapping_add(1) => {}
-                Some((epoch, last)) if epoch == h.epoch => {
-                    return Err(Error::ContextLost(format!(
-                        "block {} came after block {last}; waiting for the next key block",
-                        h.position
-                    )));
-                }
-                Some(_) => return Err(Error::ContextLost("a key block is missing; waiting for the next one".into())),
-                None => return Err(Error::ContextLost("waiting for a key block".into())),
+            let Some(last) = self.position else { return Err(Error::ContextLost("waiting for a key block".into())) };
+            if !self.tracker.accept(h) {
+                return Err(Error::ContextLost("a key block is missing; waiting for the next one".into()));
+            }
+            if h.position != last.wrapping_add(1) {
+                return Err(Error::ContextLost(format!(
+                    "block {} came after block {last}; waiting for the next key block",
+                    h.position
+                )));
             }
         }
         check_quantiser(h, max_quantiser(&self.bundle))?;
@@ -243,7 +241,7 @@ impl Decoder {
         graph.run()?;
         graph.commit();
         let runtime_time = graph.run_time() - before;
-        self.context = Some((h.epoch, h.position));
+        self.position = Some(h.position);
         let s = &mut self.stats;
         s.runtime_time += runtime_time;
         s.blocks += 1;
@@ -251,8 +249,8 @@ impl Decoder {
         s.frames += u64::from(h.frames);
         s.layers += layers as u64;
         s.damaged += u64::from(self.damage.is_some());
-        self.epoch = Some(h.epoch);
-        let times = self.timeline.decode(h.position, h.frames, &h.timing, pts);
+        self.tracker.accept(h);
+        let times = self.tracker.times(h, pts).unwrap_or_default();
         Ok(Shown { times, frames: usize::from(h.frames), repeats: None })
     }
 }
