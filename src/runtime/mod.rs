@@ -18,6 +18,6 @@ pub use library::set_search_directory;
 
 /// Checks what can be known without a graph: that ONNX Runtime is there, and in it the provider asked for by name. Cheap once the
 /// library is loaded.
-pub fn check(config: &RuntimeConfig) -> Result<()> {
+pub(crate) fn check(config: &RuntimeConfig) -> Result<()> {
     provider::check(config)
 }
