@@ -20,7 +20,7 @@ class Config:
 
     name: str = "builtin"
     block_length: int = 2  # T, frames per block: 1 or 2
-    levels: int = 3  # layers; the name in bundle.json
+    layers: int = 3  # L, coded layers; bundle.json also calls them the bottleneck's levels
     scale: int = 8  # latent units per unit of an orthonormal transform coefficient
     # Chroma latents are scaled: coarse steps must not take the colour of large areas, while fine chroma detail is not seen.
     chroma_weight: float = 0.8  # of high frequencies
@@ -48,7 +48,7 @@ class Config:
 
     @property
     def tokens(self) -> int:  # K, of a cell
-        return self.levels * self.coefficients
+        return self.layers * self.coefficients
 
     @property
     def luma_patch(self) -> int:  # luma samples of a 4x4 patch, all frames

@@ -20,8 +20,8 @@ def samples(block: Block, cfg: Config, rng, most: int) -> tuple:
     pick = rng.permutation(len(block.latents))[:most]
     energies = (block.latents[pick].astype(np.float32) / cfg.scale) ** 2 @ bands(cfg)
     parts = []
-    for layer in range(cfg.levels):
-        step = block.step * 3 ** (cfg.levels - 1 - layer)
+    for layer in range(cfg.layers):
+        step = block.step * 3 ** (cfg.layers - 1 - layer)
         parts.append((energies, np.full(len(pick), step, np.float32), block.intra[pick].astype(np.float32), block.errors[pick, layer]))
     return tuple(np.concatenate(p) for p in zip(*parts))
 

@@ -67,12 +67,12 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
             shown = source[n * cfg.block_length:(n + 1) * cfg.block_length]
             feed = {"position": np.asarray(position, np.int64), "motion": motion, "dec.reference": reference}
             for tried in range(2):
-                errors = np.zeros((cells, cfg.levels), np.float32)
-                for layer in range(cfg.levels):
+                errors = np.zeros((cells, cfg.layers), np.float32)
+                for layer in range(cfg.layers):
                     record = again.stdout.read(4 + 4 * cells + 2 * cells * cfg.coefficients)
                     finest, held = step_of(record[0], cfg), record[1]
                     tokens = np.frombuffer(record, "<i2", offset=4 + 4 * cells).reshape(cells, -1)[:, rank]
-                    step = np.asarray(finest * 3 ** (cfg.levels - held), np.float32)
+                    step = np.asarray(finest * 3 ** (cfg.layers - held), np.float32)
                     frames_, next_ = run(None, {**feed, "tokens": np.ascontiguousarray(tokens), "step": step,
                                                 "counts": np.frombuffer(record, "<i4", cells, 4)})[:2]
                     errors[:, layer] = cell_errors(frames_, shown)
