@@ -30,9 +30,9 @@ class Builder:
             self.constants[key] = numpy_helper.from_array(array, f"c{len(self.constants)}")
         return self.constants[key].name
 
-    def weight(self, name: str, value) -> str:
+    def weight(self, name: str, value, dtype=np.float32) -> str:
         """A trained constant under its own name, by which recover.py finds it again."""
-        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value, dtype), name)
         return name
 
     def ints(self, *values) -> str:

@@ -33,6 +33,7 @@ class Config:
     chroma_channels: int = 16  # and of chroma
     chroma_blocks: int = 3
     expansion: int = 2
+    exact: bool = False  # integer arithmetic: the same pictures on every machine (exact.py)
 
     @property
     def luma_coefficients(self) -> int:

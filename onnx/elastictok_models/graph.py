@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from . import exact
 from .builder import INT64_MAX, Builder, Grid
 from .config import CELL, Config
 from .filter_graph import loop_filter
@@ -33,7 +34,8 @@ def _io(cfg: Config):
     t = cfg.block_length
     found = {
         "frames": value("frames", TensorProto.UINT8, [t, "frame_rows", "width"]),
-        "tokens": value("tokens", TensorProto.INT16, ["cells", cfg.coefficients]),
+        "latents": value("tokens", TensorProto.INT16, ["cells", cfg.coefficients]),  # of the encoder
+        "tokens": value("tokens", TensorProto.INT32, ["cells", cfg.coefficients]),
         "counts": value("counts", TensorProto.INT32, ["cells"]),
         "position": value("position", TensorProto.INT64, []),
         "motion": value("motion", TensorProto.INT32, [3, "cells_y", "cells_x"]),
@@ -67,16 +69,28 @@ def _decoder(cfg: Config, net: LoopFilter | None, taps: bool, handed: bool) -> o
     grid = Grid(b, "motion")
     luma, chroma = HANDED if handed else predict(b, cfg, grid, "motion", "position", "dec.reference")
     luma_residual, chroma_residual = inverse_transform(b, cfg, grid, "tokens")
-    luma, chroma = b.op("Add", luma, luma_residual), b.op("Add", chroma, chroma_residual)
-    luma, chroma = recon = pictures(b, cfg, grid, luma, chroma)
-    if net is not None or taps:
-        residual = pictures(b, cfg, grid, luma_residual, chroma_residual)
-    if net is not None:
-        corrections = loop_filter(b, cfg, grid, net, recon, residual, "step", "counts")
-        luma, chroma = b.op("Add", luma, corrections[0]), b.op("Add", chroma, corrections[1])
+    luma, chroma = recon = b.op("Add", luma, luma_residual), b.op("Add", chroma, chroma_residual)
+    residual = luma_residual, chroma_residual
     # QuantizeLinear rounds half to even and saturates
-    samples = lambda x: b.reshape(b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.uint8)), t, -1, grid.width)
-    frames = b.op("Concat", samples(luma), samples(chroma), axis=1, out="frames")
+    samples = lambda x: b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.uint8))
+    if cfg.exact:
+        if net is not None:
+            from .exact_filter import correct
+            corrections = correct(b, cfg, grid, net, recon, residual, "step", "counts")
+            luma, chroma = b.op("Add", luma, corrections[0]), b.op("Add", chroma, corrections[1])
+        luma, chroma = pictures(b, cfg, grid, samples(luma), samples(chroma))
+        if taps:
+            recon, residual = pictures(b, cfg, grid, *recon), pictures(b, cfg, grid, *residual)
+    else:
+        luma, chroma = recon = pictures(b, cfg, grid, luma, chroma)
+        if net is not None or taps:
+            residual = pictures(b, cfg, grid, *residual)
+        if net is not None:
+            corrections = loop_filter(b, cfg, grid, net, recon, residual, "step", "counts")
+            luma, chroma = b.op("Add", luma, corrections[0]), b.op("Add", chroma, corrections[1])
+        luma, chroma = samples(luma), samples(chroma)
+    rows = lambda x: b.reshape(x, t, -1, grid.width)
+    frames = b.op("Concat", rows(luma), rows(chroma), axis=1, out="frames")
     b.op("Squeeze", b.slice(frames, t - 1, t, 0), b.ints(0), out="dec.reference" + CONTEXT_OUT)
     inputs = ["tokens", "counts", "position", "motion", "step", "dec.reference", *(HANDED if handed else ())]
     outputs = [io["frames"], io["dec.reference" + CONTEXT_OUT]]
@@ -98,28 +112,49 @@ def pictures(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str) -> tup
 
 
 def inverse_transform(b: Builder, cfg: Config, grid: Grid, tokens: str) -> tuple[str, str]:
-    """Latents i16 [cells, C] to the residual in pixel units, shaped as predict()'s outputs."""
+    """Latents i32 [cells, C] to the residual in pixel units, shaped as predict()'s outputs."""
     t, n = cfg.block_length, cfg.luma_coefficients
     part = lambda start, end: b.op("Cast", b.slice(tokens, start, end, 1), to=TensorProto.FLOAT)
-    luma = b.op("MatMul", b.const(time_and_rows(cfg, CELL).T, np.float32), b.reshape(part(0, n), -1, t * CELL, CELL))
-    luma = b.op("MatMul", b.reshape(luma, -1, CELL), b.const(dct(CELL) / cfg.scale, np.float32))
-    weights = 1 / (chroma_weights(cfg) * cfg.scale)
-    chroma = b.op("Mul", part(n, cfg.coefficients), b.const(weights.reshape(1, -1), np.float32))
-    chroma = b.op("MatMul", b.const(time_and_rows(cfg, HALF).T, np.float32), b.reshape(chroma, -1, t * HALF, CELL))
-    chroma = b.op("MatMul", b.reshape(chroma, -1, CELL), b.const(chroma_columns(), np.float32))
+    luma, chroma = part(0, n), part(n, cfg.coefficients)
+    if cfg.exact:
+        chroma = b.op("Mul", chroma, b.const(exact.chroma_gains(cfg).reshape(1, -1), np.float32))
+        luma, chroma = _exact_inverse(b, cfg, luma, False), _exact_inverse(b, cfg, _whole(b, chroma, exact.LATENT_MAX), True)
+    else:
+        luma = b.op("MatMul", b.const(time_and_rows(cfg, CELL).T, np.float32), b.reshape(luma, -1, t * CELL, CELL))
+        luma = b.op("MatMul", b.reshape(luma, -1, CELL), b.const(dct(CELL) / cfg.scale, np.float32))
+        weights = 1 / (chroma_weights(cfg) * cfg.scale)
+        chroma = b.op("Mul", chroma, b.const(weights.reshape(1, -1), np.float32))
+        chroma = b.op("MatMul", b.const(time_and_rows(cfg, HALF).T, np.float32), b.reshape(chroma, -1, t * HALF, CELL))
+        chroma = b.op("MatMul", b.reshape(chroma, -1, CELL), b.const(chroma_columns(), np.float32))
     return b.reshape(luma, grid.y, grid.x, t, CELL, CELL), b.reshape(chroma, grid.y, grid.x, t, HALF, CELL)
+
+
+def _whole(b: Builder, x: str, most: int) -> str:
+    """x limited to that magnitude and rounded, halves to even."""
+    return b.op("Round", b.op("Clip", x, b.const(np.float32(-most)), b.const(np.float32(most))))
+
+
+def _exact_inverse(b: Builder, cfg: Config, latents: str, chroma: bool) -> str:
+    columns, rows = exact.basis(cfg, chroma)
+    x = b.op("MatMul", b.reshape(latents, -1, CELL), b.const(columns, np.float32))
+    x = _whole(b, x, exact.MIDDLE_MAX)
+    return b.op("MatMul", b.const(rows / cfg.scale, np.float32), b.reshape(x, -1, len(rows), CELL))
 
 
 def transform(b: Builder, cfg: Config, luma: str, chroma: str) -> tuple[str, str]:
     """Residuals shaped as predict()'s outputs to latents float32, not rounded: luma [cells, T*256], chroma
     [cells, T*128]."""
     t = cfg.block_length
-    luma = b.op("MatMul", b.reshape(luma, -1, CELL), b.const(cfg.scale * dct(CELL).T, np.float32))
-    luma = b.op("MatMul", b.const(time_and_rows(cfg, CELL), np.float32), b.reshape(luma, -1, t * CELL, CELL))
-    chroma = b.op("MatMul", b.reshape(chroma, -1, CELL), b.const(chroma_columns().T, np.float32))
-    chroma = b.op("MatMul", b.const(time_and_rows(cfg, HALF), np.float32), b.reshape(chroma, -1, t * HALF, CELL))
-    chroma = b.reshape(chroma, -1, 2 * cfg.chroma_coefficients)
     weights = chroma_weights(cfg) * cfg.scale
+    (luma_columns, luma_rows), (columns, rows) = ((dct(CELL).T, time_and_rows(cfg, CELL)), (chroma_columns().T, time_and_rows(cfg, HALF)))
+    if cfg.exact:  # the encoder may round as it likes, but it must undo what the decoder does
+        (luma_columns, luma_rows), (columns, rows) = (map(np.linalg.inv, exact.basis(cfg, chroma)) for chroma in (False, True))
+        weights = cfg.scale / exact.chroma_gains(cfg)
+    luma = b.op("MatMul", b.reshape(luma, -1, CELL), b.const(cfg.scale * luma_columns, np.float32))
+    luma = b.op("MatMul", b.const(luma_rows, np.float32), b.reshape(luma, -1, t * CELL, CELL))
+    chroma = b.op("MatMul", b.reshape(chroma, -1, CELL), b.const(columns, np.float32))
+    chroma = b.op("MatMul", b.const(rows, np.float32), b.reshape(chroma, -1, t * HALF, CELL))
+    chroma = b.reshape(chroma, -1, 2 * cfg.chroma_coefficients)
     return b.reshape(luma, -1, cfg.luma_coefficients), b.op("Mul", chroma, b.const(weights.reshape(1, -1), np.float32))
 
 
@@ -163,7 +198,7 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
     chroma = b.reshape(b.op("Transpose", chroma, perm=[2, 4, 0, 3, 1, 5]), grid.y, grid.x, t, HALF, CELL)
     residual = [b.op("Sub", b.op("Cast", s, to=TensorProto.FLOAT), p) for s, p in zip((luma, chroma), predicted)]
     luma, chroma = transform(b, cfg, *residual)
-    inputs, outputs = ["frames", "position", "motion", "dec.reference"], ["tokens", *HANDED]
+    inputs, outputs = ["frames", "position", "motion", "dec.reference"], ["latents", *HANDED]
     outputs = [io[k] for k in outputs]
     if head is not None:
         distortion(b, cfg, grid, head, luma, intra_cells(b, "motion", "position"))

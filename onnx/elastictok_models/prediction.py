@@ -76,8 +76,9 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
         horizontal, vertical = motion_matrices(*spec)
         mh = b.op("Gather", b.const(horizontal), b.op("Add", b.op("Mul", offset, i32(phases)), phase[1]), axis=0)
         mv = b.op("Gather", b.const(vertical), phase[0], axis=0)
-        # in integers: samples stay bytes until they are few
-        block = b.op("Cast", b.op("MatMulInteger", window, mh), to=TensorProto.FLOAT)
+        # samples stay bytes until they are few: ONNX Runtime fuses this to a product of integers on processors
+        real = lambda x, dtype: b.op("DequantizeLinear", x, b.const(np.float32(1)), b.const(0, dtype))
+        block = b.op("MatMul", real(window, np.uint8), real(mh, np.int8))
         if count > 1:
             block = b.reshape(block, grid.y, grid.x, t_len, size + taps - 1, count * size)
         blocks.append(b.op("MatMul", mv, block, out=name))

@@ -14,6 +14,7 @@ import torch
 
 from .config import Config
 from .filter import LoopFilter
+from .quantised import QuantisedFilter, calibrate
 from .recover import recover
 from .ring import SIDE, Ring
 
@@ -38,6 +39,7 @@ def main():
     ap.add_argument("--work", type=Path, required=True, help="folder of the ring buffer")
     ap.add_argument("--checkpoint", type=Path, required=True)
     ap.add_argument("--from-bundle", type=Path, help="folder of a bundle whose filter is the start while there is no checkpoint")
+    ap.add_argument("--quantised", action="store_true", help="train the integer network of exact bundles")
     ap.add_argument("--steps", type=int, default=60000)
     ap.add_argument("--batch", type=int, default=16)
     ap.add_argument("--rate", type=float, default=3e-3)
@@ -47,9 +49,11 @@ def main():
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     cfg, rng = Config(), np.random.default_rng(time.time_ns() % 2**32)
-    net, average = LoopFilter(cfg), LoopFilter(cfg)
+    kind = QuantisedFilter if args.quantised else LoopFilter
+    net, average = kind(cfg), kind(cfg)
     if args.from_bundle:
-        net.load_state_dict(recover(args.from_bundle, cfg).state_dict())
+        net.load_state_dict(recover(args.from_bundle, cfg).state_dict(), strict=False)
+    ring = Ring(args.work, cfg)
     optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     step, spent = 0, 0.0
     if args.checkpoint.exists():
@@ -60,6 +64,12 @@ def main():
         step, spent = saved["step"], saved["spent"]
     else:
         average.load_state_dict(net.state_dict())
+        if args.quantised:
+            while ring.count() < 1000:
+                time.sleep(2)
+            rows = [batch(ring, min(ring.count(), ring.size), args.batch, rng) for _ in range(8)]
+            calibrate(net, [(recon, residual, q, mask) for recon, residual, _, mask, q in rows])
+            average.load_state_dict(net.state_dict())
     compiled = torch.compile(net)
     started = last_log = last_save = time.time()
     gain, count = np.zeros(2), 0
@@ -72,7 +82,6 @@ def main():
         args.checkpoint.with_suffix(".new").rename(args.checkpoint)
 
     save()  # rollout.py plays with these weights from its next clip on
-    ring = Ring(args.work, cfg)
     while True:
         done = (spent + time.time() - started) / (args.hours * 3600) if args.hours else step / args.steps
         if done >= 1:
