@@ -52,6 +52,8 @@ struct Summary<'a> {
 struct Model {
     name: Option<String>,
     fingerprint: String,
+    /// Whether every machine decodes the same samples; null where the bundle is not known.
+    exact: Option<bool>,
 }
 
 #[derive(serde::Serialize)]
@@ -128,6 +130,7 @@ fn summary<'a>(file: &'a str, stream: &'a Stream) -> Summary<'a> {
         model: Model {
             name: stream.bundle.as_ref().map(|b| b.manifest.name.clone()),
             fingerprint: fingerprint_name(&h.fingerprint),
+            exact: stream.bundle.as_ref().map(|b| b.manifest.exact),
         },
         blocks: Blocks {
             all: stream.blocks.len() as u64,
@@ -187,7 +190,11 @@ fn table(file: &str, stream: &Stream) -> Result<String, std::fmt::Error> {
     row("size", format!("{} bytes{rate}, {:.4} bit/pixel", text::grouped(stream.file_bytes), bits_per_pixel(stream)))?;
     row(
         "model",
-        format!("{}{}", stream.model_name(), if stream.bundle.is_some() { "" } else { "; name its bundle with --model" }),
+        match &stream.bundle {
+            Some(bundle) if bundle.manifest.exact => format!("{}, decodes to the same samples everywhere", stream.model_name()),
+            Some(_) => stream.model_name(),
+            None => format!("{}; name its bundle with --model", stream.model_name()),
+        },
     )?;
     let keys = key_blocks(stream);
     row(

@@ -6,6 +6,7 @@ import torch
 
 from .config import Config
 from .filter import LoopFilter
+from .quantised import QuantisedFilter
 
 
 def load_filter(path: Path) -> tuple[Config, LoopFilter, str]:
@@ -13,6 +14,6 @@ def load_filter(path: Path) -> tuple[Config, LoopFilter, str]:
     saved = torch.load(path, map_location="cpu", weights_only=True)
     known = Config.__dataclass_fields__
     cfg = Config(**{k: v for k, v in saved["config"].items() if k in known})
-    net = LoopFilter(cfg)
+    net = QuantisedFilter(cfg) if cfg.exact else LoopFilter(cfg)
     net.load_state_dict(saved["model"])
     return cfg, net.eval(), saved.get("training", "")

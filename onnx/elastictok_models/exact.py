@@ -12,6 +12,7 @@ from .transform import chroma_columns, chroma_weights, dct, time_and_rows
 
 BASIS_UNIT = 128  # parts of one in basis functions
 LATENT_MAX = 32767  # magnitude of dequantised latents; docs/bitstream.md
+COARSEST_STEP = 7508 * 9 / 8  # grey levels: the coarsest quantiser with two layers missing
 WEIGHT_UNIT = 32  # parts of one in the inverse of the weights of chroma latents
 MIDDLE_MAX = 16383  # after columns, in latent units: +-2048 grey levels, more than what samples between -255 and 255 have
 RESIDUAL_MAX = 512  # grey levels

@@ -10,8 +10,8 @@ import torch
 
 from .builder import Builder, Grid
 from .config import CELL, PATCH, K, Config
-from .exact import RESIDUAL_MAX, dyadic, steps
-from .quantised import GAIN_BITS, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, weight_units, whole
+from .exact import dyadic, steps
+from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, weight_units, whole
 
 MIDDLE = 128  # zero of signed activations
 
@@ -28,9 +28,9 @@ class Tables:
         condition = linear(np.maximum(linear(np.log2(step)[:, None] / 4 - 1, "condition.0"), 0), "condition.2")
         unit = float(net.unit_embedding)
         self.reciprocal = dyadic(RESIDUAL_UNIT / step, RECIPROCAL_BITS).astype(np.float32)
-        gain = dyadic(np.exp(linear(condition, "gain"))[:, 0] * step, GAIN_BITS)
-        self.luma = (gain * float(net.unit_tail)).astype(np.float32)
-        self.chroma = (dyadic(step, GAIN_BITS) * float(net.unit_chroma_tail)).astype(np.float32)
+        levels = lambda gain, unit: (np.rint(dyadic(gain * float(unit), GAIN_BITS) * GAIN_UNIT).clip(1) / GAIN_UNIT).astype(np.float32)
+        self.luma = levels(np.exp(linear(condition, "gain"))[:, 0] * step, net.unit_tail)
+        self.chroma = levels(step, net.unit_chroma_tail)
         eight = lambda x: np.clip(np.rint(x / unit), -128, 127)
         self.condition, self.place = eight(condition).astype(np.float32), eight(w["place"]).astype(np.float32)
 
@@ -99,8 +99,8 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
     reciprocal = of_step(tables.reciprocal)
 
     def seen(which: int, rows: int) -> tuple[str, str]:
-        limited = b.op("Clip", residual[which], b.const(np.float32(-RESIDUAL_MAX)), b.const(np.float32(RESIDUAL_MAX)))
-        return patches(b.op("QuantizeLinear", recon[which], one, b.const(0, np.uint8)), rows), patches(eight(b.op("Mul", limited, reciprocal)), rows)
+        whole_levels = b.op("QuantizeLinear", recon[which], one, b.const(0, np.uint8))
+        return patches(whole_levels, rows), patches(eight(b.op("Mul", residual[which], reciprocal)), rows)
 
     told = eight(b.op("Add", b.const(tables.place.transpose(1, 2, 0)), of_step(tables.condition)))  # [K, K, 16]
     told = b.reshape(b.op("Expand", b.reshape(told, 1, K, 1, K, n), b.shape(grid.y, K, grid.x, K, n)), 1, grid.patches_y, grid.patches_x, n)

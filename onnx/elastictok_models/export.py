@@ -8,10 +8,11 @@ from pathlib import Path
 import onnx
 import torch
 
-from . import graph
+from . import graph, ranges
 from .checkpoint import load_filter
 from .config import CELL, FORMAT_VERSION, Config
 from .distortion import DistortionHead
+from .exact import COARSEST_STEP, LATENT_MAX
 from .filter import LoopFilter
 from .recover import recover_head
 from .transform import order, positions
@@ -40,16 +41,18 @@ def manifest(cfg: Config, training: str, has_distortion: bool) -> dict:
         "takes_step": True,
         "has_distortion": has_distortion,
         "max_context_blocks": None,
-    }
+    } | ({"exact": True} if cfg.exact else {})
 
 
 def export(cfg: Config, out: Path, net: LoopFilter | None, tables: Path | None, training: str,
            head: DistortionHead | None = None) -> None:
-    """Writes the three graphs, bundle.json and, where given, tables.bin into `out`."""
+    """Writes the three graphs, bundle.json and, where given, tables.bin into `out`. Raises ValueError where an exact bundle is not."""
     out.mkdir(parents=True, exist_ok=True)
-    onnx.save(graph.encoder(cfg, head), out / "encoder.onnx")
-    onnx.save(graph.decoder(cfg, net), out / "decoder.onnx")
-    onnx.save(graph.loop(cfg, net), out / "loop.onnx")
+    graphs = {"encoder": graph.encoder(cfg, head), "decoder": graph.decoder(cfg, net), "loop": graph.loop(cfg, net)}
+    if cfg.exact:
+        ranges.prove(*graphs.values(), LATENT_MAX, COARSEST_STEP, cfg.scale)
+    for name, model in graphs.items():
+        onnx.save(model, out / f"{name}.onnx")
     text = json.dumps(manifest(cfg, training, head is not None), separators=(",", ":"))
     (out / "bundle.json").write_text(text + "\n")
     if tables is not None and tables != out / "tables.bin":

@@ -131,14 +131,19 @@ def inverse_transform(b: Builder, cfg: Config, grid: Grid, tokens: str) -> tuple
 
 def _whole(b: Builder, x: str, most: int) -> str:
     """x limited to that magnitude and rounded, halves to even."""
-    return b.op("Round", b.op("Clip", x, b.const(np.float32(-most)), b.const(np.float32(most))))
+    return b.op("Round", _limited(b, x, most))
+
+
+def _limited(b: Builder, x: str, most: int) -> str:
+    return b.op("Clip", x, b.const(np.float32(-most)), b.const(np.float32(most)))
 
 
 def _exact_inverse(b: Builder, cfg: Config, latents: str, chroma: bool) -> str:
     columns, rows = exact.basis(cfg, chroma)
     x = b.op("MatMul", b.reshape(latents, -1, CELL), b.const(columns, np.float32))
     x = _whole(b, x, exact.MIDDLE_MAX)
-    return b.op("MatMul", b.const(rows / cfg.scale, np.float32), b.reshape(x, -1, len(rows), CELL))
+    x = b.op("MatMul", b.const(rows / cfg.scale, np.float32), b.reshape(x, -1, len(rows), CELL))
+    return _limited(b, x, exact.RESIDUAL_MAX)
 
 
 def transform(b: Builder, cfg: Config, luma: str, chroma: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from .filter import LoopFilter
 WEIGHT_MAX = 63  # two products of it with 255 fit 16 bits, in which processors without VNNI add them
 RESIDUAL_UNIT = 16  # parts of a step in residuals that the filter sees
 RECIPROCAL_BITS, GAIN_BITS = 5, 8  # significant bits of what residuals and corrections are multiplied with
+GAIN_UNIT = 4096  # parts of a grey level in what corrections are multiplied with, as in predictions
 
 
 def straight(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -25,6 +26,11 @@ def dyadic(x: torch.Tensor, bits: int) -> torch.Tensor:
     """The nearest number with that many significant bits, for x above 0."""
     unit = torch.exp2(torch.floor(torch.log2(x)) - (bits - 1))
     return torch.round(x / unit) * unit
+
+
+def levels_of(gain: torch.Tensor) -> torch.Tensor:
+    """Grey levels of one unit of correction, as they are exported."""
+    return torch.round(dyadic(gain, GAIN_BITS) * GAIN_UNIT).clamp(min=1) / GAIN_UNIT
 
 
 def weight_units(w: torch.Tensor) -> torch.Tensor:
@@ -115,8 +121,8 @@ class QuantisedFilter(LoopFilter):
         x = given(part, self.unit_luma, place)
         unit = torch.cat([self.unit_luma, self.unit_embedding.expand(place.shape[1])])
         h = self.mixers(self.body, self.keep("stream", self.conv(x, unit, self.head.weight, self.head.bias)), "")
-        gain = torch.exp(self.gain(condition))[:, 0] * step
-        gain = straight(gain, dyadic(gain.detach(), GAIN_BITS))[:, None, None, None]
+        levels = lambda gain, unit: straight(gain, levels_of(gain.detach() * unit) / unit)[:, None, None, None]
+        gain = levels(torch.exp(self.gain(condition))[:, 0] * step, self.unit_tail)
         luma = self.keep("tail", self.conv(h, self.unit_stream, self.tail.weight)) * gain
         part = slice(self.luma, None)
         x = given(part, self.unit_chroma, h.detach())  # luma is not to suffer for chroma
@@ -124,7 +130,7 @@ class QuantisedFilter(LoopFilter):
         weight = torch.cat([self.chroma_head.weight, self.chroma_luma.weight], 1)
         c = self.keep("chroma_stream", self.conv(x, unit, weight, self.chroma_head.bias))
         c = self.mixers(self.chroma_body, c, "chroma_")
-        gain = dyadic(step, GAIN_BITS)[:, None, None, None]
+        gain = levels(step, self.unit_chroma_tail)
         chroma = self.keep("chroma_tail", self.conv(c, self.unit_chroma_stream, self.chroma_tail.weight)) * gain
         return torch.cat([luma, chroma], 1) * mask
 

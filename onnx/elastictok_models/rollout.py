@@ -33,7 +33,7 @@ def quantise(latents, step, rng, cfg: Config, order_rank):
     middle = (3 ** cut - 1) / 2
     value = np.sign(latents) * (m * 3 ** cut + middle - 0.06 * 3 ** cut * (m == 1)) * fine
     value[m == 0] = 0
-    return np.round(value).astype(np.int16), (m > 0).any(1)
+    return np.round(value).astype(np.int32), (m > 0).any(1)
 
 
 def run_clip(frames, cfg: Config, decoder_model, encoder_model, rng, emit, blocks: int):
@@ -90,8 +90,9 @@ def main():
     ap.add_argument("--blocks", type=int, default=8)
     ap.add_argument("--crops", type=int, default=5)
     ap.add_argument("--seed", type=int, default=0)
+    ap.add_argument("--exact", action="store_true", help="play an exact bundle's codec")
     args = ap.parse_args()
-    cfg, rng = Config(), np.random.default_rng(args.seed)
+    cfg, rng = Config(exact=args.exact), np.random.default_rng(args.seed)
     ring, at = Ring(args.work, cfg, args.samples), 0
     clips = sorted(p for p in args.data.iterdir() if p.suffix in (".mp4", ".mkv", ".webm", ".y4m"))
     encoder_model, stamp, decoder_model = graph.encoder(cfg), None, None

@@ -39,7 +39,8 @@ def main():
     ap.add_argument("--work", type=Path, required=True, help="folder of the ring buffer")
     ap.add_argument("--checkpoint", type=Path, required=True)
     ap.add_argument("--from-bundle", type=Path, help="folder of a bundle whose filter is the start while there is no checkpoint")
-    ap.add_argument("--quantised", action="store_true", help="train the integer network of exact bundles")
+    ap.add_argument("--exact", action="store_true", help="train the integer network of an exact bundle")
+    ap.add_argument("--distil", action="store_true", help="learn what the filter of --from-bundle gives; else what the source has")
     ap.add_argument("--steps", type=int, default=60000)
     ap.add_argument("--batch", type=int, default=16)
     ap.add_argument("--rate", type=float, default=3e-3)
@@ -48,11 +49,12 @@ def main():
     ap.add_argument("--note", default="", help="goes into the bundle's training field")
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
-    cfg, rng = Config(), np.random.default_rng(time.time_ns() % 2**32)
-    kind = QuantisedFilter if args.quantised else LoopFilter
+    cfg, rng = Config(exact=args.exact), np.random.default_rng(time.time_ns() % 2**32)
+    kind = QuantisedFilter if cfg.exact else LoopFilter
     net, average = kind(cfg), kind(cfg)
-    if args.from_bundle:
-        net.load_state_dict(recover(args.from_bundle, cfg).state_dict(), strict=False)
+    teacher = recover(args.from_bundle, cfg) if args.from_bundle else None
+    if teacher is not None:
+        net.load_state_dict(teacher.state_dict(), strict=False)
     ring = Ring(args.work, cfg)
     optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, weight_decay=1e-4, betas=(0.9, 0.98))
     step, spent = 0, 0.0
@@ -64,13 +66,14 @@ def main():
         step, spent = saved["step"], saved["spent"]
     else:
         average.load_state_dict(net.state_dict())
-        if args.quantised:
+        if cfg.exact:
             while ring.count() < 1000:
                 time.sleep(2)
             rows = [batch(ring, min(ring.count(), ring.size), args.batch, rng) for _ in range(8)]
             calibrate(net, [(recon, residual, q, mask) for recon, residual, _, mask, q in rows])
             average.load_state_dict(net.state_dict())
     compiled = torch.compile(net)
+    teaching = torch.compile(teacher) if args.distil else None
     started = last_log = last_save = time.time()
     gain, count = np.zeros(2), 0
     parts = slice(cfg.luma_patch), slice(cfg.luma_patch, None)
@@ -98,7 +101,14 @@ def main():
             correction = compiled(recon, residual, q, mask)
         corrected = recon + correction.float()
         luma, chroma = ([errors(x[:, part], source[:, part], mask) for x in (recon, corrected)] for part in parts)
-        loss = torch.log(luma[1] + 0.05).mean() + torch.log(chroma[1] + 0.05).mean()
+        if teaching is not None:
+            # what the teacher leaves is noise to the student: without it, the same minimum with steadier gradients
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                taught = recon + teaching(recon, residual, q, mask).float()
+            for found, part in ((luma, parts[0]), (chroma, parts[1])):
+                left = errors(taught[:, part], source[:, part], mask)
+                found.append(left + errors(corrected[:, part], taught[:, part].clamp(0, 255), mask))
+        loss = torch.log(luma[-1] + 0.05).mean() + torch.log(chroma[-1] + 0.05).mean()
         if not torch.isfinite(loss):
             raise SystemExit("the loss is not finite: look at the newest samples; the checkpoint is as it was")
         optimiser.zero_grad()
@@ -110,7 +120,7 @@ def main():
         with torch.no_grad():
             for a, p in zip(average.parameters(), net.parameters()):
                 a.lerp_(p, 1 - decay)
-            gain += np.array([float((10 * torch.log10((before + 0.05) / (after + 0.05))).mean()) for before, after in (luma, chroma)])
+            gain += np.array([float((10 * torch.log10((before + 0.05) / (after + 0.05))).mean()) for before, after, *_ in (luma, chroma)])
             count += 1
         if time.time() - last_log > 60:
             print(f"{time.time() - started:.0f} s, step {step}, lr {rate:.2e}, gain in luma {gain[0] / count:.3f} dB, "

@@ -73,7 +73,7 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
                     finest, held = step_of(record[0], cfg), record[1]
                     tokens = np.frombuffer(record, "<i2", offset=4 + 4 * cells).reshape(cells, -1)[:, rank]
                     step = np.asarray(finest * 3 ** (cfg.layers - held), np.float32)
-                    frames_, next_ = run(None, {**feed, "tokens": np.ascontiguousarray(tokens), "step": step,
+                    frames_, next_ = run(None, {**feed, "tokens": np.ascontiguousarray(tokens, np.int32), "step": step,
                                                 "counts": np.frombuffer(record, "<i4", cells, 4)})[:2]
                     errors[:, layer] = cell_errors(frames_, shown)
                 if tried == 0:

@@ -28,7 +28,7 @@ def inputs(rng, cfg, position=1):
 
 
 def decode(model, tokens, counts, step, feed):
-    return session(model, CELLS_Y, CELLS_X).run(None, {**feed, "tokens": tokens, "counts": counts, "step": np.asarray(step, np.float32)})
+    return session(model, CELLS_Y, CELLS_X).run(None, {**feed, "tokens": tokens.astype(np.int32), "counts": counts, "step": np.asarray(step, np.float32)})
 
 
 def reference_prediction(cfg, reference, motion):
@@ -61,7 +61,7 @@ def test_prediction_follows_the_definition(t_len):
     cfg, rng = Config(block_length=t_len), np.random.default_rng(1)
     feed = inputs(rng, cfg)
     cells = CELLS_Y * CELLS_X
-    frames = decode(graph.decoder(cfg, None), np.zeros((cells, cfg.coefficients), np.int16), np.zeros(cells, np.int32), 8, feed)[0]
+    frames = decode(graph.decoder(cfg, None), np.zeros((cells, cfg.coefficients), np.int32), np.zeros(cells, np.int32), 8, feed)[0]
     expected = np.clip(np.round(reference_prediction(cfg, feed["dec.reference"], feed["motion"])), 0, 255)
     assert np.abs(frames - expected).max() <= 1  # a half may round either way
     assert (frames != expected).mean() < 0.01
@@ -81,7 +81,7 @@ def test_key_block_ignores_the_context():
     cfg, rng = Config(), np.random.default_rng(3)
     feed = inputs(rng, cfg, position=0)
     cells = CELLS_Y * CELLS_X
-    frames = decode(graph.decoder(cfg, None), np.zeros((cells, cfg.coefficients), np.int16), np.zeros(cells, np.int32), 8, feed)[0]
+    frames = decode(graph.decoder(cfg, None), np.zeros((cells, cfg.coefficients), np.int32), np.zeros(cells, np.int32), 8, feed)[0]
     assert (frames == 128).all()
 
 
@@ -114,7 +114,7 @@ def coefficient(cfg, component, t, v, u):
 def test_a_coefficient_is_the_one_that_the_manifest_says(component):
     cfg, rng = Config(), np.random.default_rng(6)
     size, (t, v, u) = CELL if component == 0 else CELL // 2, (1, 2, 3)
-    tokens = np.zeros((CELLS_Y * CELLS_X, cfg.coefficients), np.int16)
+    tokens = np.zeros((CELLS_Y * CELLS_X, cfg.coefficients), np.int32)
     tokens[7, coefficient(cfg, component, t, v, u)] = 4000
     frames = decode(graph.decoder(cfg, None), tokens, np.zeros(len(tokens), np.int32), 8, inputs(rng, cfg, position=0))[0]
     luma, chroma = planes_of(frames)
@@ -137,7 +137,7 @@ def with_noise(net, torch):
 def coded_block(rng, cfg):
     """A few random latents; every third cell without any."""
     cells = CELLS_Y * CELLS_X
-    tokens = (rng.integers(-60, 61, (cells, cfg.coefficients)) * (rng.random((cells, cfg.coefficients)) < 0.05)).astype(np.int16)
+    tokens = (rng.integers(-60, 61, (cells, cfg.coefficients)) * (rng.random((cells, cfg.coefficients)) < 0.05)).astype(np.int32)
     counts = (np.arange(cells) % 3 > 0).astype(np.int32)
     tokens[counts == 0] = 0
     return tokens, counts

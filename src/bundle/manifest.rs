@@ -136,6 +136,9 @@ pub struct Manifest {
     /// The encoder graph gives `distortion`.
     #[serde(default)]
     pub has_distortion: bool,
+    /// Every machine computes the same frames from the same stream; docs/bundle.md has the rules that make it so.
+    #[serde(default)]
+    pub exact: bool,
     /// The decoder graph gives `reconstruction`.
     #[serde(default)]
     pub has_reconstruction: bool,

@@ -44,7 +44,10 @@ impl ContextSpec {
 /// Every tensor other than contexts that a graph may have.
 pub(super) struct Contract {
     pub frames: Spec,
+    /// As the encoder graph gives them.
     pub tokens: Spec,
+    /// As the decoder graph takes them.
+    pub taken: Spec,
     pub counts: Spec,
     pub position: Spec,
     pub motion: Spec,
@@ -61,14 +64,15 @@ impl Contract {
             PixelFormat::I420 => spec("frames", Type::Uint8, &[t, g.aligned_height * 3 / 2, g.aligned_width]),
             PixelFormat::Rgb => spec("frames", Type::Uint8, &[t, g.aligned_height, g.aligned_width, 3]),
         };
-        let tokens = match &m.bottleneck {
-            Bottleneck::Fsq { .. } => spec("tokens", Type::Int32, &[cells, k]),
-            Bottleneck::Vae { dimensions, .. } => spec("tokens", Type::Float32, &[cells, k, *dimensions as usize]),
-            Bottleneck::Nested { positions, .. } => spec("tokens", Type::Int16, &[cells, positions.len()]),
+        let (given, taken, shape) = match &m.bottleneck {
+            Bottleneck::Fsq { .. } => (Type::Int32, Type::Int32, vec![cells, k]),
+            Bottleneck::Vae { dimensions, .. } => (Type::Float32, Type::Float32, vec![cells, k, *dimensions as usize]),
+            Bottleneck::Nested { positions, .. } => (Type::Int16, Type::Int32, vec![cells, positions.len()]),
         };
         Self {
             frames,
-            tokens,
+            tokens: spec("tokens", given, &shape),
+            taken: spec("tokens", taken, &shape),
             counts: spec("counts", Type::Int32, &[cells]),
             position: spec("position", Type::Int64, &[]),
             motion: spec("motion", Type::Int32, &[3, g.cells_y, g.cells_x]),
@@ -123,6 +127,11 @@ impl Side<'_> {
     /// Whether there is an outlet `name`.
     pub fn has(&self, name: &str) -> bool {
         self.outlets.iter().any(|o| o.name() == name)
+    }
+
+    /// Whether `name` is a tensor of type `ty`.
+    pub fn is(&self, name: &str, ty: Type) -> bool {
+        self.outlets.iter().any(|o| o.name() == name && matches!(o.dtype(), ValueType::Tensor { ty: t, .. } if *t == ty))
     }
 
     /// Checks that there are exactly the `wanted` tensors and contexts whose names begin with one of `prefixes`; returns the

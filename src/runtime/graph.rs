@@ -11,7 +11,7 @@ use super::contract::{Contract, Side, Spec, check_contexts, check_handed, check_
 use super::memory::{self, Reservation};
 use super::provider::{OpenedSession, open};
 use super::session::{GraphSession, Handed, Named, buffer, values, values_mut};
-use crate::bundle::Bundle;
+use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
 use crate::{Error, Result};
 
@@ -29,9 +29,9 @@ pub enum Tokens<'a> {
 /// The decoder graph's input; as [`Tokens`].
 #[derive(Debug)]
 pub enum TokensMut<'a> {
-    /// Dequantised latents.
+    /// Dequantised latents, of older bundles.
     I16(&'a mut [i16]),
-    /// Codebook indices.
+    /// Dequantised latents, or codebook indices.
     I32(&'a mut [i32]),
     /// Latent vectors.
     F32(&'a mut [f32]),
@@ -132,12 +132,15 @@ impl DecoderGraph {
         config: &RuntimeConfig,
         picture: PictureOutput,
     ) -> Result<Self> {
-        let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
+        let (m, mut c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
         let opened = open(graph, &dimensions(geometry), config, None).map_err(|e| of_graph(name, bundle, e))?;
-        let mut wanted = vec![&c.tokens, &c.counts, &c.position];
+        let inputs = Side { graph: name, side: "input", outlets: opened.session.inputs() };
+        if matches!(m.bottleneck, Bottleneck::Nested { .. }) && inputs.is(c.taken.name, Type::Int16) {
+            c.taken.ty = Type::Int16; // bundles exported by 0.1 and before
+        }
+        let mut wanted = vec![&c.taken, &c.counts, &c.position];
         wanted.extend(m.takes_motion.then_some(&c.motion));
         wanted.extend(m.takes_step.then_some(&c.step));
-        let inputs = Side { graph: name, side: "input", outlets: opened.session.inputs() };
         let outputs = Side { graph: name, side: "output", outlets: opened.session.outputs() };
         let prefixes: &[&str] = if name == "loop" { &["dec.", HANDED] } else { &["dec."] };
         let (handed, contexts): (Vec<_>, Vec<_>) =
@@ -147,11 +150,11 @@ impl DecoderGraph {
         check_contexts(name, &contexts, &outputs.check(&given, &["dec."])?)?;
         let reconstruct = picture == PictureOutput::Reconstruction && m.has_reconstruction;
         let picture = if reconstruct { &c.reconstruction } else { &c.frames };
-        let memory = memory::needed(m, geometry, memory::DECODING, &contexts, &[&c.tokens, &c.tokens, picture]);
+        let memory = memory::needed(m, geometry, memory::DECODING, &contexts, &[&c.taken, &c.taken, picture]);
         let memory = (!opened.device.is_gpu()).then(|| Reservation::new(memory, geometry)).transpose()?;
         let graph = GraphSession::new(opened, contexts, config.device_id, memory)?;
         let mut this = Self {
-            tokens: buffer(&c.tokens)?,
+            tokens: buffer(&c.taken)?,
             inputs: Inputs {
                 counts: Some(buffer(&c.counts)?),
                 position: buffer(&c.position)?,

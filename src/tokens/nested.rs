@@ -209,11 +209,17 @@ impl NestedEncoder {
     }
 
     /// Latents as a decoder of `layers` layers (0..=depth) has them, \[cells, C\], and counts \[cells\].
-    pub fn dequantise(&self, layers: usize, motion: Option<&[i32]>, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
+    pub fn dequantise<T: From<i16> + Clone>(
+        &self,
+        layers: usize,
+        motion: Option<&[i32]>,
+        latents: &mut [T],
+        counts: &mut [i32],
+    ) -> Result<()> {
         let layout = &self.common.layout;
         check_latents(layout, latents.len())?;
         check_motion(layout, motion)?;
-        latents.fill(0);
+        latents.fill(T::from(0));
         counts.fill(0);
         let Some(last) = layers.min(self.depth).checked_sub(1) else {
             return Ok(());
@@ -226,7 +232,7 @@ impl NestedEncoder {
             let extent = usize::from(chosen.extents[place]);
             let values = &chosen.values[place * c..place * c + extent];
             for (i, &k) in values.iter().enumerate().filter(|(_, k)| **k != 0) {
-                out[usize::from(layout.slots[i])] = rebuild.value(i32::from(k), self.common.groups[i]) as i16;
+                out[usize::from(layout.slots[i])] = T::from(rebuild.value(i32::from(k), self.common.groups[i]) as i16);
             }
             let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] != 0);
             *count = self.count_tokens(last, intra, place) as i32;
@@ -360,10 +366,10 @@ impl NestedDecoder {
     }
 
     /// Latents \[cells, C\] by the layers read so far, and counts \[cells\].
-    pub fn dequantise(&self, quantiser: u8, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
+    pub fn dequantise<T: From<i16> + Clone>(&self, quantiser: u8, latents: &mut [T], counts: &mut [i32]) -> Result<()> {
         let Common { layout, tables, groups, state, .. } = &self.common;
         check_latents(layout, latents.len())?;
-        latents.fill(0);
+        latents.fill(T::from(0));
         counts.fill(0);
         let Some(last) = self.read.checked_sub(1) else {
             return Ok(());
@@ -378,7 +384,7 @@ impl NestedDecoder {
             }
             let values = &state.values[place * c..place * c + extent];
             for (i, &m) in values.iter().enumerate().filter(|(_, m)| **m != 0) {
-                out[usize::from(layout.slots[i])] = rebuild.value(i32::from(m), groups[i]) as i16;
+                out[usize::from(layout.slots[i])] = T::from(rebuild.value(i32::from(m), groups[i]) as i16);
             }
             *count = self.count_tokens(place);
         }

@@ -40,8 +40,9 @@ impl SegmentReader for NestedSegments {
 
     fn tokens(&self, header: &BlockHeader, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()> {
         match tokens {
+            TokensMut::I32(latents) => self.decoder.dequantise(header.quantiser, latents, counts),
             TokensMut::I16(latents) => self.decoder.dequantise(header.quantiser, latents, counts),
-            _ => Err(wrong_tokens()),
+            TokensMut::F32(_) => Err(wrong_tokens()),
         }
     }
 

@@ -37,7 +37,7 @@ fn main() -> Result<()> {
         };
         let motion = (!block.key).then_some(&block.motion[..]);
         let cells = block.cells_x * block.cells_y;
-        let (mut latents, mut counts) = (vec![0; cells * reader.positions.len()], vec![0; cells]);
+        let (mut latents, mut counts) = (vec![0i16; cells * reader.positions.len()], vec![0; cells]);
         let finest = block.latents.last().context("a block without latents")?;
         out.write_all(&[u8::from(block.key), 0, 0, 0])?;
         out.write_all(&block.motion.iter().flat_map(|m| m.to_le_bytes()).collect::<Vec<_>>())?;

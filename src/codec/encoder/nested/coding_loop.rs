@@ -81,8 +81,10 @@ impl CodingLoop {
     /// Decodes the first `layers` layers of the block in `tokens`, without committing. `step`: that with which the block
     /// looks quantised to a receiver of these layers, in pixel units; `motion`: `None` in a key block.
     pub fn reconstruct(&mut self, tokens: &NestedEncoder, layers: usize, motion: Option<&[i32]>, step: f32) -> Result<()> {
-        if let TokensMut::I16(latents) = self.decoder.tokens_mut() {
-            tokens.dequantise(layers, motion, latents, &mut self.counts)?;
+        match self.decoder.tokens_mut() {
+            TokensMut::I32(latents) => tokens.dequantise(layers, motion, latents, &mut self.counts)?,
+            TokensMut::I16(latents) => tokens.dequantise(layers, motion, latents, &mut self.counts)?,
+            TokensMut::F32(_) => {}
         }
         self.decoder.counts_mut().copy_from_slice(&self.counts);
         self.decoder.set_step(step);

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Exact bundles: the same samples as integer arithmetic, wherever they are computed, and what proves it.
+
+Set ELASTICTOK_OTHER_ONNXRUNTIME to the Python of an environment with another onnxruntime and NumPy, ELASTICTOK_NODE_MODULES to a folder with
+onnxruntime-web; qemu-x86_64 is of Debian's qemu-user. What is not there is skipped, and said to be."""
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from elastictok_models import exact, graph, ranges
+from elastictok_models.clips import planes_of, to_patches
+from elastictok_models.config import CELL, Config, K
+from exact_run import LEVELS, run
+
+HERE = Path(__file__).resolve().parent
+CELLS_Y, CELLS_X = 4, 5
+CFG = Config(exact=True)
+
+
+def filter_with_noise():
+    """A filter whose corrections are large, with units that fit none of its activations well: clipping happens."""
+    torch = pytest.importorskip("torch")
+    from elastictok_models.quantised import QuantisedFilter
+    generator = torch.Generator().manual_seed(5)
+    net = QuantisedFilter(CFG)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.2)
+        for name in net.activations:
+            net.unit(name).copy_(torch.exp2(torch.randint(-6, -2, net.unit(name).shape, generator=generator).float()))
+    return net.eval()
+
+
+def blocks(rng, count=5) -> dict:
+    """Inputs of a decoder graph: a key block and others, with latents from small to the largest, and motion that leaves the picture."""
+    cells, found = CELLS_Y * CELLS_X, []
+    for position in range(count):
+        size = 10.0 ** rng.uniform(1, 4.5, (cells, 1))
+        tokens = np.clip(np.rint(rng.standard_normal((cells, CFG.coefficients)) * size), -exact.LATENT_MAX, exact.LATENT_MAX).astype(np.int32)
+        tokens *= rng.random(tokens.shape) < 0.1
+        counts = rng.integers(0, 3, cells).astype(np.int32)
+        tokens[counts == 0] = 0
+        motion = np.concatenate([rng.integers(-255, 256, (2, CELLS_Y, CELLS_X)), rng.random((1, CELLS_Y, CELLS_X)) < 0.1]).astype(np.int32)
+        step = np.float32(rng.integers(4, 1200) / CFG.scale)
+        found.append({"tokens": tokens, "counts": counts, "motion": motion, "position": np.int64(position), "step": step,
+                      "dec.reference": np.zeros((CELLS_Y * CELL * 3 // 2, CELLS_X * CELL), np.uint8)})
+    return found
+
+
+def as_work(found) -> dict:
+    """As exact_run.py and exact_run.mjs read it."""
+    tensor = lambda x: {"type": str(x.dtype), "shape": list(x.shape), "data": base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()}
+    dimensions = {"cells_y": CELLS_Y, "cells_x": CELLS_X, "cells": CELLS_Y * CELLS_X, "width": CELLS_X * CELL, "frame_rows": CELLS_Y * CELL * 3 // 2}
+    return {"dimensions": dimensions, "blocks": [{k: tensor(np.asarray(v)) for k, v in block.items()} for block in found]}
+
+
+def differences(found: bytes, expected: bytes) -> str:
+    """Where two runs differ: '' where they do not."""
+    frame = CELLS_Y * CELLS_X * CELL * CELL * 3 // 2
+    a, b = (np.frombuffer(x, np.uint8).reshape(-1, frame) for x in (found, expected))
+    wrong = (a != b).sum(1)
+    return f"frame {np.flatnonzero(wrong)[0]}: {wrong[wrong > 0][0]} of {frame} samples" if wrong.any() else ""
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """(decoder graph's file, blocks' file, blocks, frames of one thread without any optimisation)"""
+    folder = tmp_path_factory.mktemp("exact")
+    model = graph.decoder(CFG, filter_with_noise())
+    work = as_work(blocks(np.random.default_rng(3)))
+    onnx.save(model, folder / "decoder.onnx")
+    (folder / "blocks.json").write_text(json.dumps(work))
+    return folder / "decoder.onnx", folder / "blocks.json", work, run(model.SerializeToString(), work, "none", 1)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_threads_and_optimisation_change_nothing(case, level, threads):
+    model, _, work, expected = case
+    assert differences(run(model.read_bytes(), work, level, threads), expected) == ""
+
+
+def elsewhere(case, tmp_path, level, *command) -> str:
+    model, work, _, expected = case
+    out = tmp_path / "frames"
+    environment = {**os.environ, "OPENBLAS_CORETYPE": "Prescott"}  # NumPy's BLAS takes some emulated processors for others
+    done = subprocess.run([*map(str, command), str(model), str(work), str(out), level], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert differences(out.read_bytes(), expected) == "", done.stdout
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("level", ["all", "none"])
+def test_another_version_of_onnx_runtime_changes_nothing(case, tmp_path, level):
+    python = os.environ.get("ELASTICTOK_OTHER_ONNXRUNTIME")
+    if not python:
+        pytest.skip("ELASTICTOK_OTHER_ONNXRUNTIME names no Python with another onnxruntime")
+    import onnxruntime
+    assert elsewhere(case, tmp_path, level, python, HERE / "exact_run.py") != onnxruntime.__version__
+
+
+@pytest.mark.parametrize("level", ["all", "none"])
+@pytest.mark.parametrize("processor", ["Nehalem", "Haswell-noTSX"])
+def test_the_processor_changes_nothing(case, tmp_path, processor, level):
+    qemu = shutil.which("qemu-x86_64")
+    if qemu is None or os.uname().machine != "x86_64":
+        pytest.skip("no qemu-x86_64 (of qemu-user), or this is no x86-64")
+    elsewhere(case, tmp_path, level, qemu, "-cpu", processor, sys.executable, HERE / "exact_run.py")
+
+
+@pytest.mark.parametrize("level", ["all", "none"])
+def test_a_browser_changes_nothing(case, tmp_path, level):
+    modules, node = os.environ.get("ELASTICTOK_NODE_MODULES"), shutil.which("node")
+    if node is None or not modules:
+        pytest.skip("no node, or ELASTICTOK_NODE_MODULES names no folder with onnxruntime-web")
+    elsewhere(case, tmp_path, level, node, HERE / "exact_run.mjs", modules)
