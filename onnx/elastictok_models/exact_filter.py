@@ -11,7 +11,7 @@ import torch
 from .builder import Builder, Grid
 from .config import CELL, PATCH, K, Config
 from .exact import dyadic, steps
-from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, weight_units, whole
+from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, fold
 
 MIDDLE = 128  # zero of signed activations
 
@@ -49,18 +49,15 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
     eight = lambda x, zero=MIDDLE: b.op("QuantizeLinear", x, one, b.const(zero, np.uint8))
     real = lambda x, zero=MIDDLE: b.op("DequantizeLinear", x, one, b.const(zero, np.uint8))
 
-    def conv(name: str, x: str, zero: int, layer, unit: torch.Tensor, out: torch.Tensor | None = None, weight=None, **settings) -> str:
-        """A convolution of x u8 with that zero; `unit` of x's channels, `out` of the result's (None: as whole numbers)."""
+    def conv(name: str, x: str, zero: int, layer, unit: torch.Tensor, out: torch.Tensor, weight=None, **settings) -> str:
+        """A convolution of x u8 with that zero; `unit` of x's channels, `out` of the result's."""
         weight = (layer.weight if weight is None else weight).detach()
-        folded = weight * unit.reshape((-1, 1, 1, 1) if settings.get("group", 1) > 1 else (1, -1, 1, 1))
-        rows = weight_units(folded)
-        scale = (rows.flatten() / out).numpy()
+        value, rows = fold(weight, unit, out)
         axis = {"axis": 0}
-        w = b.op("DequantizeLinear", b.weight(f"filter.{name}.weight", whole(folded, rows).numpy(), np.int8),
-                 b.weight(f"filter.{name}.unit", scale), **axis)
+        w = b.op("DequantizeLinear", b.weight(f"filter.{name}.weight", value.numpy(), np.int8), b.weight(f"filter.{name}.unit", rows.numpy()), **axis)
         bias = ()
         if getattr(layer, "bias", None) is not None:
-            value = np.rint(layer.bias.detach().numpy().astype(np.float64) / rows.flatten().numpy())
+            value = np.rint((layer.bias.detach() / (rows * out)).numpy())
             bias = (b.op("DequantizeLinear", b.weight(f"filter.{name}.bias", value, np.int32), f"filter.{name}.unit", **axis),)
         return b.op("Conv", real(x, zero), w, *bias, **settings)
 

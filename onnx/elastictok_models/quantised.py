@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The in-loop filter in small integers: what exact bundles compute, and training with it.
 
-Activations are 8-bit integers times a unit, weights integers of at most 63 times a power of two for each output channel. Units
-are powers of two as well, one for each channel, so that they can be moved into the weights: the exported network has the
-unit 1 everywhere (exact_filter.py). Every sum then stays below 2^24 and is the same in whatever order it is formed. Rounding passes
-gradients on unchanged (straight-through estimator: Jacob et al., CVPR 2018)."""
+Activations are 8-bit integers times a unit, one for each channel, which is moved into the weights: the exported network
+(exact_filter.py) has the unit 1 everywhere, and weights that are 8-bit integers times a power of two for each output channel. Every sum
+then stays below 2^24 and is the same in whatever order it is formed. Rounding passes gradients on unchanged (straight-through
+estimator: Jacob et al., CVPR 2018)."""
 import torch
 from torch import nn
 
 from .config import CHROMA_SCALE, LUMA_SCALE, K, Config
 from .filter import LoopFilter
 
-WEIGHT_MAX = 63  # two products of it with 255 fit 16 bits, in which processors without VNNI add them
+WEIGHT_MAX = 127
+PAIR_MAX = 128  # of two neighbours: their products with 255 fit 16 bits, in which processors without VNNI add them
 RESIDUAL_UNIT = 16  # parts of a step in residuals that the filter sees
 RECIPROCAL_BITS, GAIN_BITS = 5, 8  # significant bits of what residuals and corrections are multiplied with
 GAIN_UNIT = 4096  # parts of a grey level in what corrections are multiplied with, as in predictions
@@ -33,27 +34,46 @@ def levels_of(gain: torch.Tensor) -> torch.Tensor:
     return torch.round(dyadic(gain, GAIN_BITS) * GAIN_UNIT).clamp(min=1) / GAIN_UNIT
 
 
+def whole(w: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """Weights w [n, inputs, ..] as integers in `unit`, within WEIGHT_MAX and PAIR_MAX."""
+    q = torch.round(w / unit).clamp(-WEIGHT_MAX, WEIGHT_MAX)
+    if w.shape[1] == 1:  # depthwise
+        return q.clamp(-PAIR_MAX // 2 + 1, PAIR_MAX // 2 - 1)
+    pairs = q.reshape(len(q), -1, 2)
+    excess = (pairs.abs().sum(2, keepdim=True) - PAIR_MAX).clamp(min=0)
+    return (pairs - torch.sign(pairs) * torch.ceil(excess / 2)).reshape(q.shape)
+
+
 def weight_units(w: torch.Tensor) -> torch.Tensor:
     """float [n, 1, ..]: for each output channel of w [n, ..] the power of two with the smallest squared error of w in integers
-    up to WEIGHT_MAX times it; the smaller one of two that are alike."""
+    times it; the smallest of those that are alike."""
     axes = tuple(range(1, w.dim()))
     fits = torch.exp2(torch.ceil(torch.log2(w.abs().amax(axes, keepdim=True).clamp(min=1e-12) / WEIGHT_MAX)))
-    error = lambda unit: ((whole(w, unit) * unit - w) ** 2).sum(axes, keepdim=True)
-    return torch.where(error(fits / 2) <= error(fits), fits / 2, fits)
+    units = torch.stack([fits / 2, fits, fits * 2])
+    errors = torch.stack([((whole(w, unit) * unit - w) ** 2).sum(axes, keepdim=True) for unit in units])
+    return units.gather(0, errors.argmin(0, keepdim=True))[0]
 
 
-def whole(w: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
-    """Weights w as integers in `unit`."""
-    return torch.round(w / unit).clamp(-WEIGHT_MAX, WEIGHT_MAX)
+def spread(weight: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    """`unit` [inputs] as it multiplies `weight`."""
+    return unit.reshape((-1, 1, 1, 1) if weight.shape[1] == 1 else (1, -1, 1, 1))
+
+
+def fold(weight: torch.Tensor, unit: torch.Tensor, out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights [n, ..] between activations of these units: as integers, and the power of two [n] that they are multiplied with
+    where activations are whole numbers."""
+    folded = weight * spread(weight, unit) / out.reshape(-1, 1, 1, 1)
+    rows = weight_units(folded)
+    return whole(folded, rows), rows.flatten()
 
 
 class QuantisedFilter(LoopFilter):
     """LoopFilter, with the same inputs, outputs and parameters, computed as an exact bundle does.
-    `unit_*`: a power of two for each channel of an activation, which calibrate() sets."""
+    `unit_*`: the unit of each channel of an activation, which calibrate() sets."""
 
     def __init__(self, cfg: Config):
         super().__init__(cfg)
-        self.activations, self.record = [], None
+        self.activations, self.convolutions, self.record = [], [], None
         for prefix, channels, blocks in (("", cfg.channels, cfg.blocks), ("chroma_", cfg.chroma_channels, cfg.chroma_blocks)):
             self._activation(prefix + "stream", channels)
             for i in range(blocks):
@@ -81,18 +101,18 @@ class QuantisedFilter(LoopFilter):
         x = torch.minimum(torch.maximum(x, low * unit), high * unit)
         return straight(x, torch.round(x / unit) * unit)
 
-    def conv(self, x, unit, weight, bias=None, **settings):
-        """Convolution with rounded weights and biases; `unit` [channels] of x."""
-        if self.record is None:
-            unit = unit.reshape((-1, 1, 1, 1) if settings.get("groups", 1) > 1 else (1, -1, 1, 1))
-            with torch.no_grad():
-                folded = weight * unit
-                of_rows = weight_units(folded)
-                value = whole(folded, of_rows) * of_rows / unit
-            weight = straight(weight, value)
-            if bias is not None:
-                of_rows = of_rows.flatten()
-                bias = straight(bias, torch.round(bias.detach() / of_rows) * of_rows)
+    def conv(self, x, unit, out: str, weight, bias=None, **settings):
+        """Convolution with rounded weights and biases; `unit` [channels] of x; `out`: the name of the activation that follows."""
+        if self.record is not None:
+            self.convolutions.append((weight.detach(), unit, out))
+            return nn.functional.conv2d(x, weight, bias, **settings)
+        with torch.no_grad():
+            value, rows = fold(weight, unit, self.unit(out))
+            rows = rows * self.unit(out)
+            value = value * rows[:, None, None, None] / spread(weight, unit)
+        weight = straight(weight, value)
+        if bias is not None:
+            bias = straight(bias, torch.round(bias.detach() / rows) * rows)
         return nn.functional.conv2d(x, weight, bias, **settings)
 
     def mixers(self, blocks, h, prefix: str):
@@ -100,9 +120,9 @@ class QuantisedFilter(LoopFilter):
         for i, mixer in enumerate(blocks):
             depthwise, expand = f"{prefix}depthwise_{i}", f"{prefix}expand_{i}"
             one = mixer.depthwise
-            x = self.keep(depthwise, self.conv(h, self.unit(stream), one.weight, one.bias, padding=1, groups=one.groups))
-            x = torch.relu(self.conv(x, self.unit(depthwise), mixer.expand.weight, mixer.expand.bias))
-            x = self.conv(self.keep(expand, x, 0, 255), self.unit(expand), mixer.project.weight, mixer.project.bias)
+            x = self.keep(depthwise, self.conv(h, self.unit(stream), depthwise, one.weight, one.bias, padding=1, groups=one.groups))
+            x = torch.relu(self.conv(x, self.unit(depthwise), expand, mixer.expand.weight, mixer.expand.bias))
+            x = self.conv(self.keep(expand, x, 0, 255), self.unit(expand), stream, mixer.project.weight, mixer.project.bias)
             h = self.keep(stream, h + (x if self.record is not None else self.keep(stream, x)))
         return h
 
@@ -120,39 +140,52 @@ class QuantisedFilter(LoopFilter):
         part = slice(self.luma)
         x = given(part, self.unit_luma, place)
         unit = torch.cat([self.unit_luma, self.unit_embedding.expand(place.shape[1])])
-        h = self.mixers(self.body, self.keep("stream", self.conv(x, unit, self.head.weight, self.head.bias)), "")
+        h = self.mixers(self.body, self.keep("stream", self.conv(x, unit, "stream", self.head.weight, self.head.bias)), "")
         levels = lambda gain, unit: straight(gain, levels_of(gain.detach() * unit) / unit)[:, None, None, None]
         gain = levels(torch.exp(self.gain(condition))[:, 0] * step, self.unit_tail)
-        luma = self.keep("tail", self.conv(h, self.unit_stream, self.tail.weight)) * gain
+        luma = self.keep("tail", self.conv(h, self.unit_stream, "tail", self.tail.weight)) * gain
         part = slice(self.luma, None)
         x = given(part, self.unit_chroma, h.detach())  # luma is not to suffer for chroma
         unit = torch.cat([self.unit_chroma, self.unit_stream])
         weight = torch.cat([self.chroma_head.weight, self.chroma_luma.weight], 1)
-        c = self.keep("chroma_stream", self.conv(x, unit, weight, self.chroma_head.bias))
+        c = self.keep("chroma_stream", self.conv(x, unit, "chroma_stream", weight, self.chroma_head.bias))
         c = self.mixers(self.chroma_body, c, "chroma_")
         gain = levels(step, self.unit_chroma_tail)
-        chroma = self.keep("chroma_tail", self.conv(c, self.unit_chroma_stream, self.chroma_tail.weight)) * gain
+        chroma = self.keep("chroma_tail", self.conv(c, self.unit_chroma_stream, "chroma_tail", self.chroma_tail.weight)) * gain
         return torch.cat([luma, chroma], 1) * mask
 
 
 @torch.no_grad()
 def calibrate(net: QuantisedFilter, batches) -> None:
-    """Sets every unit to the power of two with the smallest mean error where cells were coded, over `batches`, tuples of
-    forward()'s arguments."""
-    candidates, errors, coded = torch.exp2(torch.arange(-14.0, 4.0)), {}, None
+    """Sets every unit to what has the smallest relative error over `batches`, tuples of forward()'s arguments: of the activation where cells
+    were coded, and of the weights that lead to it."""
+    candidates, errors, sizes, coded = torch.exp2(torch.arange(-12.0, 2.0, 0.25)), {}, {}, None
 
     def record(name: str, x):
         low, high = (0, 255) if "expand" in name else (-128, 127)
         x = x.transpose(0, 1).reshape(x.shape[1], -1)
         x = x[:, coded] if x.shape[1] == len(coded) else x
-        x = x[:, ::7] if len(net.unit(name)) > 1 else x.reshape(1, -1)[:, ::61]
-        error = [(torch.round(x / u).clamp(low, high) * u - x).abs().sum(1, dtype=torch.float64) for u in candidates]
-        errors[name] = errors.get(name, 0) + torch.stack(error, 1)
+        x = x[:, ::23] if len(net.unit(name)) > 1 else x.reshape(1, -1)[:, ::211]
+        error = [(torch.round(x / u).clamp(low, high) * u - x).abs().sum(1) for u in candidates]
+        errors[name] = errors.get(name, 0) + torch.stack(error)
+        sizes[name] = sizes.get(name, 0) + x.abs().sum(1)
 
     net.record = record
     for recon, residual, step, mask in batches:
         coded = mask.flatten() > 0
+        net.convolutions.clear()
         net(recon, residual, step, mask)
     net.record = None
-    for name, error in errors.items():
-        net.unit(name).copy_(candidates[error.argmin(1)])
+    of_activation = {name: (error / sizes[name].clamp(min=1e-12)) ** 2 for name, error in errors.items()}
+    for name, error in of_activation.items():
+        net.unit(name).copy_(candidates[error.argmin(0)])
+    for name in net.activations * 2:  # the weights from an activation depend on its unit too
+        error = of_activation[name].clone()
+        for weight, unit, out in net.convolutions:
+            for i, candidate in enumerate(candidates if out == name else []):
+                value, rows = fold(weight, unit, candidate.expand(len(weight)))
+                wanted = weight * spread(weight, unit) / candidate
+                found = value * rows[:, None, None, None]
+                lost = ((found - wanted) ** 2).sum((1, 2, 3)) / (wanted ** 2).sum((1, 2, 3)).clamp(min=1e-12)
+                error[i] += lost if len(lost) == error.shape[1] else lost.mean()
+        net.unit(name).copy_(candidates[error.argmin(0)])
