@@ -16,6 +16,7 @@ from .config import Config
 from .filter import LoopFilter
 from .quantised import QuantisedFilter, calibrate
 from .recover import recover
+from .refit import refit
 from .ring import SIDE, Ring
 
 
@@ -70,7 +71,9 @@ def main():
             while ring.count() < 1000:
                 time.sleep(2)
             rows = [batch(ring, min(ring.count(), ring.size), args.batch, rng) for _ in range(8)]
-            calibrate(net, [(recon, residual, q, mask) for recon, residual, _, mask, q in rows])
+            rows = [(recon, residual, q, mask) for recon, residual, _, mask, q in rows]
+            calibrate(net, rows)
+            refit(net, *(torch.cat(parts) for parts in zip(*rows)))
             average.load_state_dict(net.state_dict())
     compiled = torch.compile(net)
     teaching = torch.compile(teacher) if args.distil else None
