@@ -44,7 +44,7 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
     # steps are whole in latent units
     row = b.op("Cast", b.op("Mul", b.op("Min", step, b.const(np.float32(cfg.coarsest_step))), b.const(np.float32(cfg.scale))), to=6)
     row = b.op("Max", row, b.const(0, np.int32))
-    of_step = lambda table: b.op("Gather", b.const(table), row, axis=0)
+    of_step = lambda name: b.op("Gather", b.weight(f"filter.{name}", getattr(tables, name)), row, axis=0)
     one, middle = b.const(np.float32(1)), b.const(MIDDLE, np.uint8)
     eight = lambda x, zero=MIDDLE: b.op("QuantizeLinear", x, one, b.const(zero, np.uint8))
     real = lambda x, zero=MIDDLE: b.op("DequantizeLinear", x, one, b.const(zero, np.uint8))
@@ -93,13 +93,13 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
         return b.reshape(x, -1, t * half * CELL)
 
     channels_first = lambda *parts: b.op("Transpose", b.op("Concat", *parts, axis=3), perm=[0, 3, 1, 2])
-    reciprocal = of_step(tables.reciprocal)
+    reciprocal = of_step("reciprocal")
 
     def seen(which: int, rows: int) -> tuple[str, str]:
         whole_levels = b.op("QuantizeLinear", recon[which], one, b.const(0, np.uint8))
         return patches(whole_levels, rows), patches(eight(b.op("Mul", residual[which], reciprocal)), rows)
 
-    told = eight(b.op("Add", b.const(tables.place.transpose(1, 2, 0)), of_step(tables.condition)))  # [K, K, 16]
+    told = eight(b.op("Add", b.weight("filter.place", tables.place.transpose(1, 2, 0)), of_step("condition")))  # [K, K, 16]
     told = b.reshape(b.op("Expand", b.reshape(told, 1, K, 1, K, n), b.shape(grid.y, K, grid.x, K, n)), 1, grid.patches_y, grid.patches_x, n)
     unit = torch.cat([net.unit_luma, net.unit_embedding.expand(n)])
     h = eight(conv("head", channels_first(*seen(0, PATCH), told), MIDDLE, net.head, unit, net.unit_stream))
@@ -113,5 +113,5 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
 
     coded = b.op("Unsqueeze", b.op("Greater", counts, b.const(0, np.int32)), b.ints(1))
     kept = lambda x, rows, scale: b.op("DequantizeLinear", b.op("Where", coded, cells(x, rows), middle), scale, middle)
-    return (b.reshape(kept(luma, PATCH, of_step(tables.luma)), grid.y, grid.x, t, CELL, CELL),
-            b.reshape(kept(chroma, PATCH // 2, of_step(tables.chroma)), grid.y, grid.x, t, half, CELL))
+    return (b.reshape(kept(luma, PATCH, of_step("luma")), grid.y, grid.x, t, CELL, CELL),
+            b.reshape(kept(chroma, PATCH // 2, of_step("chroma")), grid.y, grid.x, t, half, CELL))

@@ -123,3 +123,18 @@ def test_a_browser_changes_nothing(case, tmp_path, level):
     if node is None or not modules:
         pytest.skip("no node, or ELASTICTOK_NODE_MODULES names no folder with onnxruntime-web")
     elsewhere(case, tmp_path, level, node, HERE / "exact_run.mjs", modules)
+
+
+def test_the_graph_is_the_documented_integer_arithmetic():
+    from integers import decode
+    model, found = graph.decoder(CFG, filter_with_noise()), blocks(np.random.default_rng(9), 3)
+    named = {i.name.removeprefix("filter."): numpy_helper.to_array(i) for i in model.graph.initializer}
+    frames = np.frombuffer(run(model.SerializeToString(), as_work(found)), np.uint8).reshape(-1, 2, CELLS_Y * CELL * 3 // 2, CELLS_X * CELL)
+    split = lambda x: (lambda y, c: [y, c[0::2], c[1::2]])(*planes_of(x))
+    reference = [x[0] for x in split(np.zeros((1, *frames.shape[2:]), np.uint8))]
+    for block, shown in zip(found, frames):
+        expected = decode(named, reference, block)
+        for p, (got, wanted) in enumerate(zip(split(shown), expected)):
+            assert (got == wanted).all(), f"plane {p}: {(got != wanted).sum()} of {got.size} samples differ"
+        reference = [x[-1] for x in expected]
+        assert all(np.ptp(x) > 100 for x in expected)  # not all clipped to one value
