@@ -29,10 +29,11 @@ class Config:
     # noise that grows with the step.
     coarsest_step: float = 110.0
     channels: int = 48  # in-loop filter of luma, at 1/4 resolution
+    hidden: int = 96  # channels inside a block
     blocks: int = 5
     chroma_channels: int = 16  # and of chroma
+    chroma_hidden: int = 32
     chroma_blocks: int = 3
-    expansion: int = 2
     exact: bool = False  # integer arithmetic: the same pictures on every machine (exact.py)
 
     @property

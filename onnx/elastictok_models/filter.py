@@ -9,11 +9,11 @@ from .config import CHROMA_CENTRE, CHROMA_SCALE, LUMA_CENTRE, LUMA_SCALE, K, Con
 class Mixer(nn.Module):
     """Depthwise 3x3, then a pointwise bottleneck; residual."""
 
-    def __init__(self, channels: int, expansion: int):
+    def __init__(self, channels: int, hidden: int):
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.expand = nn.Conv2d(channels, channels * expansion, 1)
-        self.project = nn.Conv2d(channels * expansion, channels, 1)
+        self.expand = nn.Conv2d(channels, hidden, 1)
+        self.project = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x):
         return x + self.project(torch.relu(self.expand(self.depthwise(x))))
@@ -34,16 +34,16 @@ class LoopFilter(nn.Module):
     def __init__(self, cfg: Config):
         super().__init__()
         self.luma, self.coarsest_step = cfg.luma_patch, cfg.coarsest_step
-        mixers = lambda n, channels: nn.ModuleList(Mixer(channels, cfg.expansion) for _ in range(n))
+        mixers = lambda n, *sizes: nn.ModuleList(Mixer(*sizes) for _ in range(n))
         self.condition = nn.Sequential(nn.Linear(1, cfg.embedding), nn.ReLU(), nn.Linear(cfg.embedding, cfg.embedding))
         self.place = nn.Parameter(torch.randn(cfg.embedding, K, K) * 0.1)
         self.head = nn.Conv2d(2 * cfg.luma_patch + cfg.embedding, cfg.channels, 1)
-        self.body = mixers(cfg.blocks, cfg.channels)
+        self.body = mixers(cfg.blocks, cfg.channels, cfg.hidden)
         self.tail = nn.Conv2d(cfg.channels, cfg.luma_patch, 1, bias=False)
         self.gain = nn.Linear(cfg.embedding, 1)
         self.chroma_head = nn.Conv2d(2 * cfg.chroma_patch, cfg.chroma_channels, 1)
         self.chroma_luma = nn.Conv2d(cfg.channels, cfg.chroma_channels, 1, bias=False)
-        self.chroma_body = mixers(cfg.chroma_blocks, cfg.chroma_channels)
+        self.chroma_body = mixers(cfg.chroma_blocks, cfg.chroma_channels, cfg.chroma_hidden)
         self.chroma_tail = nn.Conv2d(cfg.chroma_channels, cfg.chroma_patch, 1, bias=False)
         for zero in (self.tail.weight, self.gain.weight, self.gain.bias, self.chroma_tail.weight):
             nn.init.zeros_(zero)

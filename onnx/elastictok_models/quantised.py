@@ -74,11 +74,12 @@ class QuantisedFilter(LoopFilter):
     def __init__(self, cfg: Config):
         super().__init__(cfg)
         self.activations, self.convolutions, self.record = [], [], None
-        for prefix, channels, blocks in (("", cfg.channels, cfg.blocks), ("chroma_", cfg.chroma_channels, cfg.chroma_blocks)):
+        for prefix, channels, hidden, blocks in (("", cfg.channels, cfg.hidden, cfg.blocks),
+                                                 ("chroma_", cfg.chroma_channels, cfg.chroma_hidden, cfg.chroma_blocks)):
             self._activation(prefix + "stream", channels)
             for i in range(blocks):
                 self._activation(f"{prefix}depthwise_{i}", channels)
-                self._activation(f"{prefix}expand_{i}", channels * cfg.expansion)
+                self._activation(f"{prefix}expand_{i}", hidden)
             self._activation(prefix + "tail", 1)
         self._activation("embedding", 1)
         seen = 1 / (2 * RESIDUAL_UNIT)
