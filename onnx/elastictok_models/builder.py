@@ -15,7 +15,7 @@ class Builder:
     """Appends nodes and constants; every method returns the name of its output."""
 
     def __init__(self):
-        self.nodes, self.constants, self._count = [], {}, 0
+        self.nodes, self.constants, self.metadata, self._count = [], {}, {}, 0
 
     def op(self, kind: str, *inputs: str, out: str | None = None, **attributes) -> str:
         self._count += 1
@@ -56,6 +56,7 @@ class Builder:
         graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.constants.values()))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="elastictok")
         model.ir_version = IR_VERSION
+        helper.set_model_props(model, self.metadata)
         onnx.checker.check_model(model, full_check=True)
         return model
 

@@ -5,6 +5,9 @@ ONNX's QDQ form: DequantizeLinear, Conv, QuantizeLinear, all scales powers of tw
 processors; elsewhere it runs in floating point, with the same results."""
 from __future__ import annotations
 
+import base64
+import json
+
 import numpy as np
 import torch
 
@@ -14,6 +17,12 @@ from .exact import dyadic, steps
 from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, fold
 
 MIDDLE = 128  # zero of signed activations
+
+
+def unfolded(net: QuantisedFilter) -> str:
+    """What training needs and the graph has only folded together, for recover.py: JSON of names and float32 in base64."""
+    parts = {k: v for k, v in net.state_dict().items() if k.startswith(("unit_", "condition.", "gain.")) or k == "place"}
+    return json.dumps({k: base64.b64encode(v.detach().numpy().astype("<f4").tobytes()).decode() for k, v in sorted(parts.items())})
 
 
 class Tables:
@@ -41,6 +50,7 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
     prediction.py gives them; returns the corrections of both in grey levels, of these shapes."""
     t, half = cfg.block_length, CELL // 2
     tables = Tables(cfg, net)
+    b.metadata["filter"] = unfolded(net)
     # steps are whole in latent units
     row = b.op("Cast", b.op("Mul", b.op("Min", step, b.const(np.float32(cfg.coarsest_step))), b.const(np.float32(cfg.scale))), to=6)
     row = b.op("Max", row, b.const(0, np.int32))

@@ -93,6 +93,19 @@ class QuantisedFilter(LoopFilter):
     def unit(self, name: str) -> torch.Tensor:
         return getattr(self, "unit_" + name)
 
+    def layers(self):
+        """(name, unit of the inputs, name of the activation that follows) of every layer; `chroma_head` with `chroma_luma`, as one."""
+        yield "head", torch.cat([self.unit_luma, self.unit_embedding.expand(len(self.place))]), "stream"
+        for prefix, blocks in (("", self.body), ("chroma_", self.chroma_body)):
+            stream = self.unit(prefix + "stream")
+            for i in range(len(blocks)):
+                depthwise, expand = f"{prefix}depthwise_{i}", f"{prefix}expand_{i}"
+                yield f"{prefix}body.{i}.depthwise", stream, depthwise
+                yield f"{prefix}body.{i}.expand", self.unit(depthwise), expand
+                yield f"{prefix}body.{i}.project", self.unit(expand), prefix + "stream"
+            yield prefix + "tail", stream, prefix + "tail"
+        yield "chroma_head", torch.cat([self.unit_chroma, self.unit_stream]), "chroma_stream"
+
     def keep(self, name: str, x, low=-128, high=127):
         """x [B, C, H, W] as the activation `name`: integers from low to high times its unit."""
         if self.record is not None:

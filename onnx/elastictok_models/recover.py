@@ -3,6 +3,8 @@
 
 The graphs hold every trained tensor under its own name (`filter.*`, `distortion.*`, graph.py), a few of them folded together. What comes
 back computes the same."""
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,21 @@ from onnx import numpy_helper
 from .config import CHROMA_CENTRE, CHROMA_SCALE, LUMA_CENTRE, LUMA_SCALE, PATCH, K, Config
 from .distortion import DistortionHead
 from .filter import LoopFilter
+from .quantised import QuantisedFilter, spread
+
+
+def config_of(bundle: Path) -> Config:
+    """The sizes of this version's builtin bundles, exact where that in folder `bundle` is."""
+    return Config(exact=json.loads((bundle / "bundle.json").read_text()).get("exact", False))
 
 
 def recover(bundle: Path, cfg: Config) -> LoopFilter:
     """The filter of the bundle in folder `bundle`; raises ValueError where the graph has none or one of another shape."""
     path = bundle / "decoder.onnx"
-    named = {i.name: numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+    model = onnx.load(path)
+    named = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    if cfg.exact:
+        return _recover_exact(model, named, cfg)
     net, state = LoopFilter(cfg), {}
 
     def take(name: str, shape) -> np.ndarray:
@@ -43,6 +54,28 @@ def recover(bundle: Path, cfg: Config) -> LoopFilter:
     for key in like.keys() - state.keys():
         state[key] = take(key, like[key].shape)
     state = {k: torch.tensor(np.ascontiguousarray(v)).reshape(like[k].shape) for k, v in state.items()}
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def _recover_exact(model: onnx.ModelProto, named: dict[str, np.ndarray], cfg: Config) -> QuantisedFilter:
+    net = QuantisedFilter(cfg)
+    kept = {p.key: p.value for p in model.metadata_props}.get("filter")
+    if kept is None:
+        raise ValueError("the decoder graph's metadata have no 'filter'; is the bundle exact, and has it learned weights?")
+    state = net.state_dict()
+    for key, value in json.loads(kept).items():
+        state[key] = torch.from_numpy(np.frombuffer(base64.b64decode(value), "<f4").copy()).reshape(state[key].shape)
+    net.load_state_dict(state)
+    for name, unit, out in net.layers():
+        take = lambda part: torch.from_numpy(named[f"filter.{name}.{part}"].astype(np.float32))
+        weight, out = take("weight"), take("unit") * net.unit(out)
+        weight = weight * out.reshape(-1, 1, 1, 1) / spread(weight, unit)
+        if name == "chroma_head":
+            weight, state["chroma_luma.weight"] = weight.split([net.chroma_head.in_channels, net.chroma_luma.in_channels], 1)
+        state[name + ".weight"] = weight
+        if name + ".bias" in state:
+            state[name + ".bias"] = take("bias") * out
     net.load_state_dict(state)
     return net.eval()
 

@@ -15,7 +15,7 @@ import torch
 from .config import Config
 from .filter import LoopFilter
 from .quantised import QuantisedFilter, calibrate
-from .recover import recover
+from .recover import config_of, recover
 from .refit import refit
 from .ring import SIDE, Ring
 
@@ -53,7 +53,10 @@ def main():
     cfg, rng = Config(exact=args.exact), np.random.default_rng(time.time_ns() % 2**32)
     kind = QuantisedFilter if cfg.exact else LoopFilter
     net, average = kind(cfg), kind(cfg)
-    teacher = recover(args.from_bundle, cfg) if args.from_bundle else None
+    given = config_of(args.from_bundle) if args.from_bundle else cfg
+    if given.exact and (args.distil or not cfg.exact):
+        ap.error("--from-bundle: an exact bundle teaches nothing; it can be trained on with --exact")
+    teacher = recover(args.from_bundle, given) if args.from_bundle else None
     if teacher is not None:
         net.load_state_dict(teacher.state_dict(), strict=False)
     ring = Ring(args.work, cfg)
@@ -67,7 +70,7 @@ def main():
         step, spent = saved["step"], saved["spent"]
     else:
         average.load_state_dict(net.state_dict())
-        if cfg.exact:
+        if cfg.exact and not given.exact:
             while ring.count() < 1000:
                 time.sleep(2)
             rows = [batch(ring, min(ring.count(), ring.size), args.batch, rng) for _ in range(8)]

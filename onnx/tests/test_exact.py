@@ -138,3 +138,49 @@ def test_the_graph_is_the_documented_integer_arithmetic():
             assert (got == wanted).all(), f"plane {p}: {(got != wanted).sum()} of {got.size} samples differ"
         reference = [x[-1] for x in expected]
         assert all(np.ptp(x) > 100 for x in expected)  # not all clipped to one value
+
+
+def test_a_filter_is_recovered_from_its_bundle(tmp_path):
+    from elastictok_models import export
+    from elastictok_models.recover import config_of, recover
+    export.export(CFG, tmp_path / "a", filter_with_noise(), None, "")
+    assert config_of(tmp_path / "a") == CFG
+    export.export(CFG, tmp_path / "b", recover(tmp_path / "a", CFG), None, "")
+    work = as_work(blocks(np.random.default_rng(4), 2))
+    a, b = (run((tmp_path / name / "decoder.onnx").read_bytes(), work) for name in "ab")
+    assert differences(a, b) == ""
+
+
+def single(kind: str, *inputs, shapes, **attributes) -> onnx.ModelProto:
+    """A graph of one operator on float32 inputs (names) and constants (arrays)."""
+    names = [x if isinstance(x, str) else f"c{i}" for i, x in enumerate(inputs)]
+    constants = [numpy_helper.from_array(x, name) for x, name in zip(inputs, names) if not isinstance(x, str)]
+    given = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in names if n in shapes]
+    node = helper.make_node(kind, names, ["y"], name="it", **attributes)
+    return helper.make_model(helper.make_graph([node], "g", given, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], constants),
+                             opset_imports=[helper.make_opsetid("", 21)])
+
+
+@pytest.mark.parametrize("model, given, why", [
+    (single("MatMul", "x", np.full((16, 2), 3, np.float32), shapes={"x": [4, 16]}), ranges.Values(-400000, 400000), "a sum may reach"),
+    (single("Conv", "x", np.ones((2, 2, 3, 3), np.float32), shapes={"x": [1, 2, 8, 8]}), ranges.Values(0, 1), "only 1x1 and depthwise 3x3"),
+    (single("Exp", "x", shapes={"x": [4]}), ranges.Values(0, 1), "must do without"),
+    (single("Add", "x", np.array([0.1], np.float32), shapes={"x": [4]}), ranges.Values(0, 1), "a sum may reach"),
+    (single("QuantizeLinear", "x", np.float32(3), np.uint8(0), shapes={"x": [4]}), ranges.Values(0, 1), "no constant power of two"),
+])
+def test_the_exporter_refuses_what_may_round(model, given, why):
+    with pytest.raises(ValueError, match=why):
+        ranges.Analysis(model, {"x": given})
+
+
+def test_weights_that_saturate_pairs_of_products_are_refused():
+    model = graph.decoder(CFG, filter_with_noise())
+    given = {"tokens": ranges.Values(-exact.LATENT_MAX, exact.LATENT_MAX), "step": ranges.Values(0, exact.COARSEST_STEP, 1 / CFG.scale),
+             "dec.reference": ranges.Values(0, 255)}
+    ranges.Analysis(model, given)
+    weight = next(i for i in model.graph.initializer if i.name == "filter.head.weight")
+    changed = numpy_helper.to_array(weight).copy()
+    changed[0, :2] = 100
+    weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
+    with pytest.raises(ValueError, match="16 bits"):
+        ranges.Analysis(model, given)

@@ -13,10 +13,9 @@ EXPORTS = """
 import hashlib, json, sys, tempfile
 from pathlib import Path
 from elastictok_models import export
-from elastictok_models.config import Config
 from elastictok_models.official import bundle, toy
 from elastictok_models.official.checkpoint import Checkpoint
-from elastictok_models.recover import recover, recover_head
+from elastictok_models.recover import config_of, recover, recover_head
 
 out = Path(tempfile.mkdtemp(dir=sys.argv[1]))
 for kind in ("fsq", "vae"):
@@ -25,7 +24,8 @@ for kind in ("fsq", "vae"):
         toy.checkpoint(out / f"{kind}.params", cfg)
         bundle.write(cfg, bundle.Export(numpy_version=numpy_version), Checkpoint(out / f"{kind}.params", cfg), out / f"{kind}-{numpy_version}")
 builtin = Path(sys.argv[2])
-export.export(Config(), out / "builtin", recover(builtin, Config()), None, "", recover_head(builtin, Config()))
+cfg = config_of(builtin)
+export.export(cfg, out / "builtin", recover(builtin, cfg), None, "", recover_head(builtin, cfg))
 files = sorted(f for f in out.glob("*/*") if f.is_file())
 print(json.dumps({str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}))
 """
