@@ -50,7 +50,6 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
     prediction.py gives them; returns the corrections of both in grey levels, of these shapes."""
     t, half = cfg.block_length, CELL // 2
     tables = Tables(cfg, net)
-    b.metadata["filter"] = unfolded(net)
     # steps are whole in latent units
     row = b.op("Cast", b.op("Mul", b.op("Min", step, b.const(np.float32(cfg.coarsest_step))), b.const(np.float32(cfg.scale))), to=6)
     row = b.op("Max", row, b.const(0, np.int32))

@@ -75,7 +75,9 @@ def _decoder(cfg: Config, net: LoopFilter | None, taps: bool, handed: bool) -> o
     samples = lambda x: b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.uint8))
     if cfg.exact:
         if net is not None:
-            from .exact_filter import correct
+            from .exact_filter import correct, unfolded
+            if not handed:
+                b.metadata["filter"] = unfolded(net)
             corrections = correct(b, cfg, grid, net, recon, residual, "step", "counts")
             luma, chroma = b.op("Add", luma, corrections[0]), b.op("Add", chroma, corrections[1])
         luma, chroma = pictures(b, cfg, grid, samples(luma), samples(chroma))

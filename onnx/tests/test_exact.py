@@ -17,8 +17,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from elastictok_models import exact, graph, ranges
-from elastictok_models.clips import planes_of, to_patches
-from elastictok_models.config import CELL, Config, K
+from elastictok_models.clips import planes_of
+from elastictok_models.config import CELL, Config
+from elastictok_models.recover import config_of
 from exact_run import LEVELS, run
 
 HERE = Path(__file__).resolve().parent
@@ -71,11 +72,16 @@ def differences(found: bytes, expected: bytes) -> str:
     return f"frame {np.flatnonzero(wrong)[0]}: {wrong[wrong > 0][0]} of {frame} samples" if wrong.any() else ""
 
 
-@pytest.fixture(scope="module")
-def case(tmp_path_factory):
+@pytest.fixture(scope="module", params=["noise", "builtin"])
+def case(request, tmp_path_factory):
     """(decoder graph's file, blocks' file, blocks, frames of one thread without any optimisation)"""
-    folder = tmp_path_factory.mktemp("exact")
-    model = graph.decoder(CFG, filter_with_noise())
+    folder, builtin = tmp_path_factory.mktemp("exact"), HERE.parent / "models" / "builtin"
+    if request.param == "noise":
+        model = graph.decoder(CFG, filter_with_noise())
+    elif config_of(builtin).exact:
+        model = onnx.load(builtin / "decoder.onnx")
+    else:
+        pytest.skip("the builtin bundle is not exact")
     work = as_work(blocks(np.random.default_rng(3)))
     onnx.save(model, folder / "decoder.onnx")
     (folder / "blocks.json").write_text(json.dumps(work))
@@ -142,7 +148,7 @@ def test_the_graph_is_the_documented_integer_arithmetic():
 
 def test_a_filter_is_recovered_from_its_bundle(tmp_path):
     from elastictok_models import export
-    from elastictok_models.recover import config_of, recover
+    from elastictok_models.recover import recover
     export.export(CFG, tmp_path / "a", filter_with_noise(), None, "")
     assert config_of(tmp_path / "a") == CFG
     export.export(CFG, tmp_path / "b", recover(tmp_path / "a", CFG), None, "")
