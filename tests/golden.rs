@@ -9,6 +9,8 @@ mod common;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use std::process::Command;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -317,6 +319,30 @@ fn threads_do_not_change_a_sample_of_the_builtin_bundle() {
         for threads in [2, 3, 8] {
             compare(recipe.name, &reference, &describe(&stream, threads));
         }
+    }
+}
+
+/// The same on processors without AVX, and with AVX2 but neither AVX-512 nor VNNI, emulated by QEMU.
+#[test]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn emulated_processors_decode_golden_streams_too() {
+    let qemu = "qemu-x86_64";
+    if Command::new(qemu).arg("--version").output().is_err() {
+        eprintln!("skipped: no {qemu}; Debian has it in the package qemu-user");
+        return;
+    }
+    for processor in ["Nehalem", "Haswell-noTSX"] {
+        let mut this = Command::new(qemu);
+        this.args(["-cpu", processor])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "golden_streams_decode_to_what_they_must"]);
+        let done = this.env_remove("ELASTICTOK_WRITE_GOLDEN").output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(
+            done.status.success() && said.contains("1 passed"),
+            "{processor}: {said}{}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     }
 }
 
