@@ -92,7 +92,7 @@ impl Case {
         };
         assert!(counts.iter().all(|&n| (0..=k as i32).contains(&n)), "{counts:?} of {k} tokens");
         if let Some(motion) = self.reader.motion() {
-            let (vectors, modes) = motion.split_at(2 * cells);
+            let (modes, vectors) = (&motion[2 * cells..3 * cells], [&motion[..2 * cells], &motion[3 * cells..]].concat());
             assert!(vectors.iter().all(|v| v.abs() <= MAX_MOTION) && modes.iter().all(|m| [0, 1].contains(m)));
             assert!(!header.key || (vectors.iter().all(|v| *v == 0) && modes.iter().all(|m| *m == 1)));
         }

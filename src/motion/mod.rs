@@ -25,7 +25,7 @@ use crate::{Error, Result};
 use band::{Band, Scene};
 use coarse::Coarse;
 pub use field::CELL;
-use field::Vector;
+use field::Motion;
 use planes::Interpolated;
 
 /// The result of a search.
@@ -37,6 +37,10 @@ pub struct MotionStats {
     pub intra: f32,
     /// Estimated bits of the field.
     pub bits: f32,
+}
+
+fn total(bands: &[Band; 2], lambda: u32) -> u64 {
+    bands.iter().map(|band| band.total_cost(lambda)).sum()
 }
 
 /// Sweeps of step 3.
@@ -70,7 +74,7 @@ pub struct MotionSearch {
     reference: Interpolated,
     coarse: Coarse,
     bands: [Band; 2],
-    previous: Vec<Vector>,
+    previous: Vec<Motion>,
     pair: Pair,
 }
 
@@ -89,19 +93,19 @@ impl MotionSearch {
             reference: Interpolated::new(width, height),
             coarse: Coarse::new(width, height),
             bands: [0..half, half..cells_y].map(|rows| Band::new(rows, cells_y, cells_x)),
-            previous: vec![[0; 2]; cells_x * cells_y],
+            previous: vec![Motion::default(); cells_x * cells_y],
             pair: Pair(second.map_err(|e| Error::Runtime(format!("no thread for the motion search: {e}; set threads=1")))?),
         })
     }
 
     /// Forgets the previous block's field: a key block follows.
     pub fn reset(&mut self) {
-        self.previous.fill([0; 2]);
+        self.previous.fill(Motion::default());
         self.coarse.reset();
     }
 
     /// Searches one block. `frames`: the T aligned luma planes; `reference`: the last decoded luma plane; `lambda`: SAD per
-    /// bit; `motion`: out, planes dy, dx, mode [3, cells_y, cells_x].
+    /// bit; `motion`: out, planes dy, dx, mode, by, bx [5, cells_y, cells_x].
     pub fn search(&mut self, frames: &[&[u8]], reference: &[u8], lambda: f32, motion: &mut [i32]) -> MotionStats {
         debug_assert_eq!(frames.len(), self.block_length);
         let Some(last) = frames.last() else { return MotionStats::default() };
@@ -115,13 +119,31 @@ impl MotionSearch {
             width: self.width,
             lambda: (lambda.clamp(0.0, 1e4) * 256.0) as u32,
         };
-        for pass in 0..=SWEEPS {
-            let [upper, lower] = &mut self.bands;
-            let work = |band: &mut Band| if pass == 0 { band.search(scene) } else { band.sweep(scene) };
-            self.pair.run(|| work(upper), || work(lower));
+        let [upper, lower] = &mut self.bands;
+        let mut pass = |work: fn(&mut Band, Scene<'_>)| {
+            self.pair.run(|| work(upper, scene), || work(lower, scene));
             if !lower.rows.is_empty() {
                 upper.copy_row(lower, lower.rows.start);
                 lower.copy_row(upper, upper.rows.end - 1);
+            }
+        };
+        pass(Band::search);
+        (0..SWEEPS).for_each(|_| pass(Band::sweep));
+        if self.block_length == 2 && std::env::var_os("NOBEND").is_none() {
+            let straight = total(&self.bands, scene.lambda);
+            self.bands.iter_mut().for_each(Band::save);
+            let [upper, lower] = &mut self.bands;
+            let mut pass = |work: fn(&mut Band, Scene<'_>)| {
+                self.pair.run(|| work(upper, scene), || work(lower, scene));
+                if !lower.rows.is_empty() {
+                    upper.copy_row(lower, lower.rows.start);
+                    lower.copy_row(upper, upper.rows.end - 1);
+                }
+            };
+            pass(Band::bend);
+            (0..SWEEPS).for_each(|_| pass(Band::sweep));
+            if total(&self.bands, scene.lambda) >= straight {
+                self.bands.iter_mut().for_each(Band::restore);
             }
         }
         self.finish(motion)
@@ -130,20 +152,23 @@ impl MotionSearch {
     fn finish(&mut self, motion: &mut [i32]) -> MotionStats {
         let n = self.previous.len();
         let (dy, rest) = motion.split_at_mut(n);
-        let (dx, mode) = rest.split_at_mut(n);
+        let (dx, rest) = rest.split_at_mut(n);
+        let (mode, rest) = rest.split_at_mut(n);
+        let (by, bx) = rest.split_at_mut(n);
         let (mut error, mut intra, mut bits) = (0u64, 0usize, 0u64);
         for band in &self.bands {
             for (y, x) in band.rows.clone().flat_map(|y| (0..self.cells_x).map(move |x| (y, x))) {
                 let i = y * self.cells_x + x;
-                let vector = band.field.get(y, x);
+                let motion = band.field.get(y, x);
                 bits += u64::from(band.field.bits(y, x));
-                match vector {
+                match motion {
                     Some(_) => error += u64::from(band.sad(y, x)),
                     None => intra += 1,
                 }
-                self.previous[i] = vector.unwrap_or_default();
-                [dy[i], dx[i]] = self.previous[i];
-                mode[i] = i32::from(vector.is_none());
+                self.previous[i] = motion.unwrap_or_default();
+                let Motion { vector, bend } = self.previous[i];
+                [dy[i], dx[i], by[i], bx[i]] = [vector[0], vector[1], bend[0], bend[1]];
+                mode[i] = i32::from(motion.is_none());
             }
         }
         let samples = (n - intra).max(1) * CELL * CELL * self.block_length;

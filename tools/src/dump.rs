@@ -3,13 +3,14 @@
 //! and `truncate` read them.
 //!
 //! A dump is `ETKDUMP2`, then C and L (u32) and C positions of four u16: component, t, v, u; most important coefficient first.
-//! Then for each block: key u8, quantiser u8, depth u8, n u8 (1 or depth), cells_x u32, cells_y u32, motion i32\[3 * cells\],
+//! Then for each block: key u8, quantiser u8, depth u8, n u8 (1 or depth), cells_x u32, cells_y u32, motion i32\[5 * cells\],
 //! latents i16\[n * cells * C\]. All little-endian.
 
 use std::io::{Read, Write};
 
 use elastictok::internals::BlockView;
 use elastictok::internals::tokens::{Estimate, NestedEncoder, Rdo};
+use elastictok::internals::tokens::motion::PLANES as MOTION_PLANES;
 use elastictok::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"ETKDUMP2";
@@ -139,7 +140,7 @@ impl<R: Read> DumpReader<R> {
             return Err(Error::Limit(format!("a dump of {cells_x}x{cells_y} cells; write it again")));
         }
         let cells = cells_x * cells_y;
-        let mut bytes = vec![0; 12 * cells];
+        let mut bytes = vec![0; 4 * MOTION_PLANES * cells];
         self.input.read_exact(&mut bytes).map_err(io)?;
         let motion = bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let depth = usize::from(head[2]);

@@ -39,7 +39,8 @@ pub enum TokenValues {
         /// Coefficients that each cell sent in each layer, \[layers, cells\], 0..=C. They follow from the indices:
         /// [`TokenWriter`](super::TokenWriter) does not read them.
         layer_counts: Vec<i32>,
-        /// Planes dy, dx (quarter pixels) and mode (0 inter, 1 intra), \[3, cells\]; in a key block all cells are intra.
+        /// Planes dy, dx (quarter pixels), mode (0 inter, 1 intra), by and bx (eighths of a pixel), \[5, cells\]; in a key block all
+        /// cells are intra.
         motion: Vec<i32>,
     },
 }
