@@ -23,8 +23,21 @@ struct CellSearch<'a> {
 #[derive(Clone, Copy)]
 struct Priced {
     cost: u32,
-    sad: u32,
+    sad: Sads,
     motion: Motion,
+}
+
+/// SAD of a block's last frame, and of those before it.
+#[derive(Clone, Copy)]
+struct Sads {
+    last: u32,
+    others: u32,
+}
+
+impl Sads {
+    fn total(self) -> u32 {
+        self.last + self.others
+    }
 }
 
 /// What a refinement moves.
@@ -63,16 +76,33 @@ impl<'a> CellSearch<'a> {
         (part(m.vector[0]) + by, part(m.vector[1]) + bx)
     }
 
-    /// Sum over the block's frames, the last one first: its vector is the most telling.
-    fn sad(&self, m: Motion, limit: u32) -> u32 {
+    /// Over some of the block's frames; or any number of at least `limit`, once it reaches that.
+    fn sad_of(&self, m: Motion, frames: Range<usize>, limit: u32) -> u32 {
         let mut sum = 0;
-        for (i, frame) in self.frames.iter().enumerate().rev() {
+        for i in frames.rev() {
             if sum >= limit {
                 break;
             }
-            sum += self.reference.sad(frame, (self.y, self.x), self.displacement(m, i), limit - sum);
+            sum += self.reference.sad(self.frames[i], (self.y, self.x), self.displacement(m, i), limit - sum);
         }
         sum
+    }
+
+    /// The last frame first: its vector is the most telling.
+    fn sad(&self, m: Motion, limit: u32) -> Sads {
+        let last = self.frames.len() - 1;
+        let sum = self.sad_of(m, last..last + 1, limit);
+        Sads { last: sum, others: self.sad_of(m, 0..last, limit.saturating_sub(sum)) }
+    }
+
+    /// [`sad`](Self::sad), where `moves` made the motion from one with the SADs `before`.
+    fn sad_moved(&self, m: Motion, moves: Moves, before: Sads, limit: u32) -> Sads {
+        let last = self.frames.len() - 1;
+        match moves {
+            Moves::Vector => self.sad(m, limit),
+            Moves::Last => Sads { last: self.sad_of(m, last..last + 1, limit.saturating_sub(before.others)), ..before },
+            Moves::Bend => Sads { others: self.sad_of(m, 0..last, limit.saturating_sub(before.last)), ..before },
+        }
     }
 
     /// Bits (1/256) in units of SAD.
@@ -88,6 +118,10 @@ impl<'a> CellSearch<'a> {
     }
 
     fn consider(&self, best: &mut Priced, m: Motion, bits: impl FnOnce() -> u32) {
+        self.consider_moved(best, m, Moves::Vector, bits);
+    }
+
+    fn consider_moved(&self, best: &mut Priced, m: Motion, moves: Moves, bits: impl FnOnce() -> u32) {
         if m == best.motion || !self.allowed(m) {
             return;
         }
@@ -95,14 +129,20 @@ impl<'a> CellSearch<'a> {
         if rate >= best.cost {
             return;
         }
-        let sad = self.sad(m, best.cost - rate);
-        if sad + rate < best.cost {
-            *best = Priced { cost: sad + rate, sad, motion: m };
+        let sad = self.sad_moved(m, moves, best.sad, best.cost - rate);
+        if sad.total() + rate < best.cost {
+            *best = Priced { cost: sad.total() + rate, sad, motion: m };
         }
     }
 
     /// Considers motion that is likely to repeat, each once.
-    fn consider_each(&self, best: &mut Priced, likely: impl Iterator<Item = Motion>, mut bits: impl FnMut(Motion) -> u32) {
+    fn consider_each(
+        &self,
+        best: &mut Priced,
+        moves: Moves,
+        likely: impl Iterator<Item = Motion>,
+        mut bits: impl FnMut(Motion) -> u32,
+    ) {
         let (mut tried, mut n) = ([best.motion; 16], 1);
         for m in likely {
             if !tried[..n].contains(&m) {
@@ -110,7 +150,7 @@ impl<'a> CellSearch<'a> {
                     tried[n] = m;
                     n += 1;
                 }
-                self.consider(best, m, || bits(m));
+                self.consider_moved(best, m, moves, || bits(m));
             }
         }
     }
@@ -128,7 +168,7 @@ impl<'a> CellSearch<'a> {
                     let known = |b: [i32; 2]| (offset[0] + b[0]).abs().max((offset[1] + b[1]).abs()) <= step;
                     if !before.is_some_and(known) {
                         let m = moves.moved(centre, offset);
-                        self.consider(best, m, || bits(m));
+                        self.consider_moved(best, m, moves, || bits(m));
                         if best.motion == m {
                             taken = offset;
                         }
@@ -247,42 +287,43 @@ impl Band {
         let bits = |m: Motion| cost(m.vector, near);
         let zero = Motion::default();
         let sad = cell.sad(zero, u32::MAX);
-        let mut best = Priced { cost: sad + cell.rate(bits(zero)), sad, motion: zero };
+        let mut best = Priced { cost: sad.total() + cell.rate(bits(zero)), sad, motion: zero };
         cell.consider(&mut best, prediction, || bits(prediction));
         // Below half a grey level there is nothing to gain.
         let samples = (CELL * CELL * frames.len()) as u32;
-        if best.sad > samples / 2 {
+        if best.sad.total() > samples / 2 {
             let i = y * self.cells_x + x;
             let right = (x + 1 < self.cells_x).then(|| previous[i + 1]);
             let below = (y + 1 < self.cells_y).then(|| previous[i + self.cells_x]);
             let around = self.field.around(y, x).into_iter().take(4).flatten();
             let likely = around.chain([previous[i]]).chain(right).chain(below).map(|m| m.vector).chain([scene.coarse.at(y, x)]);
             let likely = likely.map(Motion::straight).filter(|m| *m != zero && *m != prediction);
-            cell.consider_each(&mut best, likely, bits);
+            cell.consider_each(&mut best, Moves::Vector, likely, bits);
             cell.refine(&mut best, Moves::Vector, bits, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
         }
         let flat: u32 = frames.iter().map(|f| activity(f, scene.width, y * CELL, x * CELL)).sum();
-        let intra = best.sad > 4 * samples && flat + flat / 7 + cell.rate(12 * 256) < best.cost;
-        *self.sad_mut(y, x) = best.sad;
+        let intra = best.sad.total() > 4 * samples && flat + flat / 7 + cell.rate(12 * 256) < best.cost;
+        *self.sad_mut(y, x) = best.sad.total();
         self.field.set(y, x, (!intra).then_some(best.motion));
     }
 
     fn revise(&mut self, scene: Scene<'_>, y: usize, x: usize) {
         let Some(motion) = self.field.get(y, x) else { return };
         let cell = CellSearch::new(scene, y, x);
-        let sad = self.sad(y, x);
-        let cost = sad + cell.rate(self.field.bits_with(y, x, Some(motion)));
+        // Moves::Vector does not look at the parts.
+        let sad = Sads { last: self.sad(y, x), others: 0 };
+        let cost = sad.total() + cell.rate(self.field.bits_with(y, x, Some(motion)));
         let mut best = Priced { cost, sad, motion };
         let prediction = Motion::straight(self.field.prediction(y, x));
         let likely = self.field.around(y, x).into_iter().flatten().chain([prediction, Motion::default()]);
-        cell.consider_each(&mut best, likely, |m| self.field.bits_with(y, x, Some(m)));
+        cell.consider_each(&mut best, Moves::Vector, likely, |m| self.field.bits_with(y, x, Some(m)));
         if best.motion != motion {
             let centre = best.motion;
             for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1)] {
                 let m = Moves::Vector.moved(centre, [dy, dx]);
                 cell.consider(&mut best, m, || self.field.bits_with(y, x, Some(m)));
             }
-            *self.sad_mut(y, x) = best.sad;
+            *self.sad_mut(y, x) = best.sad.total();
             self.field.set(y, x, Some(best.motion));
             self.changed[y * self.cells_x + x] = self.sweeps + 1;
         }
@@ -304,29 +345,54 @@ impl Band {
         let Some(motion) = self.field.get(y, x) else { return };
         let cell = CellSearch::new(scene, y, x);
         let near = self.field.near_bends(y, x);
-        let field = &mut self.field;
+        let sad = cell.sad(motion, u32::MAX);
         // The cells that depend on the bend have none yet, so only its own bits count.
-        let mut bits = |m: Motion| field.bits_with(y, x, Some(m)) + cost(m.bend, near);
-        let sad = self.sad[(y - self.rows.start) * self.cells_x + x];
-        let mut best = Priced { cost: sad + cell.rate(bits(motion)), sad, motion };
+        let of_vector = self.field.bits_with(y, x, Some(motion));
+        let bits = |m: Motion| of_vector + cost(m.bend, near);
+        let mut best = Priced { cost: sad.total() + cell.rate(bits(motion)), sad, motion };
         let likely = near.into_iter().flatten().chain([predict(near), scene.previous[y * self.cells_x + x].bend]);
-        cell.consider_each(&mut best, likely.map(|bend| Motion { bend, ..motion }), &mut bits);
-        let samples = (CELL * CELL * scene.frames.len()) as u32;
-        if best.sad > samples {
-            cell.refine(&mut best, Moves::Bend, &mut bits, &[(16, 2), (8, 2), (4, 4), (2, 2), (1, 2)]);
-            cell.refine(&mut best, Moves::Last, &mut bits, &[(8, 2), (4, 2), (2, 2), (1, 2)]);
-            cell.refine(&mut best, Moves::Bend, &mut bits, &[(2, 1), (1, 1)]);
+        cell.consider_each(&mut best, Moves::Bend, likely.map(|bend| Motion { bend, ..motion }), bits);
+        if best.sad.total() > (CELL * CELL * scene.frames.len()) as u32 {
+            cell.refine(&mut best, Moves::Bend, bits, &[(16, 2), (8, 2), (4, 4), (2, 2), (1, 2)]);
+            if best.motion.bend != [0; 2] {
+                let field = &mut self.field;
+                let bits = |m: Motion| field.bits_with(y, x, Some(m)) + cost(m.bend, near);
+                cell.refine(&mut best, Moves::Last, bits, &[(4, 2), (2, 2), (1, 2)]);
+                let of_vector = self.field.bits_with(y, x, Some(best.motion));
+                cell.refine(&mut best, Moves::Bend, |m| of_vector + cost(m.bend, near), &[(2, 1), (1, 1)]);
+            }
         }
-        *self.sad_mut(y, x) = best.sad;
+        *self.sad_mut(y, x) = best.sad.total();
         self.field.set(y, x, Some(best.motion));
+    }
+
+    /// By how much bends would lower the SAD of every eighth cell, and that SAD.
+    pub(super) fn bend_gain(&self, scene: Scene<'_>) -> (u64, u64) {
+        let (mut gain, mut sum) = (0, 0);
+        let samples = (CELL * CELL * scene.frames.len()) as u32;
+        for y in self.rows.clone() {
+            for x in (3 * y % 8..self.cells_x).step_by(8) {
+                let Some(motion) = self.field.get(y, x) else { continue };
+                if self.sad(y, x) <= samples {
+                    sum += u64::from(self.sad(y, x));
+                    continue;
+                }
+                let cell = CellSearch::new(scene, y, x);
+                let sad = cell.sad(motion, u32::MAX);
+                let mut best = Priced { cost: sad.total(), sad, motion };
+                cell.refine(&mut best, Moves::Bend, |_| 0, &[(8, 2), (4, 2), (2, 2)]);
+                sum += u64::from(sad.total());
+                gain += u64::from(sad.total() - best.sad.total());
+            }
+        }
+        (gain, sum)
     }
 
     /// SAD of the band's cells and the bits of their motion (1/256), in the unit of [`CellSearch::rate`].
     pub(super) fn total_cost(&self, lambda: u32) -> u64 {
         let cells = self.rows.clone().flat_map(|y| (0..self.cells_x).map(move |x| (y, x)));
-        let (sad, bits) = cells.fold((0, 0), |(sad, bits), (y, x)| {
-            (sad + u64::from(self.sad(y, x)), bits + u64::from(self.field.bits(y, x)))
-        });
+        let (sad, bits) =
+            cells.fold((0, 0), |(sad, bits), (y, x)| (sad + u64::from(self.sad(y, x)), bits + u64::from(self.field.bits(y, x))));
         sad + ((u64::from(lambda) * bits) >> 16)
     }
 

@@ -2,7 +2,8 @@
 //! Block motion search, for the encoder.
 //!
 //! A cell of 16x16 luma samples has one displacement D in quarter pixels, between the last decoded frame and the last frame
-//! of the block; frame i of T is predicted at D*(i+1)/T. Every choice is by SAD + lambda * bits, because at low rates vectors
+//! of the block; frame i of T is predicted at D*(i+1)/T. In blocks of two frames the first may leave that line by a *bend*, in eighths
+//! of a pixel: cameras shake, and nothing says that two frames move alike. Every choice is by SAD + lambda * bits, because at low rates vectors
 //! cost as much as residuals, and bits are counted as the token coder will code them:
 //!
 //! 1. `coarse.rs`: a search at a quarter of the resolution finds large motion.
@@ -11,7 +12,10 @@
 //! 3. Sweeps over the whole field let each cell take the vector of any neighbour. The cost of the cells predicted from it
 //!    counts too.
 //!
-//! Steps 2 and 3 are done for two halves of the picture (`band.rs`), in parallel where there are two threads.
+//! 4. Where a sample of cells says that bends pay, each cell looks for its own, then moves its last frame again, and one more
+//!    sweep spreads what was found. If all of it did not pay, the straight field stays.
+//!
+//! Steps 2 to 4 are done for two halves of the picture (`band.rs`), in parallel where there are two threads.
 
 mod band;
 mod coarse;
@@ -39,12 +43,30 @@ pub struct MotionStats {
     pub bits: f32,
 }
 
-fn total(bands: &[Band; 2], lambda: u32) -> u64 {
-    bands.iter().map(|band| band.total_cost(lambda)).sum()
-}
-
 /// Sweeps of step 3.
 const SWEEPS: usize = 2;
+
+/// Share of the SAD that bends must save in a sample of cells, as 1/n, so that they are searched for at all.
+const BEND_GAIN: u64 = 100;
+
+/// Does `work` on both bands, and tells each what is next to it in the other.
+fn pass(bands: &mut [Band; 2], pair: &Pair, work: impl Fn(&mut Band) + Sync) {
+    let [upper, lower] = bands;
+    pair.run(|| work(upper), || work(lower));
+    if !lower.rows.is_empty() {
+        upper.copy_row(lower, lower.rows.start);
+        lower.copy_row(upper, upper.rows.end - 1);
+    }
+}
+
+fn bends_pay(bands: &[Band; 2], scene: Scene<'_>) -> bool {
+    let [(g0, s0), (g1, s1)] = bands.each_ref().map(|band| band.bend_gain(scene));
+    (g0 + g1) * BEND_GAIN > s0 + s1
+}
+
+fn total_cost(bands: &[Band; 2], scene: Scene<'_>) -> u64 {
+    bands.iter().map(|band| band.total_cost(scene.lambda)).sum()
+}
 
 /// Runs two jobs, in parallel if there is a thread for the second.
 #[derive(Debug)]
@@ -119,31 +141,18 @@ impl MotionSearch {
             width: self.width,
             lambda: (lambda.clamp(0.0, 1e4) * 256.0) as u32,
         };
-        let [upper, lower] = &mut self.bands;
-        let mut pass = |work: fn(&mut Band, Scene<'_>)| {
-            self.pair.run(|| work(upper, scene), || work(lower, scene));
-            if !lower.rows.is_empty() {
-                upper.copy_row(lower, lower.rows.start);
-                lower.copy_row(upper, upper.rows.end - 1);
-            }
-        };
-        pass(Band::search);
-        (0..SWEEPS).for_each(|_| pass(Band::sweep));
-        if self.block_length == 2 && std::env::var_os("NOBEND").is_none() {
-            let straight = total(&self.bands, scene.lambda);
-            self.bands.iter_mut().for_each(Band::save);
-            let [upper, lower] = &mut self.bands;
-            let mut pass = |work: fn(&mut Band, Scene<'_>)| {
-                self.pair.run(|| work(upper, scene), || work(lower, scene));
-                if !lower.rows.is_empty() {
-                    upper.copy_row(lower, lower.rows.start);
-                    lower.copy_row(upper, upper.rows.end - 1);
-                }
-            };
-            pass(Band::bend);
-            (0..SWEEPS).for_each(|_| pass(Band::sweep));
-            if total(&self.bands, scene.lambda) >= straight {
-                self.bands.iter_mut().for_each(Band::restore);
+        let (bands, pair) = (&mut self.bands, &self.pair);
+        pass(bands, pair, |band| band.search(scene));
+        for _ in 0..SWEEPS {
+            pass(bands, pair, |band| band.sweep(scene));
+        }
+        if self.block_length == 2 && bends_pay(bands, scene) {
+            let straight = total_cost(bands, scene);
+            bands.iter_mut().for_each(Band::save);
+            pass(bands, pair, |band| band.bend(scene));
+            pass(bands, pair, |band| band.sweep(scene));
+            if total_cost(bands, scene) >= straight {
+                bands.iter_mut().for_each(Band::restore);
             }
         }
         self.finish(motion)

@@ -111,7 +111,15 @@ impl Errors<'_> {
 }
 
 /// Codes one of the two pairs of planes of a cell that is not intra.
-fn code_pair<C: BitCoder>(coder: &mut C, set: usize, pair: [&mut [i32]; 2], cell: usize, near: Near, errors: &mut Errors<'_>, x: usize) -> Result<()> {
+fn code_pair<C: BitCoder>(
+    coder: &mut C,
+    set: usize,
+    pair: [&mut [i32]; 2],
+    cell: usize,
+    near: Near,
+    errors: &mut Errors<'_>,
+    x: usize,
+) -> Result<()> {
     let prediction = predict(near);
     let vector = code_vector(coder, set, [pair[0][cell], pair[1][cell]], near, errors.around(x))?;
     if vector[0].abs() > MAX_MOTION || vector[1].abs() > MAX_MOTION {

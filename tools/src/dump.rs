@@ -9,8 +9,8 @@
 use std::io::{Read, Write};
 
 use elastictok::internals::BlockView;
-use elastictok::internals::tokens::{Estimate, NestedEncoder, Rdo};
 use elastictok::internals::tokens::motion::PLANES as MOTION_PLANES;
+use elastictok::internals::tokens::{Estimate, NestedEncoder, Rdo};
 use elastictok::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"ETKDUMP2";
