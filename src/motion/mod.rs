@@ -2,18 +2,17 @@
 //! Block motion search, for the encoder.
 //!
 //! A cell of 16x16 luma samples has one displacement D in quarter pixels, between the last decoded frame and the last frame
-//! of the block; frame i of T is predicted at D*(i+1)/T. In blocks of two frames the first may leave that line by a *bend*, in eighths
-//! of a pixel: cameras shake, and nothing says that two frames move alike. Every choice is by SAD + lambda * bits, because at low rates vectors
-//! cost as much as residuals, and bits are counted as the token coder will code them:
+//! of the block; frame i of T is predicted at D*(i+1)/T. In blocks of two frames the first may leave that line by a *bend*, in
+//! eighths of a pixel: hand-held cameras shake. Every choice is by SAD + lambda * bits, because at low rates vectors cost as
+//! much as residuals, and bits are counted as the token coder will code them:
 //!
 //! 1. `coarse.rs`: a search at a quarter of the resolution finds large motion.
 //! 2. Each cell, in coding order, takes the best of its neighbours' vectors, its own of the block before and the coarse one, and
 //!    refines it in shrinking diamonds.
 //! 3. Sweeps over the whole field let each cell take the vector of any neighbour. The cost of the cells predicted from it
 //!    counts too.
-//!
-//! 4. Where a sample of cells says that bends pay, each cell looks for its own, then moves its last frame again, and one more
-//!    sweep spreads what was found. If all of it did not pay, the straight field stays.
+//! 4. If a sample of cells gains enough from bends, each cell looks for its own and then moves its last frame again. One more
+//!    sweep follows. The straight field stays if it costs less.
 //!
 //! Steps 2 to 4 are done for two halves of the picture (`band.rs`), in parallel where there are two threads.
 

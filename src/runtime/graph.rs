@@ -184,7 +184,7 @@ impl DecoderGraph {
         self.inputs.counts_mut()
     }
 
-    /// Motion planes [3, cells_y, cells_x]; empty if the model takes none.
+    /// Motion planes [5, cells_y, cells_x]; empty if the model takes none.
     pub fn motion_mut(&mut self) -> &mut [i32] {
         self.inputs.motion_mut()
     }
@@ -350,7 +350,7 @@ impl EncoderGraph {
         self.inputs.counts_mut()
     }
 
-    /// Motion planes [3, cells_y, cells_x]; empty if the model takes none.
+    /// Motion planes [5, cells_y, cells_x]; empty if the model takes none.
     pub fn motion_mut(&mut self) -> &mut [i32] {
         self.inputs.motion_mut()
     }

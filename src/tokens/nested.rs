@@ -331,7 +331,7 @@ impl NestedDecoder {
         self.read
     }
 
-    /// Motion planes dy, dx, mode of the block, \[3, cells\]; in a key block mode is 1 (intra) everywhere.
+    /// Motion planes dy, dx, mode, by, bx of the block, \[5, cells\]; in a key block mode is 1 (intra) everywhere.
     pub fn motion(&self) -> &[i32] {
         &self.common.motion
     }
