@@ -26,6 +26,9 @@ pub enum Error {
     /// A setting is out of range or contradicts another.
     #[error("setting: {0}")]
     Settings(String),
+    /// It was ended by [`Canceller::cancel`](crate::runtime::Canceller::cancel). No failure; call `resume` to continue.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 /// Result with the core's [`Error`].

@@ -2,6 +2,7 @@
 //! ONNX Runtime: finding its library, choosing a provider, running a bundle's graphs.
 
 mod available;
+mod cancel;
 mod contract;
 mod graph;
 mod library;
@@ -13,6 +14,7 @@ mod session;
 use std::path::PathBuf;
 
 use crate::Result;
+pub use cancel::Canceller;
 pub use graph::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
 pub use library::set_search_directory;
 
@@ -44,6 +46,8 @@ pub struct RuntimeConfig {
     pub fp16: bool,
     /// Where TensorRT keeps engines; `None` = `elastictok` in the user's cache directory.
     pub cache_dir: Option<PathBuf>,
+    /// Ends runs from another thread.
+    pub canceller: Option<Canceller>,
 }
 
 /// Checks what can be known without a graph: that ONNX Runtime is there, and in it the provider asked for by name. Cheap once the
