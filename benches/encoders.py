@@ -11,7 +11,7 @@ import y4m
 
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-CODEC = RELEASE / "examples/codec"
+CODEC = RELEASE / "codec"
 
 X264 = ["-c:v", "libx264", "-g", "240"]
 CRF, CRF_AV1 = (21, 25, 29, 33, 37, 41), (25, 32, 39, 46, 53, 60)
@@ -36,7 +36,7 @@ def run(*args) -> str:
 def build(plugin: bool = False):
     """Cargo's output is shown: the first build takes minutes."""
     cargo = ["cargo", "build", "--release", "--manifest-path", str(ROOT / "Cargo.toml")]
-    subprocess.run([*cargo, "--package", "elastictok", "--example", "codec"], check=True)
+    subprocess.run([*cargo, "--package", "elastictok-tools"], check=True)
     if plugin:
         subprocess.run([*cargo, "--package", "gst-plugin-elastictok"], check=True)
 

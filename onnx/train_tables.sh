@@ -10,8 +10,8 @@ clips=$1 work=$2 rounds=${3:-4}
 root=$(cd "$(dirname "$0")/.." && pwd)
 mkdir -p "$work"
 cd "$root"
-cargo build --release --quiet --example codec --example collect_tables
-bin=${CARGO_TARGET_DIR:-target}/release/examples
+cargo build --release --quiet -p elastictok-tools
+bin=${CARGO_TARGET_DIR:-target}/release
 rm -f "$work"/*.dump
 n=0 kind=0
 for clip in "$clips"/*; do

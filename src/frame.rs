@@ -151,7 +151,7 @@ fn pad(dst: &mut [u8], p: &Plane) {
 
 /// Copies one picture into `dst` ([`Geometry::frame_bytes`] long), repeating its edges up to the aligned size. NV12 is
 /// deinterleaved on the way.
-pub fn load_frame(geometry: &Geometry, source: &PlanesRef<'_>, dst: &mut [u8]) -> Result<()> {
+pub(crate) fn load_frame(geometry: &Geometry, source: &PlanesRef<'_>, dst: &mut [u8]) -> Result<()> {
     let fits = matches!(
         (geometry.format, source.format),
         (PixelFormat::I420, SourceFormat::I420 | SourceFormat::Nv12) | (PixelFormat::Rgb, SourceFormat::Rgb)
@@ -185,7 +185,7 @@ pub fn load_frame(geometry: &Geometry, source: &PlanesRef<'_>, dst: &mut [u8]) -
 }
 
 /// Copies the visible part of the aligned frame `src` into `target`.
-pub fn store_frame(geometry: &Geometry, src: &[u8], target: &mut PlanesMut<'_>) -> Result<()> {
+pub(crate) fn store_frame(geometry: &Geometry, src: &[u8], target: &mut PlanesMut<'_>) -> Result<()> {
     let (planes, n) = geometry.planes();
     for (i, p) in planes.iter().enumerate().take(n) {
         let stride = target.strides[i];

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Core of the ElasticTok streaming video codec. It does not depend on GStreamer.
 //!
-//! `docs/architecture.md` describes the parts, `docs/bundle.md` the models, `docs/bitstream.md` the stream.
+//! [`codec`] turns frames into blocks and back, with the networks of a [`bundle`]; [`bitstream`] reads and writes streams
+//! without them. `docs/architecture.md` describes the parts, `docs/bundle.md` the models, `docs/bitstream.md` the stream.
 
 pub mod bitstream;
 pub mod bundle;
 pub mod codec;
-pub mod entropy;
-pub mod error;
+mod entropy;
+mod error;
 pub mod frame;
-pub mod index;
+#[doc(hidden)]
+pub mod internals;
 pub mod logging;
-pub mod motion;
-pub mod rate;
+mod motion;
+mod rate;
 pub mod runtime;
-pub mod search;
-pub mod timing;
-pub mod tokens;
-pub mod track;
+mod search;
+mod tokens;
 
 pub use error::{Error, Result};

@@ -11,9 +11,8 @@ use elastictok::Error;
 use elastictok::bitstream::{Block, Limits, thin};
 use elastictok::bundle::{Bottleneck, Bundle, Graph};
 use elastictok::codec::{DecoderConfig, Encoder, EncoderConfig, LiveSettings, RateControl, SearchMethod, psnr};
-use elastictok::runtime::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
-use elastictok::search::Official;
-use elastictok::tokens::fixed::FixedKind;
+use elastictok::internals::runtime::{DecoderGraph, EncoderGraph, PictureOutput, Tokens, TokensMut};
+use elastictok::internals::search::Official;
 
 const SIZE: Rgb = Rgb { width: 70, height: 45 };
 const CELLS: usize = 15;
@@ -30,7 +29,7 @@ fn quality(target_mse: f64) -> LiveSettings {
 /// The losses of each count, in one cell of one key block, straight from the graphs.
 fn curve(bundle: &Bundle, frames: &[u8]) -> Vec<f32> {
     let geometry = bundle.geometry(16, 16).unwrap();
-    let mut decoder = DecoderGraph::open_for(bundle, &geometry, &runtime(), Picture::Reconstruction).unwrap();
+    let mut decoder = DecoderGraph::open_for(bundle, &geometry, &runtime(), PictureOutput::Reconstruction).unwrap();
     let mut encoder = EncoderGraph::open(bundle, &geometry, &runtime(), &mut decoder).unwrap();
     encoder.frames_mut().copy_from_slice(frames);
     (1..=16)
@@ -287,8 +286,7 @@ fn quantised_means_cost_next_to_nothing() {
     let mut d = size.decoder(&bundle, e.sequence_header(), None);
     let quantised = size.psnr(&size.decode(&mut d, &packets[0].data), 0);
     assert!((quantised - unquantised).abs() < 0.05, "{quantised} dB, {unquantised} dB without quantisation");
-    let kind = FixedKind::new(&bundle.manifest).unwrap();
-    assert_eq!(kind.token_bits(), 36.0);
+    assert_eq!(bundle.manifest.bottleneck.token_bits(), Some(36.0));
     let bits = (packets[0].data.len() * 8) as f64;
     assert!((bits / (6.0 * 12.0 * 36.0) - 1.0).abs() < 0.1, "{bits} bits for 72 tokens of 36");
 }

@@ -17,7 +17,7 @@ use elastictok::codec::{
     Decoder, DecoderConfig, Encoder, FrameTime, LiveSettings, Packet, RateControl, SearchMethod, TokenReader, TokenValues, psnr,
 };
 use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
-use elastictok::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensMut};
+use elastictok::internals::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensMut};
 
 const SIZE: Rgb = Rgb { width: 32, height: 32 };
 

@@ -3,7 +3,8 @@
 
 use elastictok::Error;
 use elastictok::bundle::{Bundle, Graph};
-use elastictok::runtime::{DecoderGraph, EncoderGraph, ExecutionProvider, RuntimeConfig, Tokens, TokensMut};
+use elastictok::internals::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensMut};
+use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
 
 fn cpu() -> RuntimeConfig {
     RuntimeConfig { provider: ExecutionProvider::Cpu, threads: 1, ..Default::default() }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Npz, fixtures};
-use elastictok::search::{Found, Official};
+use elastictok::internals::search::{FoundCounts, Official};
 
 /// One decision of the official code.
 struct Row {
@@ -16,7 +16,7 @@ struct Row {
 }
 
 /// What the search keeps under a curve with the loss of k tokens at [k - 1].
-fn run(rule: &Official, curve: &[f32], linear: bool) -> Found {
+fn run(rule: &Official, curve: &[f32], linear: bool) -> FoundCounts {
     let mut evaluate = |kept: &[u32], losses: &mut [f32]| {
         losses[0] = curve[kept[0] as usize - 1];
         Ok(())

@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
-use elastictok::bitstream::PixelFormat;
 use elastictok::bundle::fingerprint_name;
+use elastictok::frame::PixelFormat;
 
 use crate::cli::InfoArgs;
 use crate::failure::Exit;

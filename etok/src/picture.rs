@@ -2,8 +2,8 @@
 //! Pictures in memory: comparing, shrinking, and writing them as PNG.
 
 use anyhow::Context as _;
-use elastictok::bitstream::PixelFormat;
 use elastictok::codec::psnr;
+use elastictok::frame::PixelFormat;
 
 /// A picture without padding: I420 planes one after the other, or interleaved RGB.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,10 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use elastictok::bitstream::{Block, MAX_LAYERS, SequenceHeader, Unit, UnitKind, segment_bytes};
+use elastictok::bitstream::{Block, MAX_LAYERS, SequenceHeader, Timeline, Unit, UnitKind, segment_bytes};
 use elastictok::bundle::{Bundle, fingerprint_name};
 use elastictok::codec::CountReader;
-use elastictok::timing::Timeline;
 
 use crate::stream::Units;
 

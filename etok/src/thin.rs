@@ -2,8 +2,7 @@
 //! `etok thin`: cuts layers off, without decoding.
 
 use bytes::BytesMut;
-use elastictok::bitstream::{BlockHeader, SequenceHeader, StreamWriter, Thinner, UnitKind, thin};
-use elastictok::timing::Timeline;
+use elastictok::bitstream::{BlockHeader, SequenceHeader, StreamWriter, Thinner, Timeline, UnitKind, thin};
 
 use crate::cli::ThinArgs;
 use crate::failure::{Exit, input};

@@ -2,4 +2,4 @@
 //! Any bytes as a block: parsing, times, thinning.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| elastictok::bitstream::fuzzing::block(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| elastictok::internals::fuzzing::block(data));

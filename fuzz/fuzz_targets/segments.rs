@@ -2,4 +2,4 @@
 //! Any bytes as the payloads of a block whose checksums hold: tokens, motion and counts, without a graph.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| elastictok::codec::fuzzing::segments(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| elastictok::internals::fuzzing::segments(data));

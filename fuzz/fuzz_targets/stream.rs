@@ -2,4 +2,4 @@
 //! Any bytes as a byte stream: the same units however it is cut.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| elastictok::bitstream::fuzzing::stream(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| elastictok::internals::fuzzing::stream(data));

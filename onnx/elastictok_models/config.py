@@ -20,7 +20,7 @@ class Config:
 
     name: str = "builtin"
     block_length: int = 2  # T, frames per block: 1 or 2
-    levels: int = 3  # nested quantiser levels = layers
+    levels: int = 3  # layers; the name in bundle.json
     scale: int = 8  # latent units per unit of an orthonormal transform coefficient
     # Chroma latents are scaled: coarse steps must not take the colour of large areas, while fine chroma detail is not seen.
     chroma_weight: float = 0.8  # of high frequencies

@@ -61,7 +61,7 @@ def main():
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--weights", type=Path, help="checkpoint of train.py; without it the codec has no learned part")
     ap.add_argument("--distortion", type=Path, help="head trained by distortion.py; without it the one that --out holds, if any")
-    ap.add_argument("--tables", type=Path, help="entropy tables of the collect_tables example")
+    ap.add_argument("--tables", type=Path, help="entropy tables that collect_tables trained")
     args = ap.parse_args()
     cfg, net, training = Config(), None, "untrained"
     if args.weights:

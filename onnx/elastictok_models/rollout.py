@@ -20,7 +20,7 @@ from .transform import order
 
 def quantise(latents, step, rng, cfg: Config, order_rank):
     """A stand-in for the encoder's rate-distortion optimised nested quantiser; returns dequantised latents, counts and the
-    effective step in latent units. Sometimes the finest levels are cut off, as a media server would."""
+    effective step in latent units. Sometimes upper layers are cut off, as a media server would."""
     cut = rng.choice(cfg.levels, p=[0.7, 0.2, 0.1][:cfg.levels]) if rng.random() < 0.5 else 0
     fine = step / 3 ** cut
     dead = rng.uniform(0.55, 0.75)  # |x| / step below this goes to zero; high frequencies sooner

@@ -29,8 +29,8 @@ def samples(block: Block, cfg: Config, rng, most: int) -> tuple:
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument("--data", type=Path, required=True, help="folder of training clips")
-    ap.add_argument("--tools", type=Path, required=True, help="folder of the Rust examples, release build")
-    ap.add_argument("--bundle", type=Path, required=True, help="the bundle inside those examples")
+    ap.add_argument("--tools", type=Path, required=True, help="folder of the Rust tools, release build")
+    ap.add_argument("--bundle", type=Path, required=True, help="the bundle inside those tools")
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--clips", type=int, default=60)
     ap.add_argument("--steps", type=int, default=4000)

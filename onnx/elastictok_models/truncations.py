@@ -2,7 +2,8 @@
 """What cells look like to receivers of fewer layers: training data for the encoder graph's `distortion`.
 
 Clips are coded by the Rust encoder (`codec dump`), its latents quantised again at several steps (`truncate`), every truncation
-decoded by the decoder graph against the encoder's own reference, and each cell's luma compared with the source."""
+decoded by the decoder graph against the encoder's own reference, and each cell's luma compared with the source. Both programs
+are in tools/src/bin/; `truncate.rs` describes what this module reads."""
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ class Block:
     """One block at one quantiser."""
 
     key: bool
-    step: float  # of the finest level, pixel units
+    step: float  # of the last layer, pixel units
     intra: np.ndarray  # bool [cells]
     latents: np.ndarray  # i16 [cells, luma coefficients], the graph's order: what the encoder graph gave
     errors: np.ndarray  # f32 [cells, L]: mean squared error of luma with layers 0..=l
@@ -40,25 +41,10 @@ def cell_errors(frames, source) -> np.ndarray:
     return cut((luma(frames) - luma(source)) ** 2, CELL).mean(2).ravel()
 
 
-def read_dump(path: Path, cfg: Config) -> Iterator[tuple[bool, np.ndarray, np.ndarray]]:
-    """Blocks of a dump: key, motion i32 [3, cells_y, cells_x], latents i16 [cells, C] in the order of tokens. The format is
-    described at `DumpReader` in src/tokens/train.rs."""
-    data, at = path.read_bytes(), 16 + 8 * cfg.coefficients
-    while at < len(data):
-        cells_x, cells_y = np.frombuffer(data, "<u4", 2, at + 4)
-        cells = int(cells_x * cells_y)
-        motion = np.frombuffer(data, "<i4", 3 * cells, at + 12).reshape(3, cells_y, cells_x)
-        sets = data[at + 3]  # the last one is what the whole stream's receiver lacks
-        size = 2 * cells * cfg.coefficients
-        latents = np.frombuffer(data, "<i2", size // 2, at + 12 + 12 * cells + (sets - 1) * size).reshape(cells, -1)
-        yield data[at] != 0, motion, latents
-        at += 12 + 12 * cells + sets * size
-
-
 def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng, frames: int = 16) -> Iterator[Block]:
     """Codes `frames` frames from a random place of `clip` at a random quality; yields its blocks at two quantisers each.
 
-    `tools` is the folder of the Rust examples, which must hold the bundle that `decoder` is of."""
+    `tools` is the folder of the Rust tools, which must hold the bundle that `decoder` is of."""
     with tempfile.TemporaryDirectory() as folder:
         video, dump = Path(folder) / "clip.y4m", Path(folder) / "clip.dump"
         start = rng.integers(0, 20)
@@ -73,11 +59,12 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
         cells, rank = cells_y * cells_x, np.argsort(order(cfg))
         run = session(decoder, cells_y, cells_x).run
         reference, position = np.zeros(source.shape[1:], np.uint8), 0
-        for n, (key, motion, latents) in enumerate(read_dump(dump, cfg)):
+        for n in range(len(source) // cfg.block_length):
+            key = again.stdout.read(4)[0] != 0
+            motion = np.frombuffer(again.stdout.read(12 * cells), "<i4").reshape(3, cells_y, cells_x)
+            latents = np.frombuffer(again.stdout.read(2 * cells * cfg.coefficients), "<i2").reshape(cells, -1)
             position = 0 if key else position + 1
             shown = source[n * cfg.block_length:(n + 1) * cfg.block_length]
-            if len(shown) < cfg.block_length:
-                break
             feed = {"position": np.asarray(position, np.int64), "motion": motion, "dec.reference": reference}
             for tried in range(2):
                 errors = np.zeros((cells, cfg.levels), np.float32)

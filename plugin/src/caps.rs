@@ -4,7 +4,8 @@
 //! A header can hold values that caps cannot: code points that GStreamer does not know, fractions beyond 32 signed bits. Each
 //! such field becomes unspecified by itself, and never another value. Packetized caps carry the whole header in `codec_data`.
 
-use elastictok::bitstream::{PixelFormat, SequenceHeader};
+use elastictok::bitstream::SequenceHeader;
+use elastictok::frame::PixelFormat;
 use gst::glib;
 use gst_video::{VideoColorMatrix as Matrix, VideoColorRange as Range};
 use gst_video::{VideoColorPrimaries as Primaries, VideoTransferFunction as Transfer};

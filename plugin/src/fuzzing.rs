@@ -3,8 +3,8 @@
 
 use std::sync::Once;
 
-use elastictok::bitstream::{PixelFormat, SequenceHeader};
-use elastictok::timing::{Timeline, Timing};
+use elastictok::bitstream::{SequenceHeader, Timeline, Timing};
+use elastictok::frame::PixelFormat;
 
 use crate::caps::{block_rate, chroma_site_to_header, colorimetry_to_header, contradiction, stream_caps, unsigned, video_info};
 

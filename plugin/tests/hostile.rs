@@ -5,9 +5,9 @@
 mod common;
 
 use common::*;
-use elastictok::bitstream::{BlockHeader, BlockWriter, PixelFormat, SequenceHeader, StreamWriter};
+use elastictok::bitstream::{BlockHeader, BlockWriter, SequenceHeader, StreamWriter, Timing};
 use elastictok::bundle::Bundle;
-use elastictok::timing::Timing;
+use elastictok::frame::PixelFormat;
 use gst::prelude::*;
 
 /// A whole stream in 32 bytes: its colorimetry is 3, 3, 3, which nobody has given a meaning.
@@ -183,7 +183,7 @@ fn quantisers_beyond_the_models_are_refused() {
 
 #[test]
 fn blocks_of_no_duration_play() {
-    use elastictok::timing::{Durations, Explicit, Unit};
+    use elastictok::bitstream::{Durations, Explicit, TimeUnit};
     let mut header = header(32, 32);
     for (framerate, durations) in [
         ((1000, 1), Durations::Each([-1_000_000, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
@@ -193,7 +193,7 @@ fn blocks_of_no_duration_play() {
         ((30, 1), Durations::Absent),
     ] {
         header.framerate = framerate;
-        let explicit = Some(Explicit { unit: Unit::Nanosecond, differences: None, durations });
+        let explicit = Some(Explicit { unit: TimeUnit::Nanosecond, differences: None, durations });
         let data = stream(&header, &empty_block(30, Timing { explicit, ..at_zero() })).repeat(3);
         for chain in ["elastictokparse", "elastictokparse ! elastictokdec", "decodebin3"] {
             let (messages, buffers) = run(&data, chain);

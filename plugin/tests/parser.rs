@@ -7,8 +7,8 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use common::*;
-use elastictok::bitstream::{BlockHeader, PixelFormat, SequenceHeader, StreamWriter};
-use elastictok::timing::{FrameTime, Timeline};
+use elastictok::bitstream::{BlockHeader, FrameTime, SequenceHeader, StreamWriter, Timeline};
+use elastictok::frame::PixelFormat;
 use gst::prelude::*;
 
 const MS: u64 = 1_000_000;

@@ -90,7 +90,7 @@ impl<'a> Iterator for Segments<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.next.is_none() {
-            let span = match Span::read(self.data, self.at.take()?) {
+            let span = match SegmentSpan::read(self.data, self.at.take()?) {
                 Ok(span) => span?,
                 Err(fault) => return Some(Err(fault)),
             };
@@ -113,7 +113,7 @@ impl<'a> Iterator for Segments<'a> {
 impl FusedIterator for Segments<'_> {}
 
 /// Where a segment that is not empty lies; it ends where its payload does.
-pub(super) struct Span {
+pub(super) struct SegmentSpan {
     /// Empty segments before it.
     pub empty: usize,
     pub payload: Range<usize>,
@@ -122,7 +122,7 @@ pub(super) struct Span {
     check: u16,
 }
 
-impl Span {
+impl SegmentSpan {
     /// Finds the first segment from `at` on that is not empty, without reading its payload. `None`: there is none.
     pub fn read(data: &[u8], at: usize) -> Result<Option<Self>, SegmentFault> {
         let empty = data[at..].iter().take_while(|&&length| length == 0).count();
@@ -130,8 +130,8 @@ impl Span {
             return Ok(None);
         }
         let (length, taken) = varint::get(&data[at + empty..]).map_err(|fault| match fault {
-            varint::Fault::Short => SegmentFault::Truncated,
-            varint::Fault::Malformed => SegmentFault::Damaged,
+            varint::VarintFault::Short => SegmentFault::Truncated,
+            varint::VarintFault::Malformed => SegmentFault::Damaged,
         })?;
         let lengths = at..at + empty + taken;
         let length = usize::try_from(length).map_err(|_| SegmentFault::Truncated)?;

@@ -5,8 +5,8 @@ use bytes::{BufMut, BytesMut};
 
 use super::crc::crc8;
 use super::limits::MAX_BLOCK_LENGTH;
+use super::timing::{Durations, Explicit, TimeUnit, Timing};
 use super::varint;
-use crate::timing::{Durations, Explicit, Timing, Unit};
 use crate::{Error, Result};
 
 const FLAG_KEY: u8 = 1;
@@ -42,18 +42,18 @@ pub struct BlockHeader {
 
 /// Why no header could be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum HeaderFault {
     /// The data ends inside the header.
     Short,
     /// What is wrong.
     Bad(&'static str),
 }
 
-impl From<Fault> for Error {
-    fn from(fault: Fault) -> Self {
+impl From<HeaderFault> for Error {
+    fn from(fault: HeaderFault) -> Self {
         let what = match fault {
-            Fault::Short => "the block ends inside it",
-            Fault::Bad(what) => what,
+            HeaderFault::Short => "the block ends inside it",
+            HeaderFault::Bad(what) => what,
         };
         Self::Malformed(format!("block header: {what}; drop the block and continue with the next key block"))
     }
@@ -68,11 +68,11 @@ pub(super) struct RawHeader {
 }
 
 impl RawHeader {
-    pub fn read(data: &[u8]) -> Result<Self, Fault> {
-        let mut reader = Reader { data, taken: 0 };
+    pub fn read(data: &[u8]) -> Result<Self, HeaderFault> {
+        let mut reader = BlockHeaderReader { data, taken: 0 };
         let flags = reader.byte()?;
         if flags & RESERVED_FLAGS != 0 {
-            return Err(Fault::Bad("a reserved flag is set"));
+            return Err(HeaderFault::Bad("a reserved flag is set"));
         }
         let key = flags & FLAG_KEY != 0;
         let no_pts = flags & FLAG_NO_PTS != 0;
@@ -82,16 +82,16 @@ impl RawHeader {
         let has_frames = flags & FLAG_FRAMES != 0;
         let frames = if has_frames { reader.byte()? } else { 0 };
         if has_frames && !(1..=MAX_BLOCK_LENGTH).contains(&frames) {
-            return Err(Fault::Bad("the frame count is outside 1..=16"));
+            return Err(HeaderFault::Bad("the frame count is outside 1..=16"));
         }
         let base = if key && !no_pts { Some(reader.number()?) } else { None };
         if base == Some(u64::MAX) {
-            return Err(Fault::Bad("the key block's time is out of range"));
+            return Err(HeaderFault::Bad("the key block's time is out of range"));
         }
         let explicit = if flags & FLAG_TIMING != 0 { Some(reader.explicit(frames, no_pts)?) } else { None };
         let check = crc8(&data[..reader.taken]);
         if reader.byte()? != check {
-            return Err(Fault::Bad("checksum mismatch"));
+            return Err(HeaderFault::Bad("checksum mismatch"));
         }
         let timing = Timing { base, no_pts, explicit };
         let left_out = flags >> LEFT_OUT_SHIFT & 3;
@@ -111,7 +111,7 @@ impl BlockHeader {
         if !has_frames {
             header.frames = block_length;
         } else if header.frames > block_length {
-            return Err(Fault::Bad("more frames than the sequence header's block length").into());
+            return Err(HeaderFault::Bad("more frames than the sequence header's block length").into());
         }
         Ok((header, len))
     }
@@ -176,9 +176,9 @@ fn has_lists(explicit: &Explicit) -> bool {
 
 fn put_explicit(out: &mut BytesMut, explicit: &Explicit, frames: usize) {
     let unit = match explicit.unit {
-        Unit::Nanosecond => 0,
-        Unit::Microsecond => 1,
-        Unit::Millisecond => 2,
+        TimeUnit::Nanosecond => 0,
+        TimeUnit::Microsecond => 1,
+        TimeUnit::Millisecond => 2,
     };
     let rule: u8 = match explicit.durations {
         Durations::Grid => 0,
@@ -199,38 +199,38 @@ fn put_explicit(out: &mut BytesMut, explicit: &Explicit, frames: usize) {
     }
 }
 
-struct Reader<'a> {
+struct BlockHeaderReader<'a> {
     data: &'a [u8],
     taken: usize,
 }
 
-impl Reader<'_> {
-    fn byte(&mut self) -> Result<u8, Fault> {
-        let byte = *self.data.get(self.taken).ok_or(Fault::Short)?;
+impl BlockHeaderReader<'_> {
+    fn byte(&mut self) -> Result<u8, HeaderFault> {
+        let byte = *self.data.get(self.taken).ok_or(HeaderFault::Short)?;
         self.taken += 1;
         Ok(byte)
     }
 
-    fn number(&mut self) -> Result<u64, Fault> {
+    fn number(&mut self) -> Result<u64, HeaderFault> {
         let (value, taken) = varint::get(&self.data[self.taken..]).map_err(|fault| match fault {
-            varint::Fault::Short => Fault::Short,
-            varint::Fault::Malformed => Fault::Bad("a number is not in its shortest form"),
+            varint::VarintFault::Short => HeaderFault::Short,
+            varint::VarintFault::Malformed => HeaderFault::Bad("a number is not in its shortest form"),
         })?;
         self.taken += taken;
         Ok(value)
     }
 
-    fn position(&mut self) -> Result<u32, Fault> {
+    fn position(&mut self) -> Result<u32, HeaderFault> {
         match u32::try_from(self.number()?) {
-            Ok(0) => Err(Fault::Bad("position 0 in a block that is not a key block")),
+            Ok(0) => Err(HeaderFault::Bad("position 0 in a block that is not a key block")),
             Ok(position) => Ok(position),
-            Err(_) => Err(Fault::Bad("the position is beyond 32 bits")),
+            Err(_) => Err(HeaderFault::Bad("the position is beyond 32 bits")),
         }
     }
 
-    fn list(&mut self, frames: u8) -> Result<[i64; MAX_BLOCK_LENGTH as usize], Fault> {
+    fn list(&mut self, frames: u8) -> Result<[i64; MAX_BLOCK_LENGTH as usize], HeaderFault> {
         if frames == 0 {
-            return Err(Fault::Bad("times per frame without a frame count"));
+            return Err(HeaderFault::Bad("times per frame without a frame count"));
         }
         let mut list = [0; MAX_BLOCK_LENGTH as usize];
         for slot in &mut list[..usize::from(frames)] {
@@ -239,20 +239,20 @@ impl Reader<'_> {
         Ok(list)
     }
 
-    fn explicit(&mut self, frames: u8, no_pts: bool) -> Result<Explicit, Fault> {
+    fn explicit(&mut self, frames: u8, no_pts: bool) -> Result<Explicit, HeaderFault> {
         let byte = self.byte()?;
         if byte & RESERVED_TIMING != 0 {
-            return Err(Fault::Bad("a reserved bit of the timing byte is set"));
+            return Err(HeaderFault::Bad("a reserved bit of the timing byte is set"));
         }
         let unit = match byte & 3 {
-            0 => Unit::Nanosecond,
-            1 => Unit::Microsecond,
-            2 => Unit::Millisecond,
-            _ => return Err(Fault::Bad("unknown unit of time")),
+            0 => TimeUnit::Nanosecond,
+            1 => TimeUnit::Microsecond,
+            2 => TimeUnit::Millisecond,
+            _ => return Err(HeaderFault::Bad("unknown unit of time")),
         };
         let present = byte & TIMING_DIFFERENCES != 0;
         if present && no_pts {
-            return Err(Fault::Bad("differences of times in a block without times"));
+            return Err(HeaderFault::Bad("differences of times in a block without times"));
         }
         let differences = if present { Some(self.list(frames)?) } else { None };
         let durations = match byte >> 3 {
@@ -261,7 +261,7 @@ impl Reader<'_> {
             2 => Durations::Absent,
             3 => Durations::Next(varint::unzigzag(self.number()?)),
             4 => Durations::Each(self.list(frames)?),
-            _ => return Err(Fault::Bad("unknown rule for durations")),
+            _ => return Err(HeaderFault::Bad("unknown rule for durations")),
         };
         Ok(Explicit { unit, differences, durations })
     }

@@ -2,8 +2,7 @@
 //! Properties that hold for any bytes, shared by the fuzz targets and the tests.
 
 use super::{Block, Parsed, Probe, StreamReader, StreamWriter, Unit, UnitKind};
-use super::{BlockWriter, SequenceHeader, parse_unit, probe, thin, thin_to_bytes};
-use crate::timing::Timeline;
+use super::{BlockWriter, SequenceHeader, Timeline, parse_unit, probe, thin, thin_to_bytes};
 use bytes::BytesMut;
 
 /// The first byte chooses the block length; the rest is parsed as a block.

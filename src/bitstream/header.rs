@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::crc::crc16;
 use super::limits::{Limits, MAX_BLOCK_LENGTH, MAX_SEQUENCE_BYTES};
 use super::varint;
-pub use crate::frame::PixelFormat;
+use crate::frame::PixelFormat;
 use crate::{Error, Result};
 
 /// First bytes of every sequence header.
@@ -73,6 +73,13 @@ impl SequenceHeader {
         Ok(())
     }
 
+    /// The largest block in bytes to expect under this header: twice the pictures in RGB and 64 KiB, within `limits`.
+    pub fn block_bytes(&self, limits: &Limits) -> usize {
+        let pixels = u64::from(self.width) * u64::from(self.height) * u64::from(self.block_length);
+        let bytes = pixels.saturating_mul(2 * 3).saturating_add(64 << 10);
+        usize::try_from(bytes).unwrap_or(usize::MAX).min(limits.max_block_bytes)
+    }
+
     /// The bytes of the header: caps `codec_data`, or the payload of a sequence unit.
     pub fn to_bytes(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(MAX_SEQUENCE_BYTES);
@@ -114,7 +121,7 @@ impl SequenceHeader {
         if crc16(&data[..data.len() - 2]) != u16::from_le_bytes(*check) {
             return Err(malformed("checksum mismatch; get the stream again".into()));
         }
-        let mut reader = Reader { rest: body };
+        let mut reader = SequenceHeaderReader { rest: body };
         let version = reader.byte()?;
         let (major, minor) = (version >> 4, version & 0x0F);
         if major != VERSION_MAJOR {
@@ -152,11 +159,11 @@ fn malformed(what: String) -> Error {
     Error::Malformed(format!("sequence header: {what}"))
 }
 
-struct Reader<'a> {
+struct SequenceHeaderReader<'a> {
     rest: &'a [u8],
 }
 
-impl Reader<'_> {
+impl SequenceHeaderReader<'_> {
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let (array, rest) = self.rest.split_first_chunk().ok_or_else(|| malformed("it ends early".into()))?;
         self.rest = rest;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bounds on what a reader accepts of a stream.
 
-use super::header::SequenceHeader;
 use crate::{Error, Result};
 
 /// The most frames in a block.
@@ -74,12 +73,5 @@ impl Limits {
             )));
         }
         Ok(())
-    }
-
-    /// The largest block in bytes to expect under `header`: twice the pictures in RGB and 64 KiB, within `max_block_bytes`.
-    pub fn block_bytes(&self, header: &SequenceHeader) -> usize {
-        let pixels = u64::from(header.width) * u64::from(header.height) * u64::from(header.block_length);
-        let bytes = pixels.saturating_mul(2 * 3).saturating_add(64 << 10);
-        usize::try_from(bytes).unwrap_or(usize::MAX).min(self.max_block_bytes)
     }
 }

@@ -6,8 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::block_header::RawHeader;
 use super::header::SequenceHeader;
 use super::limits::Limits;
-use super::unit::put_unit;
-pub use super::unit::{Parsed, SYNC, UnitKind, parse_last_unit, parse_unit};
+use super::unit::{Parsed, UnitKind, parse_last_unit, parse_unit, put_unit};
 use crate::{Error, Result};
 
 /// How certain it is that data is an ElasticTok byte stream.
@@ -52,7 +51,7 @@ impl StreamWriter {
         header.validate()?;
         let mut sequence = BytesMut::new();
         put_unit(UnitKind::Sequence, &header.to_bytes(), &mut sequence);
-        let max_block_bytes = Limits::FORMAT.block_bytes(header);
+        let max_block_bytes = header.block_bytes(&Limits::FORMAT);
         Ok(Self { sequence: sequence.freeze(), max_block_bytes, started: false })
     }
 
@@ -157,7 +156,7 @@ impl StreamReader {
                     let payload = unit.slice(payload);
                     if kind == UnitKind::Sequence {
                         let header = SequenceHeader::parse_with(&payload, &self.limits);
-                        self.max_block_bytes = header.map_or(0, |header| self.limits.block_bytes(&header));
+                        self.max_block_bytes = header.map_or(0, |header| header.block_bytes(&self.limits));
                     }
                     return Some(Unit { kind, payload, skipped: std::mem::take(&mut self.skipped) });
                 }

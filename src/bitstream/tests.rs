@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::Error;
-use crate::timing::{FrameTime, Timeline};
+use crate::frame::PixelFormat;
 
 mod corpus;
 mod golden;
@@ -324,7 +324,7 @@ fn probing() {
 fn memory_stays_bounded() {
     // A unit that claims more than the picture size allows is no unit: nothing waits for it.
     let mut stream = byte_stream(&blocks(1, 1, &[60])).to_vec();
-    let most = Limits::default().block_bytes(&sequence());
+    let most = sequence().block_bytes(&Limits::default());
     let mut huge = BytesMut::new();
     let block = blocks(1, 1, &[most]);
     unit::put_unit(UnitKind::Block, &block[0], &mut huge);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Thinning: a block of fewer layers is a prefix of the block.
 
-use super::block::{SegmentFault, Span};
+use super::block::{SegmentFault, SegmentSpan};
 use super::block_header::RawHeader;
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ fn cut(block: &[u8], layers: usize, max_bytes: usize) -> Result<&[u8]> {
     let mut at = kept;
     let mut layer = 0;
     while layer < layers {
-        let span = match Span::read(block, at) {
+        let span = match SegmentSpan::read(block, at) {
             Ok(Some(span)) => span,
             Ok(None) => break,
             Err(_) if layer > 0 => break,

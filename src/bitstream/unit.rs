@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, BytesMut};
 
-use super::block_header::{Fault, RawHeader};
+use super::block_header::{HeaderFault, RawHeader};
 use super::crc::{crc8, crc16};
 use super::header::MAGIC;
 use super::limits::MAX_SEQUENCE_BYTES;
@@ -122,7 +122,7 @@ fn start(data: &[u8], max_block_bytes: usize) -> Start {
     let (length, taken) = match varint::get(&data[2..]) {
         Ok((length, taken)) => (usize::try_from(length).unwrap_or(usize::MAX), taken),
         // A varint longer than the limit needs is rejected early.
-        Err(varint::Fault::Short) if data.len() - 2 < varint::len(max as u64) => {
+        Err(varint::VarintFault::Short) if data.len() - 2 < varint::len(max as u64) => {
             return Start::Unknown(MIN_UNIT_HEADER_BYTES.max(data.len() + 2));
         }
         Err(_) => return Start::Junk,
@@ -143,7 +143,7 @@ fn start(data: &[u8], max_block_bytes: usize) -> Start {
         UnitKind::Sequence => Start::Unit { kind, payload },
         UnitKind::Block => match RawHeader::read(there) {
             Ok(_) => Start::Unit { kind, payload },
-            Err(Fault::Short) if payload.end > data.len() => Start::Unknown(payload.end.min(data.len() + MIN_BLOCK_BYTES)),
+            Err(HeaderFault::Short) if payload.end > data.len() => Start::Unknown(payload.end.min(data.len() + MIN_BLOCK_BYTES)),
             Err(_) => Start::Junk,
         },
     }

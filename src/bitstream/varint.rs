@@ -8,7 +8,7 @@ pub const MAX_BYTES: usize = 10;
 
 /// Why no integer could be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum VarintFault {
     /// The data ends inside the integer.
     Short,
     /// Longer than needed for its value, or beyond 64 bits.
@@ -30,19 +30,19 @@ pub fn put(out: &mut BytesMut, mut value: u64) {
 }
 
 /// Reads an integer at the front of `data`: value and bytes taken.
-pub fn get(data: &[u8]) -> Result<(u64, usize), Fault> {
+pub fn get(data: &[u8]) -> Result<(u64, usize), VarintFault> {
     let mut value = 0u64;
     for (index, &byte) in data.iter().take(MAX_BYTES).enumerate() {
         let bits = u64::from(byte & 0x7F);
         if index == MAX_BYTES - 1 && byte > 1 {
-            return Err(Fault::Malformed);
+            return Err(VarintFault::Malformed);
         }
         value |= bits << (7 * index);
         if byte & 0x80 == 0 {
-            return if byte == 0 && index > 0 { Err(Fault::Malformed) } else { Ok((value, index + 1)) };
+            return if byte == 0 && index > 0 { Err(VarintFault::Malformed) } else { Ok((value, index + 1)) };
         }
     }
-    Err(Fault::Short)
+    Err(VarintFault::Short)
 }
 
 /// Maps small magnitudes of either sign to small numbers: 0, -1, 1, -2, 2 become 0, 1, 2, 3, 4.
@@ -74,10 +74,10 @@ mod tests {
             assert_eq!(&out[..], bytes);
             assert_eq!(get(bytes), Ok((value, bytes.len())));
         }
-        assert_eq!(get(&[0x80, 0x00]), Err(Fault::Malformed), "overlong");
-        assert_eq!(get(&[0xFF; 10]), Err(Fault::Malformed), "beyond 64 bits");
-        assert_eq!(get(&[0x80; 9]), Err(Fault::Short));
-        assert_eq!(get(&[]), Err(Fault::Short));
+        assert_eq!(get(&[0x80, 0x00]), Err(VarintFault::Malformed), "overlong");
+        assert_eq!(get(&[0xFF; 10]), Err(VarintFault::Malformed), "beyond 64 bits");
+        assert_eq!(get(&[0x80; 9]), Err(VarintFault::Short));
+        assert_eq!(get(&[]), Err(VarintFault::Short));
         assert_eq!([0, -1, 1, -2, 2, i64::MIN].map(zigzag), [0, 1, 2, 3, 4, u64::MAX]);
     }
 
@@ -90,7 +90,7 @@ mod tests {
             prop_assert_eq!(out.len(), len(value));
             prop_assert_eq!(get(&out), Ok((value, out.len())));
             for cut in 0..out.len() {
-                prop_assert_eq!(get(&out[..cut]), Err(Fault::Short));
+                prop_assert_eq!(get(&out[..cut]), Err(VarintFault::Short));
             }
             prop_assert_eq!(unzigzag(zigzag(signed)), signed);
         }

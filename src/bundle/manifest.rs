@@ -5,10 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bitstream::MAX_LAYERS;
 use crate::frame::PixelFormat;
+use crate::tokens::MAX_NESTED_LAYERS;
 use crate::{Error, Result};
-
-/// Levels of the nested quantiser at most.
-const MAX_LEVELS: usize = 3;
 
 /// Pixels on a side of a nested bundle's cell: the motion search and the stream's vectors have this size.
 const NESTED_CELL: u32 = crate::motion::CELL as u32;
@@ -39,8 +37,9 @@ pub enum Bottleneck {
     },
     /// Tokens are the nested ternary digits of transform coefficients.
     Nested {
-        /// Digits of a coefficient.
-        levels: u32,
+        /// L, digits of a coefficient, and so layers.
+        #[serde(rename = "levels")]
+        layers: u32,
         /// Latent units per unit of an orthonormal coefficient.
         scale: u32,
         /// Place of each coefficient, in the graphs' order.
@@ -50,7 +49,19 @@ pub enum Bottleneck {
     },
 }
 
-/// How counts are searched, for `fsq` and `vae` bottlenecks; see [`search`](crate::search).
+impl Bottleneck {
+    /// Bits that a token of fixed width takes in a stream: log2 of the number of codes (15.97 for 64000), or dimensions times
+    /// bits. `None` for `nested`, whose tokens are entropy coded.
+    pub fn token_bits(&self) -> Option<f64> {
+        match self {
+            Self::Fsq { levels } => Some((levels.iter().map(|&l| u64::from(l)).product::<u64>() as f64).log2()),
+            Self::Vae { dimensions, bits, .. } => Some(f64::from(*dimensions) * f64::from(*bits)),
+            Self::Nested { .. } => None,
+        }
+    }
+}
+
+/// How counts are searched, for `fsq` and `vae` bottlenecks; see docs/bundle.md.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rule", rename_all = "lowercase", deny_unknown_fields)]
 pub enum SearchRule {
@@ -204,7 +215,7 @@ impl Manifest {
                     return Err("vae dimensions, bits or scale is out of range".into());
                 }
             }
-            Bottleneck::Nested { levels, scale, positions, order } => {
+            Bottleneck::Nested { layers, scale, positions, order } => {
                 if self.pixel_format != PixelFormat::I420 || !self.takes_motion || !self.takes_step {
                     return Err("a nested bottleneck needs I420, takes_motion and takes_step".into());
                 }
@@ -214,12 +225,12 @@ impl Manifest {
                         self.cell[0], self.cell[1]
                     ));
                 }
-                if !(1..=MAX_LEVELS as u32).contains(levels) || !(1..=64).contains(scale) {
-                    return Err(format!("nested levels {levels} or scale {scale} is out of range"));
+                if !(1..=MAX_NESTED_LAYERS as u32).contains(layers) || !(1..=64).contains(scale) {
+                    return Err(format!("nested levels {layers} or scale {scale} is out of range"));
                 }
                 let c = positions.len() as u32;
-                if c == 0 || c > 4096 || self.layers != (1..=*levels).map(|l| l * c).collect::<Vec<_>>() {
-                    return Err(format!("layers {:?} are not {levels} times the {c} coefficients", self.layers));
+                if c == 0 || c > 4096 || self.layers != (1..=*layers).map(|l| l * c).collect::<Vec<_>>() {
+                    return Err(format!("layers {:?} are not {layers} times the {c} coefficients", self.layers));
                 }
                 let mut sorted = order.clone();
                 sorted.sort_unstable();

@@ -51,7 +51,7 @@ const ENTRY_KEY: u64 = 1;
 const ENTRY_VALUE: u64 = 2;
 
 /// A field of a message.
-enum Field<'a> {
+enum ProtoField<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     /// Of no interest here.
@@ -81,16 +81,16 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field's number and value; `None`: this is no protobuf.
-    fn next(&mut self) -> Option<(u64, Field<'a>)> {
+    fn next(&mut self) -> Option<(u64, ProtoField<'a>)> {
         let tag = self.number()?;
         let value = match tag & 7 {
-            0 => Field::Number(self.number()?),
-            1 => self.bytes(8).map(|_| Field::Fixed)?,
+            0 => ProtoField::Number(self.number()?),
+            1 => self.bytes(8).map(|_| ProtoField::Fixed)?,
             2 => {
                 let length = self.number()?;
-                Field::Bytes(self.bytes(length)?)
+                ProtoField::Bytes(self.bytes(length)?)
             }
-            5 => self.bytes(4).map(|_| Field::Fixed)?,
+            5 => self.bytes(4).map(|_| ProtoField::Fixed)?,
             _ => return None,
         };
         Some((tag >> 3, value))
@@ -112,10 +112,10 @@ fn walk(message: Message, data: &[u8], depth: usize, found: &mut References) -> 
     let (mut external, mut location) = (false, None);
     while !fields.0.is_empty() {
         match (message, fields.next()?) {
-            (Message::Node, (NODE_OPERATOR, Field::Bytes(b"EPContext"))) => found.compiled = true,
-            (Message::Tensor, (TENSOR_DATA_LOCATION, Field::Number(place))) => external = place != 0,
-            (Message::Tensor, (TENSOR_EXTERNAL_DATA, Field::Bytes(entry))) => location = read_location(entry)?.or(location),
-            (_, (field, Field::Bytes(bytes))) => {
+            (Message::Node, (NODE_OPERATOR, ProtoField::Bytes(b"EPContext"))) => found.compiled = true,
+            (Message::Tensor, (TENSOR_DATA_LOCATION, ProtoField::Number(place))) => external = place != 0,
+            (Message::Tensor, (TENSOR_EXTERNAL_DATA, ProtoField::Bytes(entry))) => location = read_location(entry)?.or(location),
+            (_, (field, ProtoField::Bytes(bytes))) => {
                 if let Some(child) = message.child(field) {
                     walk(child, bytes, depth + 1, found)?;
                 }
@@ -135,8 +135,8 @@ fn read_location(entry: &[u8]) -> Option<Option<String>> {
     let (mut key, mut value): (&[u8], &[u8]) = (&[], &[]);
     while !fields.0.is_empty() {
         match fields.next()? {
-            (ENTRY_KEY, Field::Bytes(bytes)) => key = bytes,
-            (ENTRY_VALUE, Field::Bytes(bytes)) => value = bytes,
+            (ENTRY_KEY, ProtoField::Bytes(bytes)) => key = bytes,
+            (ENTRY_VALUE, ProtoField::Bytes(bytes)) => value = bytes,
             _ => {}
         }
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How many tokens each cell of a block keeps, read without a graph: for tools that inspect streams.
 
-use super::setup::check_model;
-use super::unpack::{Unpacker, check_quantiser, max_quantiser};
+use super::decoder::BlockReader;
+use super::setup::{check_model, check_quantiser, max_quantiser};
 use crate::Result;
 use crate::bitstream::{Block, BlockHeader, SequenceHeader};
 use crate::bundle::Bundle;
@@ -10,7 +10,7 @@ use crate::frame::Geometry;
 
 /// Reads the counts of a stream's blocks, whatever the model's bottleneck. Blocks may come in any order.
 pub struct CountReader {
-    unpacker: Unpacker,
+    reader: BlockReader,
     geometry: Geometry,
     block_length: u8,
     max_quantiser: u8,
@@ -36,7 +36,7 @@ impl CountReader {
         check_model(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         Ok(Self {
-            unpacker: Unpacker::new(bundle, &geometry)?,
+            reader: BlockReader::new(bundle, &geometry)?,
             geometry,
             block_length: header.block_length,
             max_quantiser: max_quantiser(bundle),
@@ -54,7 +54,7 @@ impl CountReader {
         let block = Block::parse(block, self.block_length)?;
         let header = block.header().clone();
         check_quantiser(&header, self.max_quantiser)?;
-        let (layers, damage) = self.unpacker.read(&block, max_layers)?;
-        Ok(BlockCounts { counts: self.unpacker.counts(layers), header, layers, damage })
+        let (layers, damage) = self.reader.read(&block, max_layers)?;
+        Ok(BlockCounts { counts: self.reader.counts(), header, layers, damage })
     }
 }

@@ -6,30 +6,30 @@ use std::cell::RefCell;
 
 use bytes::BytesMut;
 
-use super::unpack::{Unpacker, check_quantiser, max_quantiser, usable};
+use super::decoder::{BlockReader, usable};
+use super::setup::{check_quantiser, max_quantiser};
 use crate::Error;
-use crate::bitstream::{Block, BlockHeader, BlockWriter, thin};
+use crate::bitstream::{Block, BlockHeader, BlockWriter, Timing, thin};
 use crate::bundle::{Bottleneck, Bundle, Manifest};
 use crate::frame::Geometry;
 use crate::runtime::TokensMut;
-use crate::timing::Timing;
 use crate::tokens::motion::MAX_MOTION;
 
 /// Segments that an input gives at most: one more than any bundle here has layers.
 const SEGMENTS: usize = 4;
 
-/// A bundle's unpacker for small pictures; its graphs are never opened.
+/// A bundle's block reader for small pictures; its graphs are never opened.
 struct Case {
     bundle: Bundle,
     geometry: Geometry,
-    unpacker: Unpacker,
+    reader: BlockReader,
 }
 
 impl Case {
     fn new(bundle: Bundle, width: u32, height: u32) -> Self {
         let geometry = bundle.geometry(width, height).expect("a valid size");
-        let unpacker = Unpacker::new(&bundle, &geometry).expect("a valid bundle");
-        Self { bundle, geometry, unpacker }
+        let reader = BlockReader::new(&bundle, &geometry).expect("a valid bundle");
+        Self { bundle, geometry, reader }
     }
 
     fn fixed(manifest: &[u8]) -> Self {
@@ -66,37 +66,37 @@ impl Case {
 
     fn read_once(&mut self, block: &Block<'_>, most: usize) -> Result<(usize, Vec<i32>, Vec<i32>), Error> {
         let header = block.header();
-        let (layers, _) = self.unpacker.read(block, most)?;
-        assert!((1..=self.unpacker.layers().min(most)).contains(&layers), "{layers} layers");
+        let (layers, _) = self.reader.read(block, most)?;
+        assert!((1..=self.reader.layers().min(most)).contains(&layers), "{layers} layers");
         let (m, cells) = (&self.bundle.manifest, self.geometry.cells());
         let k = m.tokens_per_cell as usize;
         let (counts, tokens): (Vec<i32>, Vec<i32>) = match &m.bottleneck {
             Bottleneck::Nested { positions, .. } => {
                 let mut latents = vec![0i16; cells * positions.len()];
-                let counts = self.unpacker.tokens(header, layers, TokensMut::I16(&mut latents))?.to_vec();
+                let counts = self.reader.tokens(header, TokensMut::I16(&mut latents))?.to_vec();
                 (counts, latents.into_iter().map(i32::from).collect())
             }
             Bottleneck::Fsq { levels } => {
                 let mut indices = vec![0i32; cells * k];
-                let counts = self.unpacker.tokens(header, layers, TokensMut::I32(&mut indices))?.to_vec();
+                let counts = self.reader.tokens(header, TokensMut::I32(&mut indices))?.to_vec();
                 let codes: u32 = levels.iter().product();
                 assert!(indices.iter().all(|&i| u32::try_from(i).is_ok_and(|i| i < codes)));
                 (counts, indices)
             }
             Bottleneck::Vae { dimensions, .. } => {
                 let mut means = vec![0f32; cells * k * *dimensions as usize];
-                let counts = self.unpacker.tokens(header, layers, TokensMut::F32(&mut means))?.to_vec();
+                let counts = self.reader.tokens(header, TokensMut::F32(&mut means))?.to_vec();
                 assert!(means.iter().all(|x| x.is_finite()));
                 (counts, means.into_iter().map(|x| x.to_bits().cast_signed()).collect())
             }
         };
         assert!(counts.iter().all(|&n| (0..=k as i32).contains(&n)), "{counts:?} of {k} tokens");
-        if let Some(motion) = self.unpacker.motion() {
+        if let Some(motion) = self.reader.motion() {
             let (vectors, modes) = motion.split_at(2 * cells);
             assert!(vectors.iter().all(|v| v.abs() <= MAX_MOTION) && modes.iter().all(|m| [0, 1].contains(m)));
             assert!(!header.key || (vectors.iter().all(|v| *v == 0) && modes.iter().all(|m| *m == 1)));
         }
-        assert!(self.unpacker.step(header, layers).is_none_or(|step| step.is_finite() && step > 0.0));
+        assert!(self.reader.step(header).is_none_or(|step| step.is_finite() && step > 0.0));
         Ok((layers, counts, tokens))
     }
 }
@@ -177,7 +177,7 @@ mod tests {
     fn make_seeds() -> Vec<Vec<u8>> {
         let bundle = Bundle::builtin().expect("valid");
         let geometry = bundle.geometry(80, 48).expect("valid");
-        let Nested { layout, tables, levels, .. } = Nested::new(&bundle.manifest, &bundle.tables, &geometry).expect("valid");
+        let Nested { layout, tables, layers, .. } = Nested::new(&bundle.manifest, &bundle.tables, &geometry).expect("valid");
         let mut encoder = NestedEncoder::new(&layout, &tables).expect("valid");
         let (cells, c) = (layout.cells(), layout.coefficients());
         let mut out = Vec::new();
@@ -187,13 +187,13 @@ mod tests {
             let motion: Vec<i32> =
                 (0..3 * cells as i32).map(|n| if n < 2 * cells as i32 { n * 7 % 511 - 255 } else { n % 5 / 4 }).collect();
             let key = i % 2 == 0;
-            let depth = levels - usize::from(i) % levels;
+            let depth = layers - usize::from(i) % layers;
             let motion = (!key).then_some(&motion[..]);
             encoder.quantise(&latents, quantiser, depth, motion, &Rdo::default()).expect("quantises");
-            let mut input = vec![0, u8::from(key) | ((levels - depth) as u8) << 1, quantiser, 0];
-            for level in 0..depth {
+            let mut input = vec![0, u8::from(key) | ((layers - depth) as u8) << 1, quantiser, 0];
+            for layer in 0..depth {
                 let mut segment = Vec::new();
-                encoder.write_segment(level, motion, &mut segment).expect("written");
+                encoder.write_segment(layer, motion, &mut segment).expect("written");
                 input.extend((segment.len() as u16).to_le_bytes());
                 input.extend(segment);
             }

@@ -3,24 +3,22 @@
 
 mod counts;
 mod decoder;
-mod encoder;
+pub(crate) mod encoder;
 #[cfg(any(test, fuzzing))]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod loss;
 mod quality;
 mod setup;
 mod tap;
-mod unpack;
 
 pub use counts::{BlockCounts, CountReader};
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
-pub use encoder::{BlockView, Encoder, EncoderConfig, EncoderStats, Packet};
-pub use loss::mse_of_psnr;
+pub use encoder::{Encoder, EncoderConfig, EncoderStats, Packet};
 pub use quality::psnr;
 pub use tap::{TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
 
+pub use crate::bitstream::FrameTime;
 pub use crate::rate::{LiveSettings, RateControl};
-pub use crate::timing::FrameTime;
 
 use crate::bundle::{Bottleneck, Manifest};
 

@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What encoder and decoder both derive from a bundle.
 
-use crate::bitstream::{self, SequenceHeader};
+use crate::bitstream::{BlockHeader, SequenceHeader};
 use crate::bundle::{Bottleneck, Bundle, Manifest, fingerprint_name};
 use crate::entropy::Tables;
-use crate::frame::{Geometry, PixelFormat};
+use crate::frame::Geometry;
 use crate::tokens::fixed::{FixedCoder, FixedKind};
-use crate::tokens::{NestedLayout, step};
+use crate::tokens::{MAX_QUANTISER, NestedLayout, step};
 use crate::{Error, Result};
 
 /// Token layout and tables of a nested bundle.
 pub(super) struct Nested {
     pub layout: NestedLayout,
     pub tables: Tables,
-    pub levels: usize,
+    pub layers: usize,
     /// Latent units per pixel unit.
     pub scale: f32,
 }
 
 impl Nested {
     pub fn new(manifest: &Manifest, tables: &[u8], geometry: &Geometry) -> Result<Self> {
-        let Bottleneck::Nested { levels, scale, positions, order } = &manifest.bottleneck else {
+        let Bottleneck::Nested { layers, scale, positions, order } = &manifest.bottleneck else {
             return Err(Error::Model(format!("bundle '{}' has no nested bottleneck", manifest.name)));
         };
-        let levels = *levels as usize;
+        let layers = *layers as usize;
         let by_importance: Vec<_> = order.iter().map(|&i| positions[usize::from(i)]).collect();
-        let layout = NestedLayout::new(&by_importance, levels, geometry.cells_x, geometry.cells_y)?.with_order(order)?;
-        Ok(Self { layout, tables: Tables::parse(tables)?, levels, scale: *scale as f32 })
+        let layout = NestedLayout::new(&by_importance, layers, geometry.cells_x, geometry.cells_y)?.with_order(order)?;
+        Ok(Self { layout, tables: Tables::parse(tables)?, layers, scale: *scale as f32 })
     }
 }
 
@@ -47,18 +47,34 @@ pub(super) fn check_model(bundle: &Bundle, header: &SequenceHeader) -> Result<()
             fingerprint_name(&bundle.fingerprint)
         )));
     }
-    if u32::from(header.block_length) != manifest.block_length || header.pixel_format != stream_format(manifest.pixel_format) {
+    if u32::from(header.block_length) != manifest.block_length || header.pixel_format != manifest.pixel_format {
         return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
     }
     Ok(())
 }
 
-/// The stream's name for a pixel format.
-pub(super) fn stream_format(format: PixelFormat) -> bitstream::PixelFormat {
-    match format {
-        PixelFormat::I420 => bitstream::PixelFormat::I420,
-        PixelFormat::Rgb => bitstream::PixelFormat::Rgb,
+/// The largest quantiser that blocks of `bundle` may name.
+pub(super) fn max_quantiser(bundle: &Bundle) -> u8 {
+    match bundle.manifest.bottleneck {
+        Bottleneck::Nested { .. } => MAX_QUANTISER,
+        Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => 0,
     }
+}
+
+/// Checks a block's quantiser against the largest one.
+pub(super) fn check_quantiser(header: &BlockHeader, most: u8) -> Result<()> {
+    if header.quantiser > most {
+        return Err(Error::Malformed(format!(
+            "block: quantiser {} is above the model's largest, {most}; waiting for the next key block",
+            header.quantiser
+        )));
+    }
+    Ok(())
+}
+
+/// Layers that a block with this header was coded in, of `layers` that the bundle has; 0: the header does not fit the bundle.
+pub(super) fn depth(layers: usize, header: &BlockHeader) -> usize {
+    layers.saturating_sub(usize::from(header.left_out))
 }
 
 /// The step, in pixel units, that a block looks quantised with when its upper `missing` layers are not there: a codec with

@@ -2,7 +2,7 @@
 //! Costs of bits, in 1/256 bit, for encoders' decisions.
 
 use super::model::PROBABILITY_BITS;
-use super::{BitCoder, Context, PROBABILITY_ONE, Tables};
+use super::{PROBABILITY_ONE, Tables};
 
 /// Costs are in units of 1 / `COST_ONE_BIT` bit.
 pub const COST_ONE_BIT: u32 = 256;
@@ -19,7 +19,7 @@ static COSTS: std::sync::LazyLock<Box<[u16; 1 << COST_BITS]>> = std::sync::LazyL
     costs
 });
 
-/// Cost in 1/256 bit of coding `bit` where a zero has probability `zero` / [`PROBABILITY_ONE`].
+/// Cost in 1/256 bit of coding `bit` where a zero has probability `zero` / 2^26.
 #[inline]
 pub fn bit_cost(zero: u32, bit: bool) -> u32 {
     let p = if bit { PROBABILITY_ONE - zero } else { zero };
@@ -43,44 +43,6 @@ impl CostTable {
     #[inline]
     pub fn bit(&self, context: usize, bit: bool) -> u32 {
         u32::from(self.costs[context][usize::from(bit)])
-    }
-}
-
-/// Adds up what a segment would cost; adapts as the range coder does.
-#[derive(Debug)]
-pub struct CostCounter<'a> {
-    contexts: &'a mut [Context],
-    /// Sum so far in 1/256 bit.
-    pub total: u64,
-}
-
-impl<'a> CostCounter<'a> {
-    /// A counter that adapts `contexts`.
-    pub fn new(contexts: &'a mut [Context]) -> Self {
-        Self { contexts, total: 0 }
-    }
-}
-
-impl BitCoder for CostCounter<'_> {
-    const DECODES: bool = false;
-
-    #[inline]
-    fn bit(&mut self, context: usize, bit: bool) -> bool {
-        let model = &mut self.contexts[context];
-        self.total += u64::from(bit_cost(model.zero(), bit));
-        model.update(bit);
-        bit
-    }
-
-    #[inline]
-    fn bypass(&mut self, value: u32, bits: u32) -> u32 {
-        self.total += u64::from(bits * COST_ONE_BIT);
-        value
-    }
-
-    fn uniform(&mut self, value: u32, total: u32) -> u32 {
-        self.total += (f64::from(total).log2() * f64::from(COST_ONE_BIT)) as u64;
-        value
     }
 }
 

@@ -4,17 +4,15 @@
 //! Syntax is written once, generic over [`BitCoder`]: the same code drives the encoder, the decoder, the cost counter and the
 //! statistics collector, so they always agree. Nothing that a decoder depends on uses floating point.
 
-mod collect;
 mod cost;
 mod model;
 mod range;
 mod tables;
 
-pub use collect::{Collector, fit};
-pub use cost::{COST_ONE_BIT, CostCounter, CostTable, bit_cost};
+pub use cost::{COST_ONE_BIT, CostTable, bit_cost};
 pub use model::{Context, MAX_HISTORY, PROBABILITY_ONE};
-pub use range::{MAX_ZERO_TAIL, RangeDecoder, RangeEncoder};
-pub use tables::{ContextInit, Tables};
+pub use range::{RangeDecoder, RangeEncoder};
+pub use tables::{ContextInit, HISTORIES, Tables};
 
 /// One side of a binary coder: what the syntax is written against.
 pub trait BitCoder {

@@ -13,8 +13,7 @@ const MAX_CLASSES: usize = 1 << 15;
 const MAX_BIASES: usize = 1 << 12;
 
 /// Memories are stored as an index into this list (bits coded).
-pub(super) const HISTORIES: [u16; 21] =
-    [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, MAX_HISTORY];
+pub const HISTORIES: [u16; 21] = [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, MAX_HISTORY];
 
 /// How a context begins every segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +57,7 @@ impl Tables {
         if self.init.len() > MAX_CONTEXTS || self.classes.len() > MAX_CLASSES || self.biases.len() > MAX_BIASES {
             return bad("more entries than any bundle needs");
         }
-        let known = |code: u8| usize::from(code) < HISTORIES.len();
+        let known = |index: u8| usize::from(index) < HISTORIES.len();
         if self.init.iter().any(|c| c.zero == 0 || !known(c.confidence) || !known(c.limit) || c.limit == 0) {
             return bad("a context has probability 0 or an unknown memory");
         }
@@ -119,7 +118,7 @@ impl Tables {
 
     /// The contexts as each segment starts with them.
     pub fn contexts(&self) -> impl Iterator<Item = Context> + '_ {
-        let history = |code: u8| HISTORIES[usize::from(code)];
+        let history = |index: u8| HISTORIES[usize::from(index)];
         self.init.iter().map(move |c| Context::new(c.zero, history(c.confidence), history(c.limit)))
     }
 

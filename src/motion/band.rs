@@ -4,14 +4,13 @@
 use std::ops::Range;
 
 use super::coarse::Coarse;
-use super::field::{Field, Vector};
+use super::field::{CELL, MotionField, RANGE, Vector};
 use super::planes::{Interpolated, activity};
-use super::{CELL, RANGE};
 use crate::tokens::motion::{Near, cost};
 
 /// A cell's frames and reference.
 #[derive(Clone, Copy)]
-struct Cell<'a> {
+struct CellSearch<'a> {
     frames: &'a [&'a [u8]],
     reference: &'a Interpolated,
     y: usize,
@@ -20,15 +19,15 @@ struct Cell<'a> {
     lambda: u32,
 }
 
-/// A candidate: Lagrangian cost (see [`Cell::rate`] for its unit), SAD, vector.
+/// A candidate: Lagrangian cost (see [`CellSearch::rate`] for its unit), SAD, vector.
 #[derive(Clone, Copy)]
-struct Choice {
+struct PricedVector {
     cost: u32,
     sad: u32,
     vector: Vector,
 }
 
-impl<'a> Cell<'a> {
+impl<'a> CellSearch<'a> {
     fn new(scene: Scene<'a>, y: usize, x: usize) -> Self {
         Self { frames: scene.frames, reference: scene.reference, y: y * CELL, x: x * CELL, lambda: scene.lambda }
     }
@@ -52,7 +51,7 @@ impl<'a> Cell<'a> {
         ((u64::from(self.lambda) * u64::from(bits)) >> 16) as u32
     }
 
-    fn consider(&self, best: &mut Choice, v: Vector, bits: impl FnOnce() -> u32) {
+    fn consider(&self, best: &mut PricedVector, v: Vector, bits: impl FnOnce() -> u32) {
         if v == best.vector || v[0].abs() > RANGE || v[1].abs() > RANGE {
             return;
         }
@@ -62,12 +61,12 @@ impl<'a> Cell<'a> {
         }
         let sad = self.sad(v, best.cost - rate);
         if sad + rate < best.cost {
-            *best = Choice { cost: sad + rate, sad, vector: v };
+            *best = PricedVector { cost: sad + rate, sad, vector: v };
         }
     }
 
     /// Considers vectors that are likely to repeat, each once.
-    fn consider_each(&self, best: &mut Choice, vectors: impl Iterator<Item = Vector>, mut bits: impl FnMut(Vector) -> u32) {
+    fn consider_each(&self, best: &mut PricedVector, vectors: impl Iterator<Item = Vector>, mut bits: impl FnMut(Vector) -> u32) {
         let (mut tried, mut n) = ([best.vector; 16], 1);
         for v in vectors {
             if !tried[..n].contains(&v) {
@@ -81,7 +80,7 @@ impl<'a> Cell<'a> {
     }
 
     /// Searches around `best` in steps that shrink.
-    fn refine(&self, best: &mut Choice, near: Near, steps: &[(i32, usize)]) {
+    fn refine(&self, best: &mut PricedVector, near: Near, steps: &[(i32, usize)]) {
         for &(step, rounds) in steps {
             let mut before = None;
             for _ in 0..rounds {
@@ -124,7 +123,7 @@ pub(super) struct Band {
     cells_x: usize,
     cells_y: usize,
     /// Of the whole picture; only the band's own rows and those next to them are used.
-    pub field: Field,
+    pub field: MotionField,
     /// Distortion of each cell at its vector, in the band's rows.
     sad: Vec<u32>,
     /// Sweeps so far, and for each cell of the picture the first sweep that sees its present vector.
@@ -136,7 +135,7 @@ impl Band {
     pub(super) fn new(rows: Range<usize>, cells_y: usize, cells_x: usize) -> Self {
         let sad = vec![0; rows.len() * cells_x];
         let changed = vec![0; cells_y * cells_x];
-        Self { rows, cells_x, cells_y, field: Field::new(cells_y, cells_x), sad, sweeps: 0, changed }
+        Self { rows, cells_x, cells_y, field: MotionField::new(cells_y, cells_x), sad, sweeps: 0, changed }
     }
 
     /// Distortion of a cell at its vector.
@@ -196,13 +195,13 @@ impl Band {
 
     fn first(&mut self, scene: Scene<'_>, y: usize, x: usize) {
         let Scene { frames, previous, .. } = scene;
-        let cell = Cell::new(scene, y, x);
+        let cell = CellSearch::new(scene, y, x);
         let prediction = self.field.prediction(y, x);
         let near = self.field.near(y, x);
         let bits = |v| cost(v, near);
         let zero = [0; 2];
         let sad = cell.sad(zero, u32::MAX);
-        let mut best = Choice { cost: sad + cell.rate(bits(zero)), sad, vector: zero };
+        let mut best = PricedVector { cost: sad + cell.rate(bits(zero)), sad, vector: zero };
         cell.consider(&mut best, prediction, || bits(prediction));
         // Below half a grey level there is nothing to gain.
         let samples = (CELL * CELL * frames.len()) as u32;
@@ -223,10 +222,10 @@ impl Band {
 
     fn revise(&mut self, scene: Scene<'_>, y: usize, x: usize) {
         let Some(vector) = self.field.get(y, x) else { return };
-        let cell = Cell::new(scene, y, x);
+        let cell = CellSearch::new(scene, y, x);
         let sad = self.sad(y, x);
         let cost = sad + cell.rate(self.field.bits_with(y, x, Some(vector)));
-        let mut best = Choice { cost, sad, vector };
+        let mut best = PricedVector { cost, sad, vector };
         let prediction = self.field.prediction(y, x);
         let zero = [0; 2];
         let likely = self.field.around(y, x).into_iter().flatten().chain([prediction, zero]);

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Large motion: a search at a quarter of the resolution, for squares of 2x2 cells, that seeds the cells' own search.
 
-use super::field::Vector;
+use super::field::{CELL, RANGE, Vector};
 use super::pixels::{Lane, Sum};
-use super::{CELL, RANGE};
 
 /// Full-resolution samples per low-resolution sample, on each side.
 const SCALE: usize = 4;

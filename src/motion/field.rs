@@ -3,6 +3,11 @@
 
 use crate::tokens::motion::{Near, cost, predict};
 
+/// Luma samples on a side of a cell.
+pub const CELL: usize = 16;
+/// Largest |D| in quarter pixels.
+pub const RANGE: i32 = 255;
+
 /// A displacement (dy, dx) in quarter pixels.
 pub(super) type Vector = [i32; 2];
 
@@ -13,14 +18,14 @@ const INTRA: [u32; 3] = [1536, 640, 256];
 
 /// Vectors of all cells, with a border of absent cells; `None` = absent, or intra.
 #[derive(Debug)]
-pub(super) struct Field {
+pub(super) struct MotionField {
     pitch: usize,
     cells_x: usize,
     cells_y: usize,
     cells: Vec<Option<Vector>>,
 }
 
-impl Field {
+impl MotionField {
     pub(super) fn new(cells_y: usize, cells_x: usize) -> Self {
         let pitch = cells_x + 2;
         Self { pitch, cells_x, cells_y, cells: vec![None; pitch * (cells_y + 2)] }

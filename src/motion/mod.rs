@@ -24,13 +24,9 @@ mod tests;
 use crate::{Error, Result};
 use band::{Band, Scene};
 use coarse::Coarse;
+pub use field::CELL;
 use field::Vector;
 use planes::Interpolated;
-
-/// Luma samples on a side of a cell.
-pub const CELL: usize = 16;
-/// Largest |D| in quarter pixels.
-pub const RANGE: i32 = 255;
 
 /// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

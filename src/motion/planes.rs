@@ -4,14 +4,14 @@
 //! Half-pixel samples come from an eight-tap filter close to the decoder graph's. Between them the search interpolates
 //! linearly, which is cheaper than the graph's taps and close enough to rank candidates.
 
-use super::CELL;
+use super::field::CELL;
 use super::pixels::{LANE, Lane, Sum};
 
 const _: () = assert!(CELL == LANE);
 
 /// Samples around the picture, on every side: the longest vector, and the filter's reach.
 const PAD: usize = 72;
-const _: () = assert!(PAD as i32 >= (super::RANGE + 3) / 4 + 8);
+const _: () = assert!(PAD as i32 >= (super::field::RANGE + 3) / 4 + 8);
 
 /// Reference planes, each with its edge repeated: full, half to the right, half down, both.
 #[derive(Debug)]

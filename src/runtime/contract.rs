@@ -3,7 +3,6 @@
 
 use ort::value::{Outlet, TensorElementType as Type, ValueType};
 
-use super::memory;
 use crate::bundle::{Bottleneck, Manifest};
 use crate::frame::{Geometry, PixelFormat};
 use crate::{Error, Result};
@@ -26,6 +25,20 @@ pub(super) struct ContextSpec {
     pub name: String,
     pub ty: Type,
     pub shape: Vec<i64>,
+}
+
+impl Spec {
+    /// Bytes of the tensor; `None`: contexts cannot have its type, or the number overflows.
+    pub fn bytes(&self) -> Option<u64> {
+        tensor_bytes(self.ty, &self.shape)
+    }
+}
+
+impl ContextSpec {
+    /// Bytes of the context; `None`: contexts cannot have its type, or the number overflows.
+    pub fn bytes(&self) -> Option<u64> {
+        tensor_bytes(self.ty, &self.shape)
+    }
 }
 
 /// Every tensor other than contexts that a graph may have.
@@ -173,7 +186,7 @@ pub(super) fn check_contexts(graph: &str, inputs: &[ContextSpec], outputs: &[Con
         if element_bytes(ty).is_none() {
             return wrong(format!("context '{name}' is {ty}; contexts are u8, i8, i16, i32, i64, f16 or f32"));
         }
-        match memory::bytes(c) {
+        match c.bytes() {
             Some(0) => return wrong(format!("context '{name}' of shape {:?} is empty", c.shape)),
             Some(n) if n <= MAX_CONTEXT => {}
             _ => {
@@ -189,7 +202,12 @@ pub(super) fn check_contexts(graph: &str, inputs: &[ContextSpec], outputs: &[Con
     }
 }
 
-pub(super) fn element_bytes(ty: Type) -> Option<i64> {
+fn tensor_bytes(ty: Type, shape: &[i64]) -> Option<u64> {
+    let size = element_bytes(ty)?;
+    shape.iter().try_fold(size, |n, &d| n.checked_mul(d)).and_then(|n| u64::try_from(n).ok())
+}
+
+fn element_bytes(ty: Type) -> Option<i64> {
     match ty {
         Type::Uint8 | Type::Int8 => Some(1),
         Type::Float16 | Type::Int16 => Some(2),

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use ort::value::{DynTensor, TensorElementType as Type};
 
+use super::config::{ExecutionProvider, RuntimeConfig};
 use super::contract::{Contract, Side, Spec, check_contexts, check_handed, check_shared, dimensions};
 use super::memory::{self, Reservation};
-use super::provider::{Opened, open};
-use super::session::{Graph, Handed, Named, buffer, values, values_mut};
-use super::{ExecutionProvider, RuntimeConfig};
+use super::provider::{OpenedSession, open};
+use super::session::{GraphSession, Handed, Named, buffer, values, values_mut};
 use crate::bundle::Bundle;
 use crate::frame::Geometry;
 use crate::{Error, Result};
@@ -39,7 +39,7 @@ pub enum TokensMut<'a> {
 
 /// Which output of the decoder graph is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Picture {
+pub enum PictureOutput {
     /// `frames`: 8 bits, to be shown.
     Frames,
     /// `reconstruction`, where the bundle has it (else `frames`): on the \[-1, 1\] scale before it was cut to 8 bits.
@@ -97,7 +97,7 @@ const HANDED: &str = "loop.";
 
 /// The decoder graph: tokens to frames.
 pub struct DecoderGraph {
-    graph: Graph,
+    graph: GraphSession,
     tokens: DynTensor,
     inputs: Inputs,
     picture: DynTensor,
@@ -108,11 +108,11 @@ pub struct DecoderGraph {
 impl DecoderGraph {
     /// Loads the bundle's decoder for pictures of `geometry`.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<Self> {
-        Self::open_for(bundle, geometry, config, Picture::Frames)
+        Self::open_for(bundle, geometry, config, PictureOutput::Frames)
     }
 
     /// As [`open`](Self::open), with the `picture` that is wanted.
-    pub fn open_for(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, picture: Picture) -> Result<Self> {
+    pub fn open_for(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, picture: PictureOutput) -> Result<Self> {
         Self::load(("decoder", &bundle.decoder), bundle, geometry, config, picture)
     }
 
@@ -122,7 +122,7 @@ impl DecoderGraph {
         // TensorRT tunes graph by graph: only the decoder's own engine is sure to give the decoder's picture.
         let graph = bundle.loop_graph.as_ref().filter(|_| config.provider != ExecutionProvider::TensorRt);
         let named = graph.map_or(("decoder", &bundle.decoder), |graph| ("loop", graph));
-        Self::load(named, bundle, geometry, config, Picture::Frames)
+        Self::load(named, bundle, geometry, config, PictureOutput::Frames)
     }
 
     fn load(
@@ -130,7 +130,7 @@ impl DecoderGraph {
         bundle: &Bundle,
         geometry: &Geometry,
         config: &RuntimeConfig,
-        picture: Picture,
+        picture: PictureOutput,
     ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
         let opened = open(graph, &dimensions(geometry), config, None).map_err(|e| of_graph(name, bundle, e))?;
@@ -145,11 +145,11 @@ impl DecoderGraph {
         let mut given = vec![&c.frames];
         given.extend(m.has_reconstruction.then_some(&c.reconstruction));
         check_contexts(name, &contexts, &outputs.check(&given, &["dec."])?)?;
-        let reconstruct = picture == Picture::Reconstruction && m.has_reconstruction;
+        let reconstruct = picture == PictureOutput::Reconstruction && m.has_reconstruction;
         let picture = if reconstruct { &c.reconstruction } else { &c.frames };
         let memory = memory::needed(m, geometry, memory::DECODING, &contexts, &[&c.tokens, &c.tokens, picture]);
         let memory = (!opened.device.is_gpu()).then(|| Reservation::new(memory, geometry)).transpose()?;
-        let graph = Graph::new(opened, contexts, config, memory)?;
+        let graph = GraphSession::new(opened, contexts, config, memory)?;
         let mut this = Self {
             tokens: buffer(&c.tokens)?,
             inputs: Inputs {
@@ -238,7 +238,7 @@ impl DecoderGraph {
 
 /// The encoder graph: frames to tokens, given what the decoder has.
 pub struct EncoderGraph {
-    graph: Graph,
+    graph: GraphSession,
     frames: DynTensor,
     inputs: Inputs,
     tokens: DynTensor,
@@ -270,7 +270,7 @@ impl EncoderGraph {
     }
 
     fn with<'d>(
-        opened: Opened,
+        opened: OpenedSession,
         bundle: &Bundle,
         geometry: &Geometry,
         config: &RuntimeConfig,
@@ -314,7 +314,7 @@ impl EncoderGraph {
             tokens: buffer(&c.tokens)?,
             distortion: optional(m.has_distortion, &c.distortion)?,
             reads_decoder,
-            graph: Graph::new(opened, own, config, memory)?,
+            graph: GraphSession::new(opened, own, config, memory)?,
         };
         for current in 0..2 {
             for theirs in 0..this.decoder_slots() {

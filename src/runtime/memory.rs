@@ -8,7 +8,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::available::available;
-use super::contract::{ContextSpec, Spec, element_bytes};
+use super::contract::{ContextSpec, Spec};
 use crate::bundle::{Bottleneck, Manifest};
 use crate::frame::Geometry;
 use crate::{Error, Result};
@@ -18,23 +18,12 @@ pub(super) const DECODING: u64 = 220;
 /// The same for an encoder's own graph and its searches, in addition.
 pub(super) const ENCODING: u64 = 150;
 
-/// Bytes of a tensor; `None`: contexts cannot have its type, or the number overflows.
-fn tensor(ty: ort::value::TensorElementType, shape: &[i64]) -> Option<u64> {
-    let size = element_bytes(ty)?;
-    shape.iter().try_fold(size, |n, &d| n.checked_mul(d)).and_then(|n| u64::try_from(n).ok())
-}
-
-/// Bytes of a context; `None`: contexts cannot have its type, or the number overflows.
-pub(super) fn bytes(context: &ContextSpec) -> Option<u64> {
-    tensor(context.ty, &context.shape)
-}
-
 /// Host memory that a graph takes on pictures of `geometry`: `pixel` bytes for each pixel with a nested bundle; with others,
 /// each context twice and the tensors of `specs`, which are most of it.
 pub(super) fn needed(m: &Manifest, g: &Geometry, pixel: u64, contexts: &[ContextSpec], specs: &[&Spec]) -> u64 {
     let sum = |all: &mut dyn Iterator<Item = Option<u64>>| all.map(|n| n.unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
-    let contexts = sum(&mut contexts.iter().map(bytes)).saturating_mul(2);
-    let tensors = sum(&mut specs.iter().map(|s| tensor(s.ty, &s.shape)));
+    let contexts = sum(&mut contexts.iter().map(ContextSpec::bytes)).saturating_mul(2);
+    let tensors = sum(&mut specs.iter().map(|s| s.bytes()));
     match m.bottleneck {
         Bottleneck::Nested { .. } => contexts.max(pixel * g.aligned_width as u64 * g.aligned_height as u64),
         Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => contexts.saturating_add(tensors),
@@ -119,7 +108,7 @@ mod tests {
         let geometry = builtin.geometry(64, 64).expect("size");
         let mut manifest = builtin.manifest.clone();
         let two = [context(&[40, 8, 16384, 128]), context(&[40, 8, 16384, 128])];
-        assert_eq!(bytes(&two[0]), Some(4 * 40 * 8 * 16384 * 128));
+        assert_eq!(two[0].bytes(), Some(4 * 40 * 8 * 16384 * 128));
         let ten = 10 << 30;
         assert_eq!(needed(&manifest, &geometry, 200, &two, &[]), ten, "more than the pixels");
         assert_eq!(needed(&manifest, &geometry, 200, &[], &[]), 200 * 64 * 64);

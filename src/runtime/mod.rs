@@ -3,65 +3,23 @@
 
 mod available;
 mod cancel;
+mod config;
 mod contract;
-mod graph;
+pub(crate) mod graph;
 mod library;
 mod memory;
 mod places;
 mod provider;
 mod session;
 
-use std::path::PathBuf;
-
 use crate::Result;
 pub use cancel::Canceller;
-pub use graph::{DecoderGraph, EncoderGraph, Picture, Tokens, TokensMut};
+pub use config::{ExecutionProvider, RuntimeConfig};
+pub(crate) use graph::{DecoderGraph, EncoderGraph, PictureOutput, Tokens, TokensMut};
 pub use library::set_search_directory;
-
-/// Where graphs run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ExecutionProvider {
-    /// CUDA where it works, else the CPU; the log says which and why. TensorRT builds engines for minutes at the first start,
-    /// so it is used only when asked for by name.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU through CUDA.
-    Cuda,
-    /// An NVIDIA GPU through TensorRT.
-    TensorRt,
-}
-
-/// How sessions are made.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RuntimeConfig {
-    /// Where graphs run.
-    pub provider: ExecutionProvider,
-    /// Which GPU, counted from 0.
-    pub device_id: i32,
-    /// Threads of a graph on the CPU; 0 = as many as there are processors, 4 at most.
-    pub threads: usize,
-    /// Half precision where the provider offers it (TensorRT).
-    pub fp16: bool,
-    /// Where TensorRT keeps engines; `None` = `elastictok` in the user's cache directory.
-    pub cache_dir: Option<PathBuf>,
-    /// Ends runs from another thread.
-    pub canceller: Option<Canceller>,
-}
 
 /// Checks what can be known without a graph: that ONNX Runtime is there, and in it the provider asked for by name. Cheap once the
 /// library is loaded.
-pub fn check(config: &RuntimeConfig) -> Result<()> {
+pub(crate) fn check(config: &RuntimeConfig) -> Result<()> {
     provider::check(config)
-}
-
-impl RuntimeConfig {
-    /// Threads that the settings stand for, 1 or more.
-    pub fn thread_count(&self) -> usize {
-        if self.threads > 0 {
-            return self.threads;
-        }
-        std::thread::available_parallelism().map_or(1, usize::from).min(4)
-    }
 }

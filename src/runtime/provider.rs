@@ -9,8 +9,8 @@ use ort::ep::{self, ExecutionProvider as _};
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel};
 
+use super::config::{ExecutionProvider, RuntimeConfig};
 use super::library::{environment, path};
-use super::{ExecutionProvider, RuntimeConfig};
 use crate::bundle::Graph;
 use crate::logging::tell;
 use crate::{Error, Result};
@@ -58,7 +58,7 @@ impl Device {
 }
 
 /// A session and where it runs.
-pub(super) struct Opened {
+pub(super) struct OpenedSession {
     pub session: Session,
     pub device: Device,
 }
@@ -143,7 +143,7 @@ pub(super) fn check(config: &RuntimeConfig) -> Result<()> {
     missing(device)?.map_or(Ok(()), |why| Err(unavailable(device, config, &why)))
 }
 
-fn open_on(device: Device, graph: &Graph, dimensions: &[(&str, usize)], config: &RuntimeConfig) -> Result<Opened> {
+fn open_on(device: Device, graph: &Graph, dimensions: &[(&str, usize)], config: &RuntimeConfig) -> Result<OpenedSession> {
     let environment = environment()?;
     if let Some(why) = missing(device)? {
         return Err(unavailable(device, config, &why));
@@ -182,12 +182,17 @@ fn open_on(device: Device, graph: &Graph, dimensions: &[(&str, usize)], config: 
         Device::Cpu => Error::Model(format!("does not load: {e}; export the bundle again")),
         _ => unavailable(device, config, &format!("the graph does not load there: {e}")),
     })?;
-    Ok(Opened { session, device })
+    Ok(OpenedSession { session, device })
 }
 
 /// Opens a graph; a provider asked for by name is never replaced by another. `like` is where the other graph of the bundle
 /// runs: `auto` then takes the same device, because the two share contexts.
-pub(super) fn open(graph: &Graph, dimensions: &[(&str, usize)], config: &RuntimeConfig, like: Option<Device>) -> Result<Opened> {
+pub(super) fn open(
+    graph: &Graph,
+    dimensions: &[(&str, usize)],
+    config: &RuntimeConfig,
+    like: Option<Device>,
+) -> Result<OpenedSession> {
     let device = match (config.provider, like) {
         (ExecutionProvider::Cpu, _) => Device::Cpu,
         (ExecutionProvider::Cuda, _) => Device::Cuda,

@@ -15,7 +15,7 @@ use super::RuntimeConfig;
 use super::cancel::Canceller;
 use super::contract::{ContextSpec, NEXT, Spec};
 use super::memory::Reservation;
-use super::provider::{Device, Opened};
+use super::provider::{Device, OpenedSession};
 use crate::{Error, Result};
 
 /// The tensors of a graph in host memory, by name.
@@ -75,14 +75,14 @@ pub(super) struct Handed {
 }
 
 /// One recurrent tensor: two slots that swap roles.
-pub(super) struct Context {
+pub(super) struct GraphContext {
     pub spec: ContextSpec,
     pub slots: [DynTensor; 2],
     /// Zeros to copy from, where the slots are on a GPU.
     zeros: Option<DynTensor>,
 }
 
-impl Context {
+impl GraphContext {
     fn new(session: &Session, spec: ContextSpec, device: Device, device_id: i32) -> Result<Self> {
         if !device.is_gpu() {
             let slots = [host(spec.ty, &spec.shape)?, host(spec.ty, &spec.shape)?];
@@ -105,12 +105,12 @@ impl Context {
 }
 
 /// A session with its bindings and contexts.
-pub(super) struct Graph {
+pub(super) struct GraphSession {
     session: Session,
     device: Device,
-    /// In the order in which [`Graph::bind`] was called.
+    /// In the order in which [`GraphSession::bind`] was called.
     bindings: Vec<IoBinding>,
-    contexts: Vec<Context>,
+    contexts: Vec<GraphContext>,
     current: usize,
     time: Duration,
     /// Until the first run; `None` on a GPU.
@@ -118,11 +118,16 @@ pub(super) struct Graph {
     cancel: Option<(Canceller, Arc<RunOptions>)>,
 }
 
-impl Graph {
+impl GraphSession {
     /// `memory`: what is reserved for it in host memory.
-    pub fn new(opened: Opened, contexts: Vec<ContextSpec>, config: &RuntimeConfig, memory: Option<Reservation>) -> Result<Self> {
-        let Opened { session, device } = opened;
-        let context = |spec| Context::new(&session, spec, device, config.device_id);
+    pub fn new(
+        opened: OpenedSession,
+        contexts: Vec<ContextSpec>,
+        config: &RuntimeConfig,
+        memory: Option<Reservation>,
+    ) -> Result<Self> {
+        let OpenedSession { session, device } = opened;
+        let context = |spec| GraphContext::new(&session, spec, device, config.device_id);
         let contexts = contexts.into_iter().map(context).collect::<Result<_>>()?;
         let cancel = config.canceller.as_ref().map(|c| Ok::<_, Error>((c.clone(), c.options()?))).transpose()?;
         Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO, memory, cancel })
@@ -142,7 +147,7 @@ impl Graph {
         self.device
     }
 
-    pub fn contexts(&self) -> &[Context] {
+    pub fn contexts(&self) -> &[GraphContext] {
         &self.contexts
     }
 

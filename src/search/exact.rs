@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Fewest tokens that meet the target. The result was evaluated: it meets the target, or it is the best that was tried.
 
-use super::{Curve, Evaluate, Evaluator, Found, Problem, equal_slope, grid, mean};
+use super::{Curve, Evaluate, Evaluator, FoundCounts, Problem, equal_slope, grid, mean};
 use crate::Result;
 
 /// How often `full` corrects an allocation whose measured loss is not the sum of the cells' losses by themselves.
@@ -9,9 +9,9 @@ const CORRECTIONS: u32 = 3;
 
 /// Bisects each cell to its smallest count whose loss is at most the target, assuming that loss falls with the count. A cell
 /// that cannot meet the target gets the count of least loss among those tried, which include `most`.
-pub fn binary(problem: &Problem, evaluate: &mut Evaluate<'_>) -> Result<Found> {
+pub fn binary(problem: &Problem, evaluate: &mut Evaluate<'_>) -> Result<FoundCounts> {
     #[derive(Clone)]
-    struct Cell {
+    struct Bisection {
         low: u32,
         high: u32,
         tried: u32,
@@ -22,7 +22,7 @@ pub fn binary(problem: &Problem, evaluate: &mut Evaluate<'_>) -> Result<Found> {
         done: bool,
     }
     let Problem { cells, least, most, target } = *problem;
-    let start = Cell { low: least, high: most, tried: 0, meets: None, best: (most, f32::INFINITY), done: false };
+    let start = Bisection { low: least, high: most, tried: 0, meets: None, best: (most, f32::INFINITY), done: false };
     let mut state = vec![start; cells];
     let mut run = Evaluator::new(cells, evaluate);
     let mut counts = vec![0; cells];
@@ -55,7 +55,7 @@ pub fn binary(problem: &Problem, evaluate: &mut Evaluate<'_>) -> Result<Found> {
 /// One cell: the smallest sampled count that meets the target, then the smallest between it and the sample before. Many cells:
 /// the cells' curves are sampled, and tokens are given out by equal slope until the mean loss of the cells is at most the
 /// target.
-pub fn full(problem: &Problem, points: u32, evaluate: &mut Evaluate<'_>) -> Result<Found> {
+pub fn full(problem: &Problem, points: u32, evaluate: &mut Evaluate<'_>) -> Result<FoundCounts> {
     let Problem { cells, least, most, .. } = *problem;
     let mut run = Evaluator::new(cells, evaluate);
     let mut curves: Vec<Curve> = vec![Vec::new(); cells];
@@ -129,7 +129,7 @@ fn last_step(counts: &mut [u32], cell: usize, before: u32, problem: &Problem, ru
 }
 
 /// As [`full`] for many cells under a number of tokens in all instead of a target.
-pub fn within_budget(problem: &Problem, points: u32, budget: u64, evaluate: &mut Evaluate<'_>) -> Result<Found> {
+pub fn within_budget(problem: &Problem, points: u32, budget: u64, evaluate: &mut Evaluate<'_>) -> Result<FoundCounts> {
     let mut run = Evaluator::new(problem.cells, evaluate);
     let mut curves: Vec<Curve> = vec![Vec::new(); problem.cells];
     for n in grid(problem.least, problem.most, points) {

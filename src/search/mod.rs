@@ -14,7 +14,7 @@ pub mod exact;
 mod official;
 pub mod predict;
 
-pub use allocate::{Allocation, Curve, equal_slope};
+pub use allocate::{Curve, equal_slope};
 pub use official::Official;
 
 use crate::Result;
@@ -24,7 +24,7 @@ pub type Evaluate<'a> = dyn FnMut(&[u32], &mut [f32]) -> Result<()> + 'a;
 
 /// The result of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundCounts {
     /// For each cell, its count ([`Official`]: the argument of the mask, see [`Official::kept`]).
     pub counts: Vec<u32>,
     /// Evaluations made.
@@ -62,8 +62,8 @@ impl<'a, 'b> Evaluator<'a, 'b> {
         Ok(&self.losses)
     }
 
-    fn found(self, counts: Vec<u32>) -> Found {
-        Found { counts, evaluations: self.evaluations }
+    fn found(self, counts: Vec<u32>) -> FoundCounts {
+        FoundCounts { counts, evaluations: self.evaluations }
     }
 }
 

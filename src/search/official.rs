@@ -5,7 +5,7 @@
 //! returns the last argument that it tried, even if that one failed, and never tries the least one. Each cell is searched by
 //! itself; all cells' candidates are evaluated together.
 
-use super::{Evaluate, Evaluator, Found};
+use super::{Evaluate, Evaluator, FoundCounts};
 use crate::Result;
 
 /// The released rules and their settings.
@@ -42,16 +42,16 @@ impl Official {
 
     /// `inference_binary`: bisects; the result is the last argument tried, or the fallback where every loss tried was above the
     /// threshold (a tie is not).
-    pub fn binary(&self, cells: usize, evaluate: &mut Evaluate<'_>) -> Result<Found> {
+    pub fn binary(&self, cells: usize, evaluate: &mut Evaluate<'_>) -> Result<FoundCounts> {
         #[derive(Clone)]
-        struct Cell {
+        struct OfficialBisection {
             low: u32,
             high: u32,
             tried: u32,
             valid: bool,
             done: bool,
         }
-        let start = Cell { low: self.least, high: self.limit(), tried: 0, valid: false, done: false };
+        let start = OfficialBisection { low: self.least, high: self.limit(), tried: 0, valid: false, done: false };
         let mut state = vec![start; cells];
         let mut run = Evaluator::new(cells, evaluate);
         let mut kept = vec![0; cells];
@@ -87,7 +87,7 @@ impl Official {
     }
 
     /// `inference_linear`: the first argument of the [`grid`](Self::grid) whose loss is at most the threshold, or the fallback.
-    pub fn linear(&self, cells: usize, evaluate: &mut Evaluate<'_>) -> Result<Found> {
+    pub fn linear(&self, cells: usize, evaluate: &mut Evaluate<'_>) -> Result<FoundCounts> {
         let mut run = Evaluator::new(cells, evaluate);
         let mut first = vec![None; cells];
         let mut kept = vec![0; cells];
@@ -125,7 +125,7 @@ mod tests {
     fn the_binary_search_has_its_quirks() {
         // 1/k < 0.05 first holds for k = 21, argument 20. Tried: 36, 22, 15, 18, 20, 19 - and 19 keeps 20 tokens, whose loss is no less.
         let found = rule(0.05).binary(1, &mut curve(&[1.0])).expect("never fails");
-        assert_eq!(found, Found { counts: vec![19], evaluations: 6 });
+        assert_eq!(found, FoundCounts { counts: vec![19], evaluations: 6 });
         // A tie is valid, though nothing is ever below the threshold.
         let found = rule(1.0 / 64.0).binary(1, &mut curve(&[1.0])).expect("never fails");
         assert_eq!(found.counts, [64]);

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Numbers of the entropy contexts: the probability that each bit is coded with. The order is part of the stream format.
 
-use super::MAX_LEVELS;
+use super::MAX_NESTED_LAYERS;
 use super::layout::CLASSES;
 
 pub(super) const ACTIVITIES: usize = 6;
 pub(super) const HINTS: usize = 4;
 pub(super) const TREE_LEAVES: usize = 32;
-pub(super) const ENERGIES: usize = 8;
+pub(super) const INNER: usize = 8;
 pub(super) const OUTER: usize = 4;
-pub(super) const CROWDS: usize = 3;
-/// Classes of the energy for symbols rarer than zero flags.
+pub(super) const DENSITIES: usize = 3;
+/// Classes of the neighbourhood for symbols rarer than zero flags.
 pub(super) const COARSE: usize = 4;
 /// Classes that choose the context of a magnitude of 1 or 2.
-pub(super) const SIZES: usize = 2 * ENERGIES;
+pub(super) const SIZES: usize = 2 * INNER;
 pub(super) const UNARY: usize = 12;
 pub(super) const PREFIX: usize = 16;
 /// Flags of sizes that only occur in a layer with a reference of its own.
@@ -27,7 +27,7 @@ const EMPTY: usize = 0;
 const TREE: usize = EMPTY + ACTIVITIES * HINTS;
 const EXTRA: usize = TREE + ACTIVITIES * HINTS * TREE_LEAVES;
 const ZERO: usize = EXTRA + TREE_LEAVES;
-const LARGER: usize = ZERO + CLASSES * ENERGIES * OUTER * CROWDS;
+const LARGER: usize = ZERO + CLASSES * INNER * OUTER * DENSITIES;
 const ESCAPE: usize = LARGER + COARSE * UNARY;
 const TWO: usize = ESCAPE + PREFIX;
 const MIDDLE: usize = TWO + COARSE * SIZES;
@@ -37,9 +37,9 @@ const CONSTANT: usize = BEYOND + 2 * MORE;
 const SET: usize = CONSTANT + 6 * (1 + PREFIX);
 
 /// Layers of blocks of every depth: 1 + 2 + ..
-const LEVELS: usize = MAX_LEVELS * (MAX_LEVELS + 1) / 2;
+const LAYER_SETS: usize = MAX_NESTED_LAYERS * (MAX_NESTED_LAYERS + 1) / 2;
 /// First context of motion.
-pub(super) const MOTION: usize = 2 * LEVELS * SET;
+pub(super) const MOTION: usize = 2 * LAYER_SETS * SET;
 /// Contexts of motion.
 pub(super) const MOTION_CONTEXTS: usize = 96;
 
@@ -62,26 +62,26 @@ pub(super) const PARTS: [(&str, usize); 11] = [
 ];
 
 /// (depth, layer, intra, part) of a context, or `None` for motion.
-pub(super) fn describe(context: usize) -> Option<(usize, usize, bool, &'static str)> {
+pub fn describe(context: usize) -> Option<(usize, usize, bool, &'static str)> {
     let (set, at) = (context / SET, context % SET);
     let part = PARTS.iter().find(|p| at < p.1).map_or("", |p| p.0);
-    let depth = (1..=MAX_LEVELS).find(|d| set / 2 < d * (d + 1) / 2)?;
+    let depth = (1..=MAX_NESTED_LAYERS).find(|d| set / 2 < d * (d + 1) / 2)?;
     (context < MOTION).then_some((depth, set / 2 - depth * (depth - 1) / 2, set % 2 == 1, part))
 }
 
-fn index(depth: usize, level: usize) -> usize {
-    debug_assert!(level < depth && depth <= MAX_LEVELS);
-    depth * (depth - 1) / 2 + level
+fn index(depth: usize, layer: usize) -> usize {
+    debug_assert!(layer < depth && depth <= MAX_NESTED_LAYERS);
+    depth * (depth - 1) / 2 + layer
 }
 
 impl Set {
-    pub fn new(depth: usize, level: usize, intra: bool) -> Self {
-        Self((2 * index(depth, level) + usize::from(intra)) * SET)
+    pub fn new(depth: usize, layer: usize, intra: bool) -> Self {
+        Self((2 * index(depth, layer) + usize::from(intra)) * SET)
     }
 
     /// The contexts of inter and intra cells in a layer.
-    pub fn both(depth: usize, level: usize) -> std::ops::Range<usize> {
-        2 * index(depth, level) * SET..2 * (index(depth, level) + 1) * SET
+    pub fn both(depth: usize, layer: usize) -> std::ops::Range<usize> {
+        2 * index(depth, layer) * SET..2 * (index(depth, layer) + 1) * SET
     }
 
     #[inline]
@@ -100,13 +100,13 @@ impl Set {
     }
 
     #[inline]
-    pub fn zero(self, class: u8, surroundings: usize) -> usize {
-        self.0 + ZERO + usize::from(class) * (ENERGIES * OUTER * CROWDS) + surroundings
+    pub fn zero(self, class: u8, neighbourhood: usize) -> usize {
+        self.0 + ZERO + usize::from(class) * (INNER * OUTER * DENSITIES) + neighbourhood
     }
 
     #[inline]
-    pub fn larger(self, energy: usize, index: usize) -> usize {
-        self.0 + LARGER + energy * UNARY + index.min(UNARY - 1)
+    pub fn larger(self, coarse_class: usize, index: usize) -> usize {
+        self.0 + LARGER + coarse_class * UNARY + index.min(UNARY - 1)
     }
 
     #[inline]
@@ -115,22 +115,22 @@ impl Set {
     }
 
     #[inline]
-    pub fn two(self, class: u8, surroundings: usize) -> usize {
-        self.0 + TWO + usize::from(class) / (CLASSES / COARSE) * SIZES + surroundings
+    pub fn two(self, class: u8, neighbourhood: usize) -> usize {
+        self.0 + TWO + usize::from(class) / (CLASSES / COARSE) * SIZES + neighbourhood
     }
 
     /// `magnitude` >= 1: that in the layer before.
     #[inline]
-    pub fn middle(self, magnitude: i32, class: u8, energy: usize) -> usize {
+    pub fn middle(self, magnitude: i32, class: u8, coarse_class: usize) -> usize {
         self.0
             + MIDDLE
             + ((magnitude.clamp(1, 3) - 1) as usize * COARSE + usize::from(class) / (CLASSES / COARSE)) * COARSE
-            + energy
+            + coarse_class
     }
 
     #[inline]
-    pub fn upper(self, magnitude: i32, class: u8, energy: usize) -> usize {
-        self.middle(magnitude, class, energy) - MIDDLE + UPPER
+    pub fn upper(self, magnitude: i32, class: u8, coarse_class: usize) -> usize {
+        self.middle(magnitude, class, coarse_class) - MIDDLE + UPPER
     }
 
     /// Whether a size is above what nesting allows, and each further step, for a refinement or a new coefficient.

@@ -3,7 +3,7 @@
 //! bucket.
 
 use super::contexts::{ACTIVITIES, HINTS, Set, TREE_LEAVES};
-use super::field::Field;
+use super::neighbourhood::BlockState;
 use crate::entropy::{BitCoder, CostTable};
 
 /// Classes of the neighbourhood that choose the contexts of a cell's count.
@@ -33,17 +33,17 @@ fn magnitude(n: u16) -> usize {
     (16 - n.leading_zeros()) as usize
 }
 
-/// `level_zero_hint`: the hint in layer 0, which has no layer before it.
-pub(super) fn context(field: &Field, place: usize, level: usize, level_zero_hint: usize) -> CountContext {
-    let (counts, pitch) = (&field.counts[level], field.pitch());
+/// `base_hint`: the hint in layer 0, which has no layer before it.
+pub(super) fn count_context(state: &BlockState, place: usize, layer: usize, base_hint: usize) -> CountContext {
+    let (counts, pitch) = (&state.counts[layer], state.pitch());
     let m = |p: usize| magnitude(counts[p]);
     let around = 2 * m(place - 1) + 2 * m(place - pitch) + m(place - pitch - 1) + m(place - pitch + 1);
-    let hint = if level == 0 {
-        level_zero_hint
+    let hint = if layer == 0 {
+        base_hint
     } else {
-        let coarse = &field.counts[level - 1];
+        let coarse = &state.counts[layer - 1];
         match coarse[place] {
-            0 if field.extents[place] > 0 => 1,
+            0 if state.extents[place] > 0 => 1,
             0 => usize::from(coarse[place + 1] > 0 || coarse[place + pitch] > 0),
             1..=3 => 2,
             _ => 3,
@@ -62,7 +62,7 @@ pub(super) fn context(field: &Field, place: usize, level: usize, level_zero_hint
 }
 
 /// Codes a count in 0..=`most`; `None`: the stream holds a larger one.
-pub(super) fn code<C: BitCoder>(coder: &mut C, set: Set, context: CountContext, count: u16, most: usize) -> Option<u16> {
+pub(super) fn code_count<C: BitCoder>(coder: &mut C, set: Set, context: CountContext, count: u16, most: usize) -> Option<u16> {
     if !coder.bit(set.empty(context.activity, context.hint), count > 0) {
         return Some(0);
     }
@@ -88,7 +88,7 @@ pub(super) fn code<C: BitCoder>(coder: &mut C, set: Set, context: CountContext, 
 }
 
 /// Cost of a count in 1/256 bit before adaptation.
-pub(super) fn cost(costs: &CostTable, set: Set, context: CountContext, count: u16) -> u32 {
+pub(super) fn count_cost(costs: &CostTable, set: Set, context: CountContext, count: u16) -> u32 {
     let empty = set.empty(context.activity, context.hint);
     if count == 0 {
         return costs.bit(empty, false);

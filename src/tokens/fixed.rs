@@ -42,14 +42,6 @@ impl FixedKind {
         }
     }
 
-    /// Bits that a token takes in a stream: log2 of the number of codes (15.97 for 64000), or dimensions times bits.
-    pub fn token_bits(&self) -> f64 {
-        match *self {
-            Self::Fsq { codes } => (codes as f64).log2(),
-            Self::Vae { dimensions, bits, .. } => dimensions as f64 * f64::from(bits),
-        }
-    }
-
     /// Numbers in a token.
     pub fn numbers(&self) -> usize {
         match *self {
@@ -227,7 +219,7 @@ impl FixedCoder {
         }
         let mut contexts = self.fresh();
         let mut coder = RangeEncoder::new(&mut contexts, out);
-        self.code(layer, &mut coder)?;
+        self.code_layer(layer, &mut coder)?;
         coder.finish();
         self.contexts = contexts;
         Ok(())
@@ -240,7 +232,7 @@ impl FixedCoder {
         }
         let mut contexts = self.fresh();
         let mut coder = RangeDecoder::new(&mut contexts, data);
-        let result = self.code(layer, &mut coder);
+        let result = self.code_layer(layer, &mut coder);
         let consumed = coder.consumed();
         self.contexts = contexts;
         result?;
@@ -257,7 +249,7 @@ impl FixedCoder {
         contexts
     }
 
-    fn code<C: BitCoder>(&mut self, layer: usize, coder: &mut C) -> Result<()> {
+    fn code_layer<C: BitCoder>(&mut self, layer: usize, coder: &mut C) -> Result<()> {
         let Some(&[from, to]) = self.bounds.get(layer..layer + 2) else {
             return Err(Error::Malformed(format!("layer {layer} of {}; wait for the next block", self.layers())));
         };

@@ -4,14 +4,14 @@
 use crate::{Error, Result};
 
 /// Most layers a nested quantiser can have.
-pub const MAX_LEVELS: usize = 3;
+pub const MAX_NESTED_LAYERS: usize = 3;
 const MAX_COEFFICIENTS: usize = 8192;
 const MAX_CELLS: usize = 1 << 20;
 /// Largest t, v or u of a coefficient: above those of any transform, and small enough for sums in 16 bits.
 const MAX_FREQUENCY: u16 = 1 << 12;
 
 /// Position classes of coefficients, on which zero flags depend.
-pub(super) const CLASSES: usize = 16;
+pub const CLASSES: usize = 16;
 
 /// Neighbouring coefficients in the graph's order that are all luma or all chroma.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ fn runs(chroma: impl Iterator<Item = bool>) -> Vec<Run> {
 #[derive(Debug, Clone)]
 pub struct NestedLayout {
     pub(super) coefficients: usize,
-    pub(super) levels: usize,
+    pub(super) layers: usize,
     pub(super) cells_x: usize,
     pub(super) cells_y: usize,
     /// Constant term of its component, which is predicted from other cells in intra cells.
@@ -55,13 +55,13 @@ pub struct NestedLayout {
 
 impl NestedLayout {
     /// `positions`: (component 0..=2, t, v, u) of every coefficient, most important first, as the bundle's manifest lists them;
-    /// `levels` 1..=4; `cells_x`, `cells_y`: cells of the picture.
-    pub fn new(positions: &[[u16; 4]], levels: usize, cells_x: usize, cells_y: usize) -> Result<Self> {
+    /// `layers` 1..=3; `cells_x`, `cells_y`: cells of the picture.
+    pub fn new(positions: &[[u16; 4]], layers: usize, cells_x: usize, cells_y: usize) -> Result<Self> {
         if positions.is_empty() || positions.len() > MAX_COEFFICIENTS {
             return Err(Error::Model(format!("{} coefficients per cell; 1..={MAX_COEFFICIENTS} can be coded", positions.len())));
         }
-        if !(1..=MAX_LEVELS).contains(&levels) {
-            return Err(Error::Model(format!("{levels} layers; 1..={MAX_LEVELS} can be coded")));
+        if !(1..=MAX_NESTED_LAYERS).contains(&layers) {
+            return Err(Error::Model(format!("{layers} layers; 1..={MAX_NESTED_LAYERS} can be coded")));
         }
         if cells_x == 0 || cells_y == 0 || cells_x.saturating_mul(cells_y) > MAX_CELLS {
             return Err(Error::Limit(format!("{cells_x}x{cells_y} cells; 1..={MAX_CELLS} can be coded: use a smaller picture")));
@@ -84,7 +84,7 @@ impl NestedLayout {
         }
         Ok(Self {
             coefficients: positions.len(),
-            levels,
+            layers,
             cells_x,
             cells_y,
             constant: positions.iter().map(|p| p[1..] == [0, 0, 0]).collect(),
@@ -129,12 +129,12 @@ impl NestedLayout {
     }
 
     /// Layers of the quantiser.
-    pub fn levels(&self) -> usize {
-        self.levels
+    pub fn layers(&self) -> usize {
+        self.layers
     }
 
     /// Classes by the tables, or the default ones.
-    pub(super) fn classes(&self, trained: &[u8]) -> Result<Vec<u8>> {
+    pub fn classes(&self, trained: &[u8]) -> Result<Vec<u8>> {
         if trained.is_empty() {
             return Ok(self.default_classes.clone());
         }
@@ -216,15 +216,15 @@ pub(super) mod tests {
     #[test]
     fn links_lead_on_and_are_bounded() {
         let layout = NestedLayout::new(&positions(16), 3, 4, 3).expect("valid");
-        assert_eq!((layout.coefficients(), layout.cells(), layout.levels()), (768, 12, 3));
-        let mut heard = [0; 768];
+        assert_eq!((layout.coefficients(), layout.cells(), layout.layers()), (768, 12, 3));
+        let mut sums = [0; 768];
         for i in 0..768 {
             for &(j, w) in layout.links(i) {
                 assert!(usize::from(j) > i);
-                heard[usize::from(j)] += 2 * w;
+                sums[usize::from(j)] += 2 * w;
             }
         }
-        assert!(heard.iter().all(|h| *h < 64), "sums must fit the table of classes");
+        assert!(sums.iter().all(|h| *h < 64), "sums must fit the table of classes");
         assert_eq!(layout.constant.iter().filter(|c| **c).count(), 3);
     }
 

@@ -5,7 +5,7 @@
 //! 1 intra) of cells in raster order.
 
 use super::contexts::{MOTION, MOTION_CONTEXTS};
-use super::level::code_escape;
+use super::layer::code_escape;
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
 
@@ -16,11 +16,11 @@ const INTRA: usize = MOTION;
 const OTHER: usize = INTRA + 3;
 const WHICH: usize = OTHER + 1;
 const SAME: usize = WHICH + 2;
-const ZERO_DY: usize = SAME + 4 * UNREST;
+const ZERO_DY: usize = SAME + 4 * ERROR_CLASSES;
 const ZERO_DX: usize = ZERO_DY + 3;
 const SIZE: usize = ZERO_DX + 3;
 /// Classes of how well the neighbours' vectors were predicted.
-const UNREST: usize = 6;
+const ERROR_CLASSES: usize = 6;
 /// Contexts of a component's prefix, and its most ones: sizes go up to 2 * [`MAX_MOTION`].
 const SIZES: usize = 10;
 const _: () = assert!(SIZE + 6 * SIZES <= MOTION + MOTION_CONTEXTS && 2 * MAX_MOTION < 1 << SIZES);
@@ -85,7 +85,7 @@ fn neighbours(motion: &[i32], cells_x: usize, cells: usize, x: usize, y: usize) 
 }
 
 /// Codes the motion of a block: an encoder reads `motion`, a decoder fills it. `scratch` needs `cells_x` + 1 entries.
-pub(super) fn code<C: BitCoder>(
+pub(super) fn code_motion<C: BitCoder>(
     coder: &mut C,
     motion: &mut [i32],
     cells_x: usize,
@@ -96,20 +96,20 @@ pub(super) fn code<C: BitCoder>(
     // of the row above, overwritten from the left: 0: as predicted, 1: near the prediction, 2: far from it or intra
     scratch.fill(0);
     for y in 0..cells_y {
-        let (mut left_intra, mut left_surprise) = (false, 0);
+        let (mut left_intra, mut left_class) = (false, 0);
         for x in 0..cells_x {
             let cell = y * cells_x + x;
             let top_intra = y > 0 && motion[2 * cells + cell - cells_x] != 0;
             let intra = coder.bit(INTRA + usize::from(left_intra) + usize::from(top_intra), motion[2 * cells + cell] != 0);
             left_intra = intra;
-            let unrest = usize::from(2 * left_surprise + 2 * scratch[x] + scratch[x + 1]).div_ceil(2);
-            let mut surprise = 2;
+            let error = usize::from(2 * left_class + 2 * scratch[x] + scratch[x + 1]).div_ceil(2);
+            let mut class = 2;
             if intra {
                 (motion[cell], motion[cells + cell], motion[2 * cells + cell]) = (0, 0, 1);
             } else {
                 let near = neighbours(motion, cells_x, cells, x, y);
                 let prediction = predict(near);
-                let vector = code_vector(coder, [motion[cell], motion[cells + cell]], near, unrest)?;
+                let vector = code_vector(coder, [motion[cell], motion[cells + cell]], near, error)?;
                 if vector[0].abs() > MAX_MOTION || vector[1].abs() > MAX_MOTION {
                     return Err(Error::Malformed(format!(
                         "a motion vector of {vector:?} quarter pixels; wait for the next block"
@@ -117,10 +117,10 @@ pub(super) fn code<C: BitCoder>(
                 }
                 (motion[cell], motion[cells + cell], motion[2 * cells + cell]) = (vector[0], vector[1], 0);
                 let size = (vector[0] - prediction[0]).abs() + (vector[1] - prediction[1]).abs();
-                surprise = u8::from(size > 0) + u8::from(size > 4);
+                class = u8::from(size > 0) + u8::from(size > 4);
             }
-            scratch[x] = surprise;
-            left_surprise = surprise;
+            scratch[x] = class;
+            left_class = class;
         }
         if C::DECODES && coder.exhausted() {
             return Err(Error::Malformed("motion ends before its cells do; wait for the next block".into()));
@@ -129,10 +129,10 @@ pub(super) fn code<C: BitCoder>(
     Ok(())
 }
 
-fn code_vector<C: BitCoder>(coder: &mut C, vector: [i32; 2], near: Near, unrest: usize) -> Result<[i32; 2]> {
+fn code_vector<C: BitCoder>(coder: &mut C, vector: [i32; 2], near: Near, error: usize) -> Result<[i32; 2]> {
     let prediction = predict(near);
-    let calm = 2 * usize::from(prediction == [0, 0]) + usize::from(near[0] == near[1]);
-    if !coder.bit(SAME + calm * UNREST + unrest.min(UNREST - 1), vector != prediction) {
+    let agreement = 2 * usize::from(prediction == [0, 0]) + usize::from(near[0] == near[1]);
+    if !coder.bit(SAME + agreement * ERROR_CLASSES + error.min(ERROR_CLASSES - 1), vector != prediction) {
         return Ok(prediction);
     }
     let (list, n) = others(near, prediction);
@@ -144,7 +144,7 @@ fn code_vector<C: BitCoder>(coder: &mut C, vector: [i32; 2], near: Near, unrest:
         return Ok(list[at]);
     }
     let wanted = [vector[0].wrapping_sub(prediction[0]), vector[1].wrapping_sub(prediction[1])];
-    let difference = code_difference(coder, wanted, unrest.div_ceil(2).min(2))?;
+    let difference = code_difference(coder, wanted, error.div_ceil(2).min(2))?;
     Ok([prediction[0] + difference[0], prediction[1] + difference[1]])
 }
 

@@ -2,8 +2,8 @@
 //! Encoder and decoder of the `nested` bottleneck: latents in, segments out, and back.
 
 use super::contexts::{CONTEXTS, MOTION, Set};
-use super::field::{Field, Surroundings};
-use super::level::{Level, Target, code, promoted};
+use super::layer::{ChosenLayer, Layer, code_layer};
+use super::neighbourhood::{BlockState, Neighbourhood, promoted};
 use super::quantise::{Decider, Workspace};
 use super::refine::Refiner;
 use super::step::{Reconstruction, span};
@@ -19,8 +19,8 @@ struct Common {
     classes: Vec<u8>,
     groups: Vec<u8>,
     fresh: Vec<Context>,
-    field: Field,
-    around: Surroundings,
+    state: BlockState,
+    around: Neighbourhood,
     motion: Vec<i32>,
     scratch: Vec<u8>,
 }
@@ -37,8 +37,8 @@ impl Common {
         let groups = classes.iter().map(|c| c / 4).collect();
         let fresh: Vec<_> = tables.contexts().collect();
         Ok(Self {
-            field: Field::new(layout),
-            around: Surroundings::new(layout),
+            state: BlockState::new(layout),
+            around: Neighbourhood::new(layout),
             motion: vec![0; 3 * layout.cells()],
             scratch: vec![0; layout.cells_x + 1],
             layout: layout.clone(),
@@ -49,36 +49,36 @@ impl Common {
         })
     }
 
-    /// Where the cells lie in the field, in raster order.
+    /// Where the cells lie in the grid of the state, in raster order.
     fn places(&self) -> impl Iterator<Item = usize> {
-        (0..self.layout.cells()).map(|cell| self.field.place(cell % self.layout.cells_x, cell / self.layout.cells_x))
+        (0..self.layout.cells()).map(|cell| self.state.place(cell % self.layout.cells_x, cell / self.layout.cells_x))
     }
 
-    /// Prepares contexts and field for a layer.
-    fn begin(&mut self, depth: usize, level: usize, contexts: &mut [Context]) {
-        let set = Set::both(depth, level);
+    /// Prepares contexts and state for a layer.
+    fn begin(&mut self, depth: usize, layer: usize, contexts: &mut [Context]) {
+        let set = Set::both(depth, layer);
         contexts[set.clone()].copy_from_slice(&self.fresh[set]);
-        if level == 0 {
+        if layer == 0 {
             contexts[MOTION..].copy_from_slice(&self.fresh[MOTION..]);
-            self.field.clear();
+            self.state.clear();
         }
     }
 
-    /// Codes layer `level` of a block of `depth` layers, with the values of `target`.
-    fn code_level<C: BitCoder>(
+    /// Codes a layer of a block of `depth` layers, with the values of `chosen`.
+    fn code_layer<C: BitCoder>(
         &mut self,
         depth: usize,
-        level: usize,
+        layer: usize,
         motion: Option<&[i32]>,
-        target: &Target,
+        chosen: &ChosenLayer,
         coder: &mut C,
     ) -> Result<()> {
-        let Self { layout, classes, field, around, motion: own, scratch, .. } = self;
-        if let (0, Some(motion)) = (level, motion) {
+        let Self { layout, classes, state, around, motion: own, scratch, .. } = self;
+        if let (0, Some(motion)) = (layer, motion) {
             own.copy_from_slice(motion);
-            motion::code(coder, own, layout.cells_x, layout.cells_y, scratch)?;
+            motion::code_motion(coder, own, layout.cells_x, layout.cells_y, scratch)?;
         }
-        code(coder, Level { layout, classes, depth, level, motion }, field, around, Some(target))
+        code_layer(coder, Layer { layout, classes, depth, index: layer, motion }, state, around, Some(chosen))
     }
 }
 
@@ -89,7 +89,7 @@ pub struct NestedEncoder {
     contexts: Vec<Context>,
     costs: CostTable,
     /// One for each layer.
-    targets: Vec<Target>,
+    chosen: Vec<ChosenLayer>,
     work: Workspace,
     depth: usize,
     quantiser: u8,
@@ -99,12 +99,12 @@ impl NestedEncoder {
     /// `tables` must have [`CONTEXTS`] contexts.
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
-        let target = Target { values: common.field.values.clone(), extents: common.field.extents.clone() };
+        let chosen = ChosenLayer { values: common.state.values.clone(), extents: common.state.extents.clone() };
         Ok(Self {
             costs: CostTable::new(tables),
             contexts: common.fresh.clone(),
             common,
-            targets: vec![target; layout.levels],
+            chosen: vec![chosen; layout.layers],
             work: Workspace::default(),
             depth: 1,
             quantiser: 0,
@@ -125,17 +125,17 @@ impl NestedEncoder {
     ) -> Result<Estimate> {
         self.begin_block(depth, quantiser)?;
         let estimate = self.decide(latents, depth - 1, motion, rdo)?;
-        let (coarser, finest) = self.targets.split_at_mut(depth - 1);
-        for (level, target) in coarser.iter_mut().enumerate() {
-            target.divide(&finest[0], span(depth, level), self.common.layout.coefficients);
+        let (coarser, finest) = self.chosen.split_at_mut(depth - 1);
+        for (layer, chosen) in coarser.iter_mut().enumerate() {
+            chosen.divide(&finest[0], span(depth, layer), self.common.layout.coefficients);
         }
         Ok(estimate)
     }
 
-    /// Begins a block of `depth` layers, each with latents of its own: see [`quantise_level`](Self::quantise_level).
+    /// Begins a block of `depth` layers, each with latents of its own: see [`quantise_layer`](Self::quantise_layer).
     pub fn begin_block(&mut self, depth: usize, quantiser: u8) -> Result<()> {
-        if !(1..=self.common.layout.levels).contains(&depth) {
-            return Err(Error::Settings(format!("{depth} layers; the bundle has 1..={}", self.common.layout.levels)));
+        if !(1..=self.common.layout.layers).contains(&depth) {
+            return Err(Error::Settings(format!("{depth} layers; the bundle has 1..={}", self.common.layout.layers)));
         }
         (self.depth, self.quantiser) = (depth, quantiser);
         Ok(())
@@ -144,87 +144,87 @@ impl NestedEncoder {
     /// Chooses the digits of one layer, after those of the layers before, for receivers of that many layers. `latents` are
     /// those of the residual after prediction from *their* reference, so they do not drift. Arguments as in
     /// [`quantise`](Self::quantise).
-    pub fn quantise_level(&mut self, level: usize, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
-        if level == 0 {
+    pub fn quantise_layer(&mut self, layer: usize, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
+        if layer == 0 {
             return self.decide(latents, 0, motion, rdo);
         }
         let common = &mut self.common;
         check_latents(&common.layout, latents.len())?;
         check_motion(&common.layout, motion)?;
-        let Common { layout, tables, classes, groups, field, around, .. } = common;
-        let level = Level { layout, classes, depth: self.depth, level, motion };
-        let (coarser, finer) = self.targets.split_at_mut(level.level);
+        let Common { layout, tables, classes, groups, state, around, .. } = common;
+        let layer = Layer { layout, classes, depth: self.depth, index: layer, motion };
+        let (coarser, finer) = self.chosen.split_at_mut(layer.index);
         let refiner = Refiner {
-            decider: Decider::new(level, groups, tables, &self.costs, self.quantiser, rdo),
-            base: &coarser[level.level - 1],
+            decider: Decider::new(layer, groups, tables, &self.costs, self.quantiser, rdo),
+            base: &coarser[layer.index - 1],
         };
-        Ok(refiner.run(latents, &mut self.work, field, around, &mut finer[0]))
+        Ok(refiner.run(latents, &mut self.work, state, around, &mut finer[0]))
     }
 
     /// Sets the signed quantisation indices of one layer, \[cells, C\] in token order, instead of choosing them.
-    pub fn load_level(&mut self, level: usize, indices: &[i16]) -> Result<()> {
+    pub fn load_layer(&mut self, layer: usize, indices: &[i16]) -> Result<()> {
         let c = self.common.layout.coefficients;
-        if level >= self.depth || indices.len() != self.common.layout.cells() * c || indices.contains(&i16::MIN) {
+        if layer >= self.depth || indices.len() != self.common.layout.cells() * c || indices.contains(&i16::MIN) {
             return Err(Error::Settings(format!(
-                "{} indices for layer {level} of {}; give one from -32767 to 32767 for each of {c} coefficients of {} cells",
+                "{} indices for layer {layer} of {}; give one from -32767 to 32767 for each of {c} coefficients of {} cells",
                 indices.len(),
                 self.depth,
                 self.common.layout.cells()
             )));
         }
-        let target = &mut self.targets[level];
+        let chosen = &mut self.chosen[layer];
         for (place, cell) in self.common.places().zip(indices.chunks_exact(c)) {
-            target.values[place * c..(place + 1) * c].copy_from_slice(cell);
-            target.extents[place] = cell.iter().rposition(|k| *k != 0).map_or(0, |i| i as u16 + 1);
+            chosen.values[place * c..(place + 1) * c].copy_from_slice(cell);
+            chosen.extents[place] = cell.iter().rposition(|k| *k != 0).map_or(0, |i| i as u16 + 1);
         }
         Ok(())
     }
 
-    /// Decides on layers 0 to `finest` together, into the target of `finest`.
+    /// Decides on layers 0 to `finest` together, into `chosen[finest]`.
     fn decide(&mut self, latents: &[i16], finest: usize, motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
         let common = &mut self.common;
         check_latents(&common.layout, latents.len())?;
         check_motion(&common.layout, motion)?;
-        let Common { layout, tables, classes, groups, field, around, .. } = common;
-        let level = Level { layout, classes, depth: self.depth, level: finest, motion };
-        let decider = Decider::new(level, groups, tables, &self.costs, self.quantiser, rdo);
-        Ok(decider.run(latents, &mut self.work, field, around, &mut self.targets[finest]))
+        let Common { layout, tables, classes, groups, state, around, .. } = common;
+        let layer = Layer { layout, classes, depth: self.depth, index: finest, motion };
+        let decider = Decider::new(layer, groups, tables, &self.costs, self.quantiser, rdo);
+        Ok(decider.run(latents, &mut self.work, state, around, &mut self.chosen[finest]))
     }
 
-    /// Appends the segment of `level` of the block last quantised to `out`. Layers are written in order from 0; `motion` as in
+    /// Appends the segment of `layer` of the block last quantised to `out`. Layers are written in order from 0; `motion` as in
     /// [`quantise`](Self::quantise), layer 0 carries it.
-    pub fn write_segment(&mut self, level: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
+    pub fn write_segment(&mut self, layer: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
         check_motion(&self.common.layout, motion)?;
-        self.common.begin(self.depth, level, &mut self.contexts);
+        self.common.begin(self.depth, layer, &mut self.contexts);
         let mut coder = RangeEncoder::new(&mut self.contexts, out);
-        self.common.code_level(self.depth, level, motion, &self.targets[level], &mut coder)?;
+        self.common.code_layer(self.depth, layer, motion, &self.chosen[layer], &mut coder)?;
         coder.finish();
         Ok(())
     }
 
     /// Codes one layer of the block last quantised into `coder` instead of a segment, for statistics.
-    pub(super) fn observe<C: BitCoder>(&mut self, level: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
-        self.common.begin(self.depth, level, &mut self.contexts);
-        self.common.code_level(self.depth, level, motion, &self.targets[level], coder)
+    pub fn observe<C: BitCoder>(&mut self, layer: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
+        self.common.begin(self.depth, layer, &mut self.contexts);
+        self.common.code_layer(self.depth, layer, motion, &self.chosen[layer], coder)
     }
 
-    /// Latents as a decoder of `levels` layers (0..=depth) has them, \[cells, C\], and counts \[cells\].
-    pub fn dequantise(&self, levels: usize, motion: Option<&[i32]>, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
+    /// Latents as a decoder of `layers` layers (0..=depth) has them, \[cells, C\], and counts \[cells\].
+    pub fn dequantise(&self, layers: usize, motion: Option<&[i32]>, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
         let layout = &self.common.layout;
         check_latents(layout, latents.len())?;
         check_motion(layout, motion)?;
         latents.fill(0);
         counts.fill(0);
-        let Some(last) = levels.min(self.depth).checked_sub(1) else {
+        let Some(last) = layers.min(self.depth).checked_sub(1) else {
             return Ok(());
         };
         let c = layout.coefficients;
         let rebuild = Reconstruction::new(&self.common.tables, self.depth, last, self.quantiser);
-        let target = &self.targets[last];
+        let chosen = &self.chosen[last];
         for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
-            let place = self.common.field.place(cell % layout.cells_x, cell / layout.cells_x);
-            let extent = usize::from(target.extents[place]);
-            let values = &target.values[place * c..place * c + extent];
+            let place = self.common.state.place(cell % layout.cells_x, cell / layout.cells_x);
+            let extent = usize::from(chosen.extents[place]);
+            let values = &chosen.values[place * c..place * c + extent];
             for (i, &k) in values.iter().enumerate().filter(|(_, k)| **k != 0) {
                 out[usize::from(layout.slots[i])] = rebuild.value(i32::from(k), self.common.groups[i]) as i16;
             }
@@ -237,18 +237,18 @@ impl NestedEncoder {
     /// 1 + the index of the last token that layers up to `last` send for the cell at `place`, 0: none.
     fn count_tokens(&self, last: usize, intra: bool, place: usize) -> usize {
         let (layout, c) = (&self.common.layout, self.common.layout.coefficients);
-        let values = |level: usize| {
-            let target = &self.targets[level];
-            (&target.values[place * c..(place + 1) * c], usize::from(target.extents[place]))
+        let values = |layer: usize| {
+            let chosen = &self.chosen[layer];
+            (&chosen.values[place * c..(place + 1) * c], usize::from(chosen.extents[place]))
         };
-        for level in (0..=last).rev() {
-            let (now, mut extent) = values(level);
-            let before = level.checked_sub(1).map(values);
+        for layer in (0..=last).rev() {
+            let (now, mut extent) = values(layer);
+            let before = layer.checked_sub(1).map(values);
             extent = extent.max(before.map_or(0, |b| b.1));
             for i in (0..extent).rev() {
                 let assumed = before.map_or(0, |(b, _)| promoted(b[i]));
-                if now[i] != assumed && !(level == 0 && intra && layout.constant[i]) {
-                    return level * c + i + 1;
+                if now[i] != assumed && !(layer == 0 && intra && layout.constant[i]) {
+                    return layer * c + i + 1;
                 }
             }
         }
@@ -257,11 +257,11 @@ impl NestedEncoder {
         if intra { (0..extent).rev().find(shown).map_or(0, |i| i + 1) } else { 0 }
     }
 
-    /// Final k of a cell's coefficients.
-    pub(super) fn decided(&self, cell: usize) -> &[i16] {
+    /// Final quantisation indices of a cell's coefficients, in token order.
+    pub fn decided(&self, cell: usize) -> &[i16] {
         let layout = &self.common.layout;
-        let place = self.common.field.place(cell % layout.cells_x, cell / layout.cells_x);
-        &self.targets[self.depth - 1].values[place * layout.coefficients..(place + 1) * layout.coefficients]
+        let place = self.common.state.place(cell % layout.cells_x, cell / layout.cells_x);
+        &self.chosen[self.depth - 1].values[place * layout.coefficients..(place + 1) * layout.coefficients]
     }
 }
 
@@ -270,14 +270,14 @@ impl NestedEncoder {
 pub struct NestedDecoder {
     common: Common,
     contexts: Vec<Context>,
-    /// Layers read of the current block.
-    levels: usize,
-    shape: Shape,
+    /// Layers read of the block.
+    read: usize,
+    shape: BlockShape,
 }
 
 /// The fields of a block's header that its segments depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
+pub struct BlockShape {
     /// Whether it is a key block: without motion, all cells intra.
     pub key: bool,
     /// Layers it was coded in, 1..=L.
@@ -288,49 +288,47 @@ impl NestedDecoder {
     /// `tables` must have [`CONTEXTS`] contexts.
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
-        Ok(Self { contexts: common.fresh.clone(), common, levels: 0, shape: Shape { key: true, depth: 1 } })
+        Ok(Self { contexts: common.fresh.clone(), common, read: 0, shape: BlockShape { key: true, depth: 1 } })
     }
 
-    /// Forgets the block, so that dequantising gives zeros: for a block without a layer.
-    pub fn clear(&mut self) {
-        self.common.field.clear();
-        self.common.motion.fill(0);
-        self.levels = 0;
-    }
-
-    /// Reads the segment of `level`: 0 begins a block of `shape`, the others must follow in order.
+    /// Reads the segment of `layer`: 0 begins a block of `shape`, the others must follow in order.
     /// After an error the layers before are lost too: the block cannot be dequantised.
-    pub fn read_segment(&mut self, level: usize, shape: Shape, data: &[u8]) -> Result<()> {
-        if !(1..=self.common.layout.levels).contains(&shape.depth) {
+    pub fn read_segment(&mut self, layer: usize, shape: BlockShape, data: &[u8]) -> Result<()> {
+        if !(1..=self.common.layout.layers).contains(&shape.depth) {
             return Err(Error::Malformed(format!("a block of {} layers; wait for the next block", shape.depth)));
         }
-        if level >= shape.depth || (level > 0 && (level != self.levels || shape != self.shape)) {
+        if layer >= shape.depth || (layer > 0 && (layer != self.read || shape != self.shape)) {
             return Err(Error::Malformed(format!(
-                "segment of layer {level} after {} layers; wait for the next block",
-                self.levels
+                "segment of layer {layer} after {} layers; wait for the next block",
+                self.read
             )));
         }
-        self.levels = 0;
+        self.read = 0;
         self.shape = shape;
-        let Shape { key, depth } = shape;
-        self.common.begin(depth, level, &mut self.contexts);
-        let Common { layout, classes, field, around, motion, scratch, .. } = &mut self.common;
+        let BlockShape { key, depth } = shape;
+        self.common.begin(depth, layer, &mut self.contexts);
+        let Common { layout, classes, state, around, motion, scratch, .. } = &mut self.common;
         let mut coder = RangeDecoder::new(&mut self.contexts, data);
-        if level == 0 {
+        if layer == 0 {
             motion.fill(0);
             if key {
                 motion[2 * layout.cells()..].fill(1);
             } else {
-                motion::code(&mut coder, motion, layout.cells_x, layout.cells_y, scratch)?;
+                motion::code_motion(&mut coder, motion, layout.cells_x, layout.cells_y, scratch)?;
             }
         }
         let motion = (!key).then_some(&motion[..]);
-        code(&mut coder, Level { layout, classes, depth, level, motion }, field, around, None)?;
+        code_layer(&mut coder, Layer { layout, classes, depth, index: layer, motion }, state, around, None)?;
         if !coder.consumed() {
-            return Err(Error::Malformed(format!("layer {level} has bytes after its last cell; wait for the next block")));
+            return Err(Error::Malformed(format!("layer {layer} has bytes after its last cell; wait for the next block")));
         }
-        self.levels = level + 1;
+        self.read = layer + 1;
         Ok(())
+    }
+
+    /// Layers read of the block.
+    pub fn layers_read(&self) -> usize {
+        self.read
     }
 
     /// Motion planes dy, dx, mode of the block, \[3, cells\]; in a key block mode is 1 (intra) everywhere.
@@ -347,15 +345,15 @@ impl NestedDecoder {
 
     /// 1 + the index of the last token that the layers read sent for the cell at `place`, 0: none.
     fn count_tokens(&self, place: usize) -> i32 {
-        let Common { layout, field, .. } = &self.common;
-        let (c, extent) = (layout.coefficients, usize::from(field.extents[place]));
+        let Common { layout, state, .. } = &self.common;
+        let (c, extent) = (layout.coefficients, usize::from(state.extents[place]));
         if extent == 0 {
             return 0;
         }
-        match (0..self.levels).rev().find(|l| field.counts[*l][place] > 0) {
-            Some(l) => (l * c + usize::from(field.counts[l][place])) as i32,
+        match (0..self.read).rev().find(|l| state.counts[*l][place] > 0) {
+            Some(l) => (l * c + usize::from(state.counts[l][place])) as i32,
             None => {
-                let values = &field.values[place * c..place * c + extent];
+                let values = &state.values[place * c..place * c + extent];
                 (0..extent).rev().find(|i| layout.constant[*i] && values[*i] != 0).map_or(0, |i| i as i32 + 1)
             }
         }
@@ -363,22 +361,22 @@ impl NestedDecoder {
 
     /// Latents \[cells, C\] by the layers read so far, and counts \[cells\].
     pub fn dequantise(&self, quantiser: u8, latents: &mut [i16], counts: &mut [i32]) -> Result<()> {
-        let Common { layout, tables, groups, field, .. } = &self.common;
+        let Common { layout, tables, groups, state, .. } = &self.common;
         check_latents(layout, latents.len())?;
         latents.fill(0);
         counts.fill(0);
-        let Some(last) = self.levels.checked_sub(1) else {
+        let Some(last) = self.read.checked_sub(1) else {
             return Ok(());
         };
         let c = layout.coefficients;
         let rebuild = Reconstruction::new(tables, self.shape.depth, last, quantiser);
         for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
-            let place = field.place(cell % layout.cells_x, cell / layout.cells_x);
-            let extent = usize::from(field.extents[place]);
+            let place = state.place(cell % layout.cells_x, cell / layout.cells_x);
+            let extent = usize::from(state.extents[place]);
             if extent == 0 {
                 continue;
             }
-            let values = &field.values[place * c..place * c + extent];
+            let values = &state.values[place * c..place * c + extent];
             for (i, &m) in values.iter().enumerate().filter(|(_, m)| **m != 0) {
                 out[usize::from(layout.slots[i])] = rebuild.value(i32::from(m), groups[i]) as i16;
             }
@@ -388,15 +386,15 @@ impl NestedDecoder {
     }
 
     /// Coefficients that each cell sent in the layer read last, \[cells\].
-    pub fn level_counts(&self) -> impl Iterator<Item = u16> {
-        let counts = self.levels.checked_sub(1).map(|last| &self.common.field.counts[last]);
+    pub fn layer_counts(&self) -> impl Iterator<Item = u16> {
+        let counts = self.read.checked_sub(1).map(|last| &self.common.state.counts[last]);
         self.common.places().map(move |place| counts.map_or(0, |c| c[place]))
     }
 
     /// Signed quantisation indices after the layer read last, \[cells, C\] in token order.
     pub fn indices(&self) -> impl Iterator<Item = i16> {
         let c = self.common.layout.coefficients;
-        self.common.places().flat_map(move |place| self.common.field.values[place * c..(place + 1) * c].iter().copied())
+        self.common.places().flat_map(move |place| self.common.state.values[place * c..(place + 1) * c].iter().copied())
     }
 }
 

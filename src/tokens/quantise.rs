@@ -2,10 +2,10 @@
 //! The RDO quantiser: the quantisation index of each coefficient, and the end of block of each cell, by rate-distortion
 //! optimisation.
 
-use super::contexts::{CROWDS, OUTER, Set, UNARY};
+use super::contexts::{DENSITIES, OUTER, Set, UNARY};
 use super::counts;
-use super::field::{Field, Surroundings};
-use super::level::{Level, Target};
+use super::layer::{ChosenLayer, Layer};
+use super::neighbourhood::{BlockState, Neighbourhood};
 use super::step::{Reconstruction, span, step};
 use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 
@@ -60,7 +60,7 @@ pub(super) struct Candidate {
 
 /// A possible quantisation index of a coefficient, and its costs.
 #[derive(Debug, Clone, Copy)]
-struct Choice {
+struct PricedIndex {
     /// Distortion and weighted bits.
     total: f32,
     k: i32,
@@ -82,21 +82,21 @@ pub(super) struct Workspace {
 
 /// Inputs of the decisions.
 pub(super) struct Decider<'a> {
-    pub level: Level<'a>,
+    pub layer: Layer<'a>,
     pub groups: &'a [u8],
     pub costs: &'a CostTable,
     pub reconstruction: Reconstruction,
-    /// Step of layer `level`, the last that is decided on, in latent units.
+    /// Step of the layer, the last that is decided on, in latent units.
     pub step: i32,
     pub rdo: Rdo,
 }
 
 impl<'a> Decider<'a> {
-    pub fn new(level: Level<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, quantiser: u8, rdo: &Rdo) -> Self {
+    pub fn new(layer: Layer<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, quantiser: u8, rdo: &Rdo) -> Self {
         Self {
-            reconstruction: Reconstruction::new(tables, level.depth, level.level, quantiser),
-            step: step(quantiser) * span(level.depth, level.level),
-            level,
+            reconstruction: Reconstruction::new(tables, layer.depth, layer.index, quantiser),
+            step: step(quantiser) * span(layer.depth, layer.index),
+            layer,
             groups,
             costs,
             rdo: *rdo,
@@ -104,32 +104,32 @@ impl<'a> Decider<'a> {
     }
 
     /// Number of layers decided on together, from layer 0 on.
-    fn levels(&self) -> usize {
-        self.level.level + 1
+    fn layers(&self) -> usize {
+        self.layer.index + 1
     }
 
-    /// Quantises all cells into `target`; `field` is left cleared.
+    /// Quantises all cells into `chosen`; `state` is left cleared.
     pub fn run(
         &self,
         latents: &[i16],
         work: &mut Workspace,
-        field: &mut Field,
-        around: &mut Surroundings,
-        target: &mut Target,
+        state: &mut BlockState,
+        around: &mut Neighbourhood,
+        chosen: &mut ChosenLayer,
     ) -> Estimate {
-        let layout = self.level.layout;
+        let layout = self.layer.layout;
         let c = layout.coefficients;
         let mut estimate = Estimate::default();
-        field.clear();
-        self.collect(latents, work, field, target, &mut estimate);
+        state.clear();
+        self.collect(latents, work, state, chosen, &mut estimate);
         let mut first = 0;
         for y in 0..layout.cells_y {
             for x in 0..layout.cells_x {
-                let (cell, place) = (y * layout.cells_x + x, field.place(x, y));
+                let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
                 let end = work.ends[cell] as usize;
                 let candidates = &mut work.candidates[first..end];
                 first = end;
-                let cost = self.decide(cell, place, candidates, field, around, target);
+                let cost = self.decide(cell, place, candidates, state, around, chosen);
                 estimate.bits += f64::from(cost) / f64::from(COST_ONE_BIT);
                 let mut extent = 0;
                 for one in candidates.iter().filter(|one| one.k != 0) {
@@ -137,14 +137,14 @@ impl<'a> Decider<'a> {
                     let (was, error) =
                         (f64::from(one.x), f64::from(i32::from(one.x.unsigned_abs() as i16) - self.value(one.k, i)));
                     *(if layout.chroma[i] { &mut estimate.chroma } else { &mut estimate.luma }) += error * error - was * was;
-                    target.values[place * c + i] = (one.k * i32::from(one.x.signum())) as i16;
+                    chosen.values[place * c + i] = (one.k * i32::from(one.x.signum())) as i16;
                     extent = i + 1;
                 }
-                target.extents[place] = extent as u16;
+                chosen.extents[place] = extent as u16;
                 estimate.coded_cells += usize::from(extent > 0);
             }
         }
-        field.clear();
+        state.clear();
         estimate
     }
 
@@ -162,21 +162,21 @@ impl<'a> Decider<'a> {
         &self,
         latents: &[i16],
         work: &mut Workspace,
-        field: &mut Field,
-        target: &mut Target,
+        state: &mut BlockState,
+        chosen: &mut ChosenLayer,
         estimate: &mut Estimate,
     ) {
-        let layout = self.level.layout;
+        let layout = self.layer.layout;
         let c = layout.coefficients;
         let (inverse, threshold) = (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16);
-        let coarse = self.levels() > 1;
+        let coarse = self.layers() > 1;
         work.candidates.clear();
         work.ends.clear();
         for (cell, x) in latents.chunks_exact(c).enumerate() {
-            let place = field.place(cell % layout.cells_x, cell / layout.cells_x);
-            let old = usize::from(std::mem::take(&mut target.extents[place]));
+            let place = state.place(cell % layout.cells_x, cell / layout.cells_x);
+            let old = usize::from(std::mem::take(&mut chosen.extents[place]));
             if old > 0 {
-                target.values[place * c..place * c + old].fill(0);
+                chosen.values[place * c..place * c + old].fill(0);
             }
             let first = work.candidates.len();
             for run in &layout.runs {
@@ -193,7 +193,7 @@ impl<'a> Decider<'a> {
             let found = &mut work.candidates[first..];
             found.sort_unstable_by_key(|one| one.i);
             if coarse && let Some(last) = found.iter().rfind(|one| one.k >= 3) {
-                field.counts[self.level.level - 1][place] = last.i + 1;
+                state.counts[self.layer.index - 1][place] = last.i + 1;
             }
             work.ends.push(work.candidates.len() as u32);
         }
@@ -218,43 +218,43 @@ impl<'a> Decider<'a> {
 
     /// The nearest magnitude whose tokens from `max_tokens` on are zero or as assumed.
     fn limited(&self, k: i32, i: usize) -> i32 {
-        let (levels, c) = (self.levels(), self.level.layout.coefficients);
-        if self.rdo.max_tokens >= levels * c {
+        let (layers, c) = (self.layers(), self.layer.layout.coefficients);
+        if self.rdo.max_tokens >= layers * c {
             return k;
         }
         let mut m = 0;
-        for level in 0..levels {
+        for layer in 0..layers {
             let (low, middle) = if m == 0 { (0, 0) } else { (3 * m, 3 * m + 1) };
-            let sent = level * c + i < self.rdo.max_tokens;
-            let most = if level == 0 { i32::MAX } else { low + 2 };
-            m = if sent { (k / span(levels, level)).clamp(low, most) } else { middle };
+            let sent = layer * c + i < self.rdo.max_tokens;
+            let most = if layer == 0 { i32::MAX } else { low + 2 };
+            m = if sent { (k / span(layers, layer)).clamp(low, most) } else { middle };
         }
         m
     }
 
     /// Whether coefficient `i` may change from `from` to `to`: tokens below `min_tokens` must stay.
     fn may(&self, i: usize, from: i32, to: i32) -> bool {
-        let (levels, c) = (self.levels(), self.level.layout.coefficients);
+        let (layers, c) = (self.layers(), self.layer.layout.coefficients);
         i >= self.rdo.min_tokens
-            || (0..levels).all(|l| l * c + i >= self.rdo.min_tokens || from / span(levels, l) == to / span(levels, l))
+            || (0..layers).all(|l| l * c + i >= self.rdo.min_tokens || from / span(layers, l) == to / span(layers, l))
     }
 
     /// Bits (1/256) of a magnitude in the layers before the last.
-    fn coarse_cost(&self, intra: bool, class: u8, k: i32, i: usize, around: &Surroundings) -> u32 {
-        let levels = self.levels();
+    fn coarse_cost(&self, intra: bool, class: u8, k: i32, i: usize, around: &Neighbourhood) -> u32 {
+        let layers = self.layers();
         let (inner, outer) = around.classes(i);
-        let energy = around.coarse_class(i);
+        let coarse_class = around.coarse_class(i);
         let (mut total, mut before) = (0, 0);
-        for level in 0..levels - 1 {
-            let (m, set) = (k / span(levels, level), Set::new(self.level.depth, level, intra));
+        for layer in 0..layers - 1 {
+            let (m, set) = (k / span(layers, layer), Set::new(self.layer.depth, layer, intra));
             if before > 0 {
-                total += self.refinement_cost(set, class, energy, before, m, true);
+                total += self.refinement_cost(set, class, coarse_class, before, m, true);
             } else if m > 0 {
                 // lower layers have less energy than the last
-                let seen = (inner.saturating_sub(2) * OUTER + outer.saturating_sub(1)) * CROWDS;
+                let seen = (inner.saturating_sub(2) * OUTER + outer.saturating_sub(1)) * DENSITIES;
                 total += self.costs.bit(set.zero(class, seen), true) + COST_ONE_BIT;
-                total += if level == 0 {
-                    self.magnitude_cost(set, energy, m)
+                total += if layer == 0 {
+                    self.magnitude_cost(set, coarse_class, m)
                 } else {
                     self.costs.bit(set.two(class, around.size_class(i)), m > 1)
                 };
@@ -265,11 +265,11 @@ impl<'a> Decider<'a> {
     }
 
     /// Bits of a digit that refines `before` to `m`; `flagged`: not the last of its cell.
-    pub(super) fn refinement_cost(&self, set: Set, class: u8, energy: usize, before: i32, m: i32, flagged: bool) -> u32 {
+    pub(super) fn refinement_cost(&self, set: Set, class: u8, coarse_class: usize, before: i32, m: i32, flagged: bool) -> u32 {
         let assumed = 3 * before + 1;
-        let mut total = if flagged { self.costs.bit(set.middle(before, class, energy), m != assumed) } else { 0 };
+        let mut total = if flagged { self.costs.bit(set.middle(before, class, coarse_class), m != assumed) } else { 0 };
         if m != assumed {
-            total += self.costs.bit(set.upper(before, class, energy), m > assumed);
+            total += self.costs.bit(set.upper(before, class, coarse_class), m > assumed);
         }
         total
     }
@@ -277,62 +277,73 @@ impl<'a> Decider<'a> {
     /// Costs of sending coefficient `i`, |latent| = `x`, as `k`.
     #[inline]
     #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
-    fn price(&self, set: Set, intra: bool, flag: usize, i: usize, k: i32, x: f32, lambda: f32, around: &Surroundings) -> Choice {
-        let finest = self.level.level;
+    fn price(
+        &self,
+        set: Set,
+        intra: bool,
+        flag: usize,
+        i: usize,
+        k: i32,
+        x: f32,
+        lambda: f32,
+        around: &Neighbourhood,
+    ) -> PricedIndex {
+        let finest = self.layer.index;
         let (mut fine, mut coarse, mut implied) = (self.costs.bit(flag, k != 0), 0, 0);
         if k > 0 {
-            let (class, energy) = (self.level.classes[i], around.coarse_class(i));
+            let (class, coarse_class) = (self.layer.classes[i], around.coarse_class(i));
             implied = fine;
             if finest > 0 && k >= 3 {
-                fine = self.refinement_cost(set, class, energy, k / 3, k, true);
-                implied = fine - self.refinement_cost(set, class, energy, k / 3, k, false);
+                fine = self.refinement_cost(set, class, coarse_class, k / 3, k, true);
+                implied = fine - self.refinement_cost(set, class, coarse_class, k / 3, k, false);
                 coarse = COARSE_TOKEN + COARSE_PLACE * i as u32 + self.coarse_cost(intra, class, k, i, around);
             } else if finest > 0 {
                 fine += COST_ONE_BIT + self.costs.bit(set.two(class, around.size_class(i)), k > 1);
             } else {
-                fine += COST_ONE_BIT + self.magnitude_cost(set, energy, k);
+                fine += COST_ONE_BIT + self.magnitude_cost(set, coarse_class, k);
             }
         }
         let d = x - self.value(k, i) as f32;
-        Choice { total: d * d + lambda * (fine + coarse) as f32, k, fine, coarse, implied }
+        PricedIndex { total: d * d + lambda * (fine + coarse) as f32, k, fine, coarse, implied }
     }
 
     /// Bits (1/256) of coefficients that stay zero.
-    pub(super) fn silence(&self, set: Set, range: std::ops::Range<usize>, around: &Surroundings) -> u32 {
-        range.map(|i| self.costs.bit(set.zero(self.level.classes[i], around.zero_class(i)), false)).sum()
+    pub(super) fn silence(&self, set: Set, range: std::ops::Range<usize>, around: &Neighbourhood) -> u32 {
+        range.map(|i| self.costs.bit(set.zero(self.layer.classes[i], around.zero_class(i)), false)).sum()
     }
 
     /// Bits of a layer-0 magnitude >= 1.
-    fn magnitude_cost(&self, set: Set, energy: usize, m: i32) -> u32 {
-        let unary = (1..=m.min(UNARY as i32)).map(|j| self.costs.bit(set.larger(energy, j as usize - 1), m > j)).sum::<u32>();
+    fn magnitude_cost(&self, set: Set, coarse_class: usize, m: i32) -> u32 {
+        let unary =
+            (1..=m.min(UNARY as i32)).map(|j| self.costs.bit(set.larger(coarse_class, j as usize - 1), m > j)).sum::<u32>();
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 
-    /// Decides on a cell; returns its bits in 1/256. The cell's values are added to `field`.
+    /// Decides on a cell; returns its bits in 1/256. The cell's values are added to `state`.
     fn decide(
         &self,
         cell: usize,
         place: usize,
         candidates: &mut [Candidate],
-        field: &mut Field,
-        around: &mut Surroundings,
-        target: &Target,
+        state: &mut BlockState,
+        around: &mut Neighbourhood,
+        chosen: &ChosenLayer,
     ) -> u32 {
-        let layout = self.level.layout;
-        let finest = self.level.level;
-        let (intra, set) = (self.level.intra(cell), self.level.set(cell));
+        let layout = self.layer.layout;
+        let finest = self.layer.index;
+        let (intra, set) = (self.layer.intra(cell), self.layer.set(cell));
         let lambda = self.lambda();
-        let context = counts::context(field, place, finest, self.level.hint(cell));
-        let empty = counts::cost(self.costs, set, context, 0);
+        let context = counts::count_context(state, place, finest, self.layer.hint(cell));
+        let empty = counts::count_cost(self.costs, set, context, 0);
         let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else { return empty };
-        around.begin(&target.values, &target.extents, field.pitch(), place, reach, intra);
+        around.begin(&chosen.values, &chosen.extents, state.pitch(), place, reach, intra);
         let (mut gain, mut bits, mut coarse_bits) = (0.0f32, 0u32, 0u32);
         let mut best = (lambda * empty as f32, 0usize, empty);
         let mut next = 0;
         let mut separate = 0;
         for one in candidates.iter_mut() {
             let i = usize::from(one.i);
-            let class = self.level.classes[i];
+            let class = self.layer.classes[i];
             let x = f32::from(one.x.unsigned_abs());
             let rounded = one.k;
             let distance = |k: i32| {
@@ -356,19 +367,19 @@ impl<'a> Decider<'a> {
                     }
                 }
             }
-            let Choice { k, fine, coarse, implied, .. } = choice;
+            let PricedIndex { k, fine, coarse, implied, .. } = choice;
             one.k = k;
             coarse_bits += coarse;
             if k > 0 {
-                around.hear(layout, i, k);
+                around.add(layout, i, k);
             }
-            let loud = finest > 0 && k >= 3;
-            let default = if loud { k / 3 * 3 + 1 } else { 0 };
+            let refines = finest > 0 && k >= 3;
+            let default = if refines { k / 3 * 3 + 1 } else { 0 };
             let before = gain + lambda * bits as f32;
             gain += distance(k) - distance(default);
             bits += fine;
             if k != default {
-                let count = counts::cost(self.costs, set, context, one.i + 1);
+                let count = counts::count_cost(self.costs, set, context, one.i + 1);
                 let protected = !self.may(i, rounded, default);
                 let total = before + distance(k) - distance(default) + lambda * (fine - implied + count) as f32;
                 if total < best.0 || protected {
@@ -387,7 +398,7 @@ impl<'a> Decider<'a> {
                 one.k = if finest > 0 && one.k >= 3 { one.k / 3 * 3 + 1 } else { 0 };
             }
         }
-        field.counts[finest][place] = count as u16;
+        state.counts[finest][place] = count as u16;
         bits + coarse_bits + separate
     }
 }

@@ -6,20 +6,20 @@
 
 use super::contexts::{MORE, Set};
 use super::counts;
-use super::field::{Field, Surroundings};
-use super::level::{Target, promoted};
+use super::layer::ChosenLayer;
+use super::neighbourhood::{BlockState, Neighbourhood, promoted};
 use super::quantise::{Candidate, Decider, Estimate, Workspace};
 use crate::entropy::COST_ONE_BIT;
 
-/// Decides on `decider.level`, given the layer before.
+/// Decides on `decider.layer`, given the layer before.
 pub(super) struct Refiner<'a> {
     pub decider: Decider<'a>,
-    pub base: &'a Target,
+    pub base: &'a ChosenLayer,
 }
 
 /// A coefficient's possible value, its error and its bits.
 #[derive(Debug, Clone, Copy)]
-struct Choice {
+struct PricedRefinement {
     k: i32,
     /// Squared error in latent units.
     error: f32,
@@ -29,51 +29,51 @@ struct Choice {
 }
 
 impl Refiner<'_> {
-    /// Quantises all cells into `target`; `field` is left cleared.
+    /// Quantises all cells into `chosen`; `state` is left cleared.
     pub fn run(
         &self,
         latents: &[i16],
         work: &mut Workspace,
-        field: &mut Field,
-        around: &mut Surroundings,
-        target: &mut Target,
+        state: &mut BlockState,
+        around: &mut Neighbourhood,
+        chosen: &mut ChosenLayer,
     ) -> Estimate {
-        let layout = self.decider.level.layout;
+        let layout = self.decider.layer.layout;
         let mut estimate = Estimate::default();
-        field.clear();
-        self.decider.collect(latents, work, field, target, &mut estimate);
+        state.clear();
+        self.decider.collect(latents, work, state, chosen, &mut estimate);
         for (place, &extent) in self.base.extents.iter().enumerate() {
             // the count of the layer before chooses contexts; its extent is close to that count
-            field.counts[self.decider.level.level - 1][place] = extent;
-            field.extents[place] = extent;
+            state.counts[self.decider.layer.index - 1][place] = extent;
+            state.extents[place] = extent;
         }
         let mut first = 0;
         let mut cell_candidates = std::mem::take(&mut work.cell);
         for y in 0..layout.cells_y {
             for x in 0..layout.cells_x {
-                let (cell, place) = (y * layout.cells_x + x, field.place(x, y));
+                let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
                 let end = work.ends[cell] as usize;
                 self.candidates(cell, place, latents, &work.candidates[first..end], &mut cell_candidates);
                 first = end;
-                let bits = self.decide(cell, place, &mut cell_candidates, field, around, target);
+                let bits = self.decide(cell, place, &mut cell_candidates, state, around, chosen);
                 estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
-                self.keep(place, &cell_candidates, target, &mut estimate);
+                self.keep(place, &cell_candidates, chosen, &mut estimate);
             }
         }
         work.cell = cell_candidates;
         // extents were only set for the choice of contexts
-        field.extents.fill(0);
-        field.clear();
+        state.extents.fill(0);
+        state.clear();
         estimate
     }
 
     fn assumed(&self, place: usize, i: usize) -> i32 {
-        i32::from(promoted(self.base.values[place * self.decider.level.layout.coefficients + i]))
+        i32::from(promoted(self.base.values[place * self.decider.layer.layout.coefficients + i]))
     }
 
     /// All coefficients that are large, or not zero in the layer before, in the order of tokens.
     fn candidates(&self, cell: usize, place: usize, latents: &[i16], large: &[Candidate], out: &mut Vec<Candidate>) {
-        let layout = self.decider.level.layout;
+        let layout = self.decider.layer.layout;
         let c = layout.coefficients;
         out.clear();
         out.extend_from_slice(large);
@@ -99,16 +99,16 @@ impl Refiner<'_> {
         cell: usize,
         place: usize,
         candidates: &mut [Candidate],
-        field: &mut Field,
-        around: &mut Surroundings,
-        target: &Target,
+        state: &mut BlockState,
+        around: &mut Neighbourhood,
+        chosen: &ChosenLayer,
     ) -> u32 {
-        let Decider { level, costs, .. } = &self.decider;
-        let (layout, set, lambda) = (level.layout, level.set(cell), self.decider.lambda());
-        let context = counts::context(field, place, level.level, level.hint(cell));
-        let empty = counts::cost(costs, set, context, 0);
+        let Decider { layer, costs, .. } = &self.decider;
+        let (layout, set, lambda) = (layer.layout, layer.set(cell), self.decider.lambda());
+        let context = counts::count_context(state, place, layer.index, layer.hint(cell));
+        let empty = counts::count_cost(costs, set, context, 0);
         let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else { return empty };
-        around.begin(&target.values, &target.extents, field.pitch(), place, reach, level.intra(cell));
+        around.begin(&chosen.values, &chosen.extents, state.pitch(), place, reach, layer.intra(cell));
         let (mut gain, mut bits) = (0.0f32, 0u32);
         let mut best = (lambda * empty as f32, 0usize, empty);
         let mut next = 0;
@@ -120,15 +120,15 @@ impl Refiner<'_> {
             let default = self.error(i, one.x, assumed);
             let choice = self.choose(set, i, one.x, assumed, lambda, around);
             one.k = choice.k;
-            let heard = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
-            if heard > 0 {
-                around.hear(layout, i, heard);
+            let magnitude = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
+            if magnitude > 0 {
+                around.add(layout, i, magnitude);
             }
             let before = gain + lambda * bits as f32;
             gain += choice.error - default;
             bits += choice.bits;
             if choice.k != assumed {
-                let count = counts::cost(costs, set, context, one.i + 1);
+                let count = counts::count_cost(costs, set, context, one.i + 1);
                 let total = before + choice.error - default + lambda * (choice.bits - choice.implied + count) as f32;
                 if total < best.0 || self.protected(i) {
                     best = (total, i + 1, bits - choice.implied + count);
@@ -139,7 +139,7 @@ impl Refiner<'_> {
         for one in candidates.iter_mut().filter(|one| usize::from(one.i) >= count) {
             one.k = self.assumed(place, usize::from(one.i));
         }
-        field.counts[level.level][place] = count as u16;
+        state.counts[layer.index][place] = count as u16;
         bits
     }
 
@@ -149,21 +149,21 @@ impl Refiner<'_> {
     }
 
     fn token(&self, i: usize) -> usize {
-        self.decider.level.level * self.decider.level.layout.coefficients + i
+        self.decider.layer.index * self.decider.layer.layout.coefficients + i
     }
 
     fn protected(&self, i: usize) -> bool {
         self.token(i) < self.decider.rdo.min_tokens
     }
 
-    fn choose(&self, set: Set, i: usize, x: i16, assumed: i32, lambda: f32, around: &Surroundings) -> Choice {
+    fn choose(&self, set: Set, i: usize, x: i16, assumed: i32, lambda: f32, around: &Neighbourhood) -> PricedRefinement {
         let rounded = {
             let nearest = (f32::from(x.unsigned_abs()) / self.decider.step as f32 + 0.5) as i32;
             nearest * i32::from(x.signum())
         };
         let price = |k: i32| {
             let (bits, implied) = self.bits(set, i, k, assumed, around);
-            Choice { k, error: self.error(i, x, k), bits, implied }
+            PricedRefinement { k, error: self.error(i, x, k), bits, implied }
         };
         if self.protected(i) {
             return price(rounded);
@@ -172,19 +172,19 @@ impl Refiner<'_> {
             return price(assumed);
         }
         let nearer = rounded + (assumed - rounded).signum();
-        let total = |c: &Choice| c.error + lambda * c.bits as f32;
+        let total = |c: &PricedRefinement| c.error + lambda * c.bits as f32;
         let all = [rounded, nearer, assumed].map(price);
         all.into_iter().min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or(all[2])
     }
 
     /// Bits (1/256) of a value, and the part that is not sent for the last token of a cell.
-    fn bits(&self, set: Set, i: usize, k: i32, assumed: i32, around: &Surroundings) -> (u32, u32) {
-        let Decider { level, costs, .. } = &self.decider;
-        let (class, energy) = (level.classes[i], around.coarse_class(i));
+    fn bits(&self, set: Set, i: usize, k: i32, assumed: i32, around: &Neighbourhood) -> (u32, u32) {
+        let Decider { layer, costs, .. } = &self.decider;
+        let (class, coarse_class) = (layer.classes[i], around.coarse_class(i));
         if assumed != 0 {
             let (sign, before) = (assumed.signum(), assumed.abs() / 3);
-            let flagged = self.decider.refinement_cost(set, class, energy, before, k * sign, true);
-            let bare = self.decider.refinement_cost(set, class, energy, before, k * sign, false);
+            let flagged = self.decider.refinement_cost(set, class, coarse_class, before, k * sign, true);
+            let bare = self.decider.refinement_cost(set, class, coarse_class, before, k * sign, false);
             let size = (k - assumed).unsigned_abs();
             return (flagged + if size > 0 { self.beyond(set, false, size - 1) } else { 0 }, flagged - bare);
         }
@@ -203,18 +203,18 @@ impl Refiner<'_> {
         flags + if size >= MORE as u32 { 2 * COST_ONE_BIT * (size - MORE as u32 + 1).ilog2() } else { 0 }
     }
 
-    /// Writes a cell's values into `target`, and their errors.
-    fn keep(&self, place: usize, candidates: &[Candidate], target: &mut Target, estimate: &mut Estimate) {
-        let layout = self.decider.level.layout;
+    /// Writes a cell's values into `chosen`, and their errors.
+    fn keep(&self, place: usize, candidates: &[Candidate], chosen: &mut ChosenLayer, estimate: &mut Estimate) {
+        let layout = self.decider.layer.layout;
         let mut extent = 0;
         for one in candidates.iter().filter(|one| one.k != 0) {
             let i = usize::from(one.i);
             let (was, error) = (f64::from(one.x).powi(2), f64::from(self.error(i, one.x, one.k)));
             *(if layout.chroma[i] { &mut estimate.chroma } else { &mut estimate.luma }) += error - was;
-            target.values[place * layout.coefficients + i] = one.k as i16;
+            chosen.values[place * layout.coefficients + i] = one.k as i16;
             extent = i + 1;
         }
-        target.extents[place] = extent as u16;
+        chosen.extents[place] = extent as u16;
         estimate.coded_cells += usize::from(extent > 0);
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Quantiser steps, nested digits and the values they stand for.
 
-use super::MAX_LEVELS;
+use super::MAX_NESTED_LAYERS;
 use crate::entropy::Tables;
 
 /// Largest quantiser index.
@@ -10,7 +10,7 @@ pub const MAX_QUANTISER: u8 = 87;
 /// round(4 * 2^(i/8) * 2^17) for i in 0..8: precise enough that every step comes out rounded to nearest.
 const OCTAVE: [u32; 8] = [524_288, 571_740, 623_487, 679_917, 741_455, 808_563, 881_744, 961_548];
 
-/// Step of the last layer in latent units: round(4 * 2^(quantiser / 8)), quantiser in 0..=[`MAX_QUANTISER`] (larger ones are
+/// Step of the last layer in latent units: round(4 * 2^(quantiser / 8)), quantiser in 0..=87 (larger ones are
 /// cut). Integer arithmetic only: decoders depend on it.
 pub fn step(quantiser: u8) -> i32 {
     let q = u32::from(quantiser.min(MAX_QUANTISER));
@@ -18,9 +18,9 @@ pub fn step(quantiser: u8) -> i32 {
     ((scaled + (1 << 16)) >> 17) as i32
 }
 
-/// `3^(levels - 1 - level)`: how many intervals of the last layer one interval of layer `level` spans.
-pub(super) const fn span(levels: usize, level: usize) -> i32 {
-    3i32.pow((levels - 1 - level) as u32)
+/// `3^(depth - 1 - layer)`: how many intervals of the last layer of a block one interval of `layer` spans.
+pub const fn span(depth: usize, layer: usize) -> i32 {
+    3i32.pow((depth - 1 - layer) as u32)
 }
 
 /// Groups of coefficients that share a reconstruction bias.
@@ -28,11 +28,11 @@ pub(super) const BIAS_GROUPS: usize = 4;
 /// Magnitudes 1, 2 and above have their own biases.
 pub(super) const BIAS_MAGNITUDES: usize = 3;
 /// Biases of a bundle.
-pub(super) const BIASES: usize = MAX_LEVELS * BIAS_MAGNITUDES * BIAS_GROUPS;
+pub const BIASES: usize = MAX_NESTED_LAYERS * BIAS_MAGNITUDES * BIAS_GROUPS;
 
 /// Index of a bias: `finer` = layers that were not received, `magnitude` >= 1 at the last received layer.
 #[inline]
-pub(super) fn bias_index(finer: usize, magnitude: i32, group: u8) -> usize {
+pub fn bias_index(finer: usize, magnitude: i32, group: u8) -> usize {
     (finer * BIAS_MAGNITUDES + (magnitude.clamp(1, 3) - 1) as usize) * BIAS_GROUPS + usize::from(group)
 }
 
@@ -46,12 +46,12 @@ pub(super) struct Reconstruction {
 }
 
 impl Reconstruction {
-    pub fn new(tables: &Tables, levels: usize, level: usize, quantiser: u8) -> Self {
-        let (step, span) = (i64::from(step(quantiser)), i64::from(span(levels, level)));
+    pub fn new(tables: &Tables, depth: usize, layer: usize, quantiser: u8) -> Self {
+        let (step, span) = (i64::from(step(quantiser)), i64::from(span(depth, layer)));
         let mut bias = [[0; BIAS_GROUPS]; BIAS_MAGNITUDES];
         for (m, row) in bias.iter_mut().enumerate() {
             for (g, b) in row.iter_mut().enumerate() {
-                let index = bias_index(levels - 1 - level, m as i32 + 1, g as u8);
+                let index = bias_index(depth - 1 - layer, m as i32 + 1, g as u8);
                 *b = i64::from(tables.biases().get(index).copied().unwrap_or(0)) * 2 * span * step;
             }
         }
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn reconstruction_is_the_middle() {
         let flat = Tables::flat(0);
-        let r = |level| Reconstruction::new(&flat, 3, level, 16);
+        let r = |layer| Reconstruction::new(&flat, 3, layer, 16);
         assert_eq!([r(2).value(1, 0), r(2).value(-5, 1)], [16, -80]);
         assert_eq!([r(1).value(1, 0), r(0).value(-1, 0), r(0).value(0, 0)], [64, -13 * 16, 0]);
         assert_eq!(r(0).value(32767, 0), 32767);

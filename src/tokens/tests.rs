@@ -18,9 +18,9 @@ pub(super) fn latents(seed: u64, cells: usize, c: usize, scale: f64) -> Vec<i16>
     };
     let mut out = Vec::with_capacity(cells * c);
     for _ in 0..cells {
-        let energy = if random() < 0.4 { 0.02 } else { random() * random() };
+        let coarse_class = if random() < 0.4 { 0.02 } else { random() * random() };
         for i in 0..c {
-            let spread = scale * energy / (1.0 + i as f64 * 0.1);
+            let spread = scale * coarse_class / (1.0 + i as f64 * 0.1);
             let value = -spread * (1.0 - random()).ln();
             out.push((if random() < 0.5 { -value } else { value }).clamp(-32768.0, 32767.0) as i16);
         }
@@ -53,25 +53,25 @@ fn round_trip(depth: usize, quantiser: u8, latents: &[&[i16]], motion: Option<&[
         encoder.quantise(latents, quantiser, depth, motion, rdo).expect("quantises");
     } else {
         encoder.begin_block(depth, quantiser).expect("depth");
-        for (level, latents) in latents.iter().enumerate() {
-            encoder.quantise_level(level, latents, motion, rdo).expect("quantises");
+        for (layer, latents) in latents.iter().enumerate() {
+            encoder.quantise_layer(layer, latents, motion, rdo).expect("quantises");
         }
     }
     let n = latents[0].len();
     let (mut a, mut b) = (vec![1; n], vec![2; n]);
     let (mut na, mut nb) = (vec![1; 15], vec![2; 15]);
     let mut sizes = Vec::new();
-    for level in 0..depth {
+    for layer in 0..depth {
         let mut segment = Vec::new();
-        encoder.write_segment(level, motion, &mut segment).expect("writes");
-        decoder.read_segment(level, Shape { key: motion.is_none(), depth }, &segment).expect("reads");
+        encoder.write_segment(layer, motion, &mut segment).expect("writes");
+        decoder.read_segment(layer, BlockShape { key: motion.is_none(), depth }, &segment).expect("reads");
         if let Some(m) = motion {
             assert_eq!(decoder.motion(), m);
         }
-        encoder.dequantise(level + 1, motion, &mut a, &mut na).expect("sizes fit");
+        encoder.dequantise(layer + 1, motion, &mut a, &mut na).expect("sizes fit");
         decoder.dequantise(quantiser, &mut b, &mut nb).expect("sizes fit");
-        assert_eq!(a, b, "level {level}");
-        assert_eq!(na, nb, "level {level}");
+        assert_eq!(a, b, "layer {layer}");
+        assert_eq!(na, nb, "layer {layer}");
         for (cell, n) in nb.iter().enumerate() {
             let silent = b[cell * p.len()..(cell + 1) * p.len()].iter().all(|v| *v == 0);
             assert!(*n > 0 || silent, "a cell without tokens has latents");
@@ -85,7 +85,7 @@ fn round_trip(depth: usize, quantiser: u8, latents: &[&[i16]], motion: Option<&[
 fn motion_of_endless_size_is_refused() {
     let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
     let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
-    let refused = decoder.read_segment(0, Shape { key: false, depth: 3 }, &[75, 133, 51, 0, 66, 163]);
+    let refused = decoder.read_segment(0, BlockShape { key: false, depth: 3 }, &[75, 133, 51, 0, 66, 163]);
     assert!(matches!(refused, Err(crate::Error::Malformed(_))));
 }
 
@@ -105,7 +105,7 @@ proptest! {
     }
 
     #[test]
-    fn levels_with_latents_of_their_own_round_trip(
+    fn layers_with_latents_of_their_own_round_trip(
         seed in any::<u64>(), depth in 2usize..=3, quantiser in 0u8..=87, key in any::<bool>(),
         scale in 1.0f64..12.0, least in prop::sample::select(vec![0usize, 10, 300]),
         most in prop::sample::select(vec![usize::MAX, 0, 1, 30, 200]),
@@ -122,12 +122,12 @@ proptest! {
         data in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..=3), key in any::<bool>(),
         left_out in 0usize..3,
     ) {
-        let shape = Shape { key, depth: data.len().max(3 - left_out) };
+        let shape = BlockShape { key, depth: data.len().max(3 - left_out) };
         let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
         let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
         let (mut x, mut n) = (vec![0; 15 * 192], vec![0; 15]);
-        for (level, segment) in data.iter().enumerate() {
-            match decoder.read_segment(level, shape, segment) {
+        for (layer, segment) in data.iter().enumerate() {
+            match decoder.read_segment(layer, shape, segment) {
                 Ok(()) => prop_assert!(decoder.motion().iter().all(|v| v.abs() <= motion::MAX_MOTION)),
                 Err(e) => {
                     prop_assert!(matches!(e, crate::Error::Malformed(_)));
@@ -146,14 +146,14 @@ proptest! {
         let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
         let mut decoder = NestedDecoder::new(&layout, &tables).expect("tables fit");
         encoder.quantise(&latents(seed, 15, 192, 900.0), 24, 3, None, &Rdo::default()).expect("quantises");
-        for level in 0..3 {
+        for layer in 0..3 {
             let mut segment = Vec::new();
-            encoder.write_segment(level, None, &mut segment).expect("writes");
+            encoder.write_segment(layer, None, &mut segment).expect("writes");
             if !segment.is_empty() {
                 let i = at.index(segment.len());
                 segment[i] ^= flip;
             }
-            if decoder.read_segment(level, Shape { key: true, depth: 3 }, &segment).is_err() {
+            if decoder.read_segment(layer, BlockShape { key: true, depth: 3 }, &segment).is_err() {
                 break;
             }
         }
@@ -182,18 +182,18 @@ fn nothing_costs_nothing() {
 }
 
 #[test]
-fn levels_cannot_be_skipped() {
+fn layers_cannot_be_skipped() {
     let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
     let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
-    let key = Shape { key: true, depth: 3 };
+    let key = BlockShape { key: true, depth: 3 };
     assert!(decoder.read_segment(1, key, &[]).is_err());
     assert!(decoder.read_segment(0, key, &[]).is_ok());
     assert!(decoder.read_segment(2, key, &[]).is_err());
     assert!(decoder.read_segment(0, key, &[]).is_ok());
-    assert!(decoder.read_segment(1, Shape { key: false, depth: 3 }, &[]).is_err(), "a block is key in all layers or none");
-    assert!(decoder.read_segment(0, Shape { key: true, depth: 2 }, &[]).is_ok());
+    assert!(decoder.read_segment(1, BlockShape { key: false, depth: 3 }, &[]).is_err(), "a block is key in all layers or none");
+    assert!(decoder.read_segment(0, BlockShape { key: true, depth: 2 }, &[]).is_ok());
     assert!(decoder.read_segment(1, key, &[]).is_err(), "a block has one depth");
-    assert!(decoder.read_segment(0, Shape { key: true, depth: 4 }, &[]).is_err());
+    assert!(decoder.read_segment(0, BlockShape { key: true, depth: 4 }, &[]).is_err());
     assert!(NestedDecoder::new(&layout, &Tables::flat(3)).is_err());
 }
 
@@ -204,26 +204,26 @@ fn estimates_are_near_the_truth() {
     let tables = Tables::flat(CONTEXTS);
     let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
     let x = latents(3, 300, 768, 1500.0);
-    let energy: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
+    let coarse_class: f64 = x.iter().map(|v| f64::from(*v).powi(2)).sum();
     for quantiser in [16, 28, 40] {
         let estimate = encoder.quantise(&x, quantiser, 3, None, &Rdo::default()).expect("quantises");
         let mut out = Vec::new();
-        (0..3).for_each(|level| encoder.write_segment(level, None, &mut out).expect("writes"));
+        (0..3).for_each(|layer| encoder.write_segment(layer, None, &mut out).expect("writes"));
         let (mut y, mut n) = (vec![0; x.len()], vec![0; 300]);
         encoder.dequantise(3, None, &mut y, &mut n).expect("sizes fit");
         let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
         let told = estimate.luma + estimate.chroma;
         assert!((told / error - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion {told} for {error}");
-        let levels: f64 = {
+        let ratio: f64 = {
             encoder.begin_block(2, quantiser).expect("depth");
-            encoder.quantise_level(0, &x, None, &Rdo::default()).expect("quantises");
-            let finest = encoder.quantise_level(1, &x, None, &Rdo::default()).expect("quantises");
+            encoder.quantise_layer(0, &x, None, &Rdo::default()).expect("quantises");
+            let finest = encoder.quantise_layer(1, &x, None, &Rdo::default()).expect("quantises");
             encoder.dequantise(2, None, &mut y, &mut n).expect("sizes fit");
             let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
             (finest.luma + finest.chroma) / error
         };
-        assert!((levels - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion off by a factor of {levels}");
-        assert!(error < energy && estimate.coded_cells == n.iter().filter(|n| **n > 0).count());
+        assert!((ratio - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion off by a factor of {ratio}");
+        assert!(error < coarse_class && estimate.coded_cells == n.iter().filter(|n| **n > 0).count());
     }
 }
 
@@ -237,9 +237,9 @@ fn segments_stay_as_they_are() {
     let mut sums = Vec::new();
     for motion in [None, Some(&m[..])] {
         encoder.quantise(&x, 24, 3, motion, &Rdo { lambda: 0.0, ..Rdo::default() }).expect("quantises");
-        for level in 0..3 {
+        for layer in 0..3 {
             let mut segment = Vec::new();
-            encoder.write_segment(level, motion, &mut segment).expect("writes");
+            encoder.write_segment(layer, motion, &mut segment).expect("writes");
             let sum = segment.iter().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
             sums.push((segment.len(), sum));
         }

@@ -2,7 +2,7 @@
 //! The video that a stream was encoded from, picture by picture.
 
 use anyhow::Context as _;
-use elastictok::bitstream::PixelFormat;
+use elastictok::frame::PixelFormat;
 use gst::prelude::*;
 use gst_video::prelude::*;
 

@@ -8,7 +8,6 @@ use elastictok::bitstream::StreamWriter;
 use elastictok::bundle::Bundle;
 use elastictok::codec::{Encoder, EncoderConfig, SearchMethod};
 use elastictok::frame::PixelFormat;
-use elastictok::tokens::fixed::FixedKind;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
@@ -148,7 +147,7 @@ impl ElasticTokEnc {
                 ("'{}' predicts no distortion, so search=binary is used; set search to choose", bundle.manifest.name)
             );
         }
-        let token_bits = FixedKind::new(&bundle.manifest).ok().map(|k| k.token_bits());
+        let token_bits = bundle.manifest.bottleneck.token_bits();
         let config = EncoderConfig {
             framerate: unsigned(info.fps()),
             pixel_aspect_ratio: unsigned(info.par()),

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-use elastictok::index::Index;
+use elastictok::bitstream::Index;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use elastictok::index::Index;
+use elastictok::bitstream::Index;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;

@@ -8,9 +8,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use elastictok::Error;
-use elastictok::bitstream::{BlockHeader, Limits, Parsed, SequenceHeader, StreamWriter, UnitKind, parse_last_unit, parse_unit};
-use elastictok::index::Index;
-use elastictok::track::Tracker;
+use elastictok::bitstream::{
+    BlockHeader, Index, Limits, Parsed, SequenceHeader, StreamWriter, Tracker, UnitKind, parse_last_unit, parse_unit,
+};
 
 use super::ahead::Ahead;
 use crate::keyrequest::KeyRequest;
@@ -177,7 +177,7 @@ impl State {
     }
 
     fn examine(&mut self, data: &[u8], draining: bool, limits: &Limits) -> Found {
-        let limit = |header: Option<&SequenceHeader>| header.map_or(0, |header| limits.block_bytes(header));
+        let limit = |header: Option<&SequenceHeader>| header.map_or(0, |header| header.block_bytes(limits));
         let (payload, total) = match unit(data, limit(self.tracker.header()), draining) {
             Next::NeedMore(bytes) => return Found::NeedMore(bytes),
             Next::Junk(bytes) => return Found::Junk(bytes.min(MAX_SKIP)),

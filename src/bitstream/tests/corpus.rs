@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The fuzz targets' entry functions on a seeded corpus, so that they run without a fuzzer too.
 
+use super::crc::crc8;
 use super::*;
 
 /// xorshift64*: the same corpus on every machine.

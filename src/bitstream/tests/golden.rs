@@ -2,7 +2,6 @@
 //! The bytes that pin the format: a change here is a new version of the format. `docs/bitstream.md` explains them.
 
 use super::*;
-use crate::timing::{Durations, Explicit, Timing, Unit as TimeUnit};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")

@@ -3,8 +3,7 @@
 
 use bytes::BytesMut;
 
-use crate::bitstream::{BlockHeader, BlockWriter, Thinner, thin};
-use crate::timing::Timing;
+use crate::bitstream::{BlockHeader, BlockWriter, Thinner, Timing, thin};
 
 /// Seconds between blocks.
 const EVERY: f64 = 0.1;

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use super::super::loss::{CellLosses, mse_of_psnr, psnr_of};
 use super::super::setup::fixed;
 use super::super::{LiveSettings, SearchMethod};
-use super::{BlockCoder, CodedBlock, EncoderConfig, Place, Spent};
+use super::coder::{BlockCoder, CodedBlock, Place, Spent};
+use super::config::EncoderConfig;
 use crate::bundle::{Bundle, SearchRule};
 use crate::frame::Geometry;
 use crate::rate::{RateControl, RateController};
-use crate::runtime::{DecoderGraph, EncoderGraph, Picture, RuntimeConfig, Tokens, TokensMut};
-use crate::search::{Found, Official, Problem, exact, predict};
+use crate::runtime::{DecoderGraph, EncoderGraph, PictureOutput, RuntimeConfig, Tokens, TokensMut};
+use crate::search::{FoundCounts, Official, Problem, exact, predict};
 use crate::tokens::fixed::FixedCoder;
 use crate::{Error, Result};
 
@@ -45,6 +46,8 @@ pub(super) struct FixedBlocks {
     method: SearchMethod,
     /// Tokens of a cell in the layers that are coded.
     all: u32,
+    /// Bits that a token takes in the stream.
+    token_bits: f64,
     rate: RateController,
     measure: CellLosses,
     losses: Vec<f32>,
@@ -67,11 +70,14 @@ impl FixedBlocks {
                 manifest.name
             )));
         }
+        let Some(token_bits) = manifest.bottleneck.token_bits() else {
+            return Err(Error::Model(format!("bundle '{}' has no tokens of fixed width", manifest.name)));
+        };
         let layers = (config.layers as usize).min(manifest.layers.len()).checked_sub(1);
         let mut decoder = None;
         let slot = &mut decoder;
         let graph = EncoderGraph::open_alone(&bundle, &geometry, &config.runtime, |runtime| {
-            Ok(slot.insert(DecoderGraph::open_for(&bundle, &geometry, runtime, Picture::Reconstruction)?))
+            Ok(slot.insert(DecoderGraph::open_for(&bundle, &geometry, runtime, PictureOutput::Reconstruction)?))
         })?;
         let mut this = Self {
             runtime: graph.settings(&config.runtime),
@@ -80,6 +86,7 @@ impl FixedBlocks {
             coder: fixed(manifest, &geometry)?,
             method: config.search,
             all: layers.map_or(manifest.tokens_per_cell, |last| manifest.layers[last]),
+            token_bits,
             rate: RateController::new(config.live),
             measure: CellLosses::new(geometry, manifest.block_length as usize),
             losses: vec![0.0; geometry.cells()],
@@ -99,7 +106,8 @@ impl FixedBlocks {
     /// Loads the decoder graph if the settings need it.
     fn load_decoder(&mut self) -> Result<()> {
         if self.must_decode() && self.decoder.is_none() {
-            self.decoder = Some(DecoderGraph::open_for(&self.bundle, &self.geometry, &self.runtime, Picture::Reconstruction)?);
+            self.decoder =
+                Some(DecoderGraph::open_for(&self.bundle, &self.geometry, &self.runtime, PictureOutput::Reconstruction)?);
         }
         Ok(())
     }
@@ -213,17 +221,17 @@ impl FixedBlocks {
     }
 
     /// Counts that `choose` makes of the layer boundaries and the losses predicted there, \[cells, L\].
-    fn predict(&mut self, choose: impl FnOnce(&[u32], &[f32]) -> Result<Vec<u32>>) -> Result<Found> {
+    fn predict(&mut self, choose: impl FnOnce(&[u32], &[f32]) -> Result<Vec<u32>>) -> Result<FoundCounts> {
         // Predictions are the losses of prefixes of all tokens.
         self.encode(std::iter::repeat(self.bundle.manifest.tokens_per_cell))?;
         let manifest = &self.bundle.manifest;
         let none = || Error::Model(format!("bundle '{}' predicts no distortion", manifest.name));
         let counts = choose(&manifest.layers, self.graph.distortion().ok_or_else(none)?)?;
-        Ok(Found { counts, evaluations: 0 })
+        Ok(FoundCounts { counts, evaluations: 0 })
     }
 
     /// Counts that meet the target.
-    fn search_quality(&mut self) -> Result<Found> {
+    fn search_quality(&mut self) -> Result<FoundCounts> {
         let problem = self.problem();
         let cells = problem.cells;
         match (self.method, self.bundle.manifest.search) {
@@ -247,7 +255,7 @@ impl FixedBlocks {
     fn within_bitrate(&mut self) -> Result<u32> {
         let problem = self.problem();
         let bits = self.rate.budget(false) - HEADER_BITS - LAYER_BITS * self.coder.layers() as f64;
-        let tokens = (bits / self.coder.kind().token_bits()).max(0.0) as u64;
+        let tokens = (bits / self.token_bits).max(0.0) as u64;
         if problem.cells > 1 {
             let found = match self.method {
                 SearchMethod::Full => Some(exact::within_budget(&problem, SAMPLES, tokens, &mut |c, l| self.evaluate(c, l))?),

@@ -2,62 +2,30 @@
 //! The encoder: frames to blocks. What all bottlenecks share is here: filling blocks, key blocks, epochs, times, the
 //! container. A [`BlockCoder`] turns a block's pixels into segments.
 
+mod coder;
+mod config;
 mod fixed;
 mod nested;
 mod pace;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+pub use self::coder::BlockView;
+use self::coder::{BlockCoder, CodedBlock, Place, sent_layers};
+pub use self::config::EncoderConfig;
 use self::fixed::FixedBlocks;
-pub use self::nested::BlockView;
 use self::nested::NestedBlocks;
-use self::pace::{Pace, Span};
-use super::setup::stream_format;
-use super::{FrameTime, LiveSettings, SearchMethod};
+use self::pace::Pace;
+use super::{FrameTime, LiveSettings};
 use crate::Result;
-use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, segment_bytes};
-use crate::bundle::{Bottleneck, Bundle};
+use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, Timeline, segment_bytes};
+use crate::bundle::Bottleneck;
 use crate::frame::{Geometry, PlanesRef, load_frame};
 use crate::logging::tell;
-use crate::runtime::RuntimeConfig;
-use crate::timing::Timeline;
-
-/// How to encode.
-#[derive(Debug, Clone)]
-pub struct EncoderConfig {
-    /// The model.
-    pub bundle: Arc<Bundle>,
-    /// Where it runs.
-    pub runtime: RuntimeConfig,
-    /// Picture width in pixels.
-    pub width: u32,
-    /// Picture height in pixels.
-    pub height: u32,
-    /// Frames per second as a fraction, (0, 1) = variable.
-    pub framerate: (u32, u32),
-    /// Width to height of a pixel.
-    pub pixel_aspect_ratio: (u32, u32),
-    /// Goes into the sequence header; see [`SequenceHeader::colorimetry`].
-    pub colorimetry: [u8; 4],
-    /// Goes into the sequence header; see [`SequenceHeader::chroma_site`].
-    pub chroma_site: u8,
-    /// Most frames from one key block to the next; 0 = only the first block is key.
-    pub key_int_max: u32,
-    /// How targets are met.
-    pub search: SearchMethod,
-    /// Most layers to code a block in; 0 = as many as the bundle has.
-    pub layers: u32,
-    /// Gives every layer its own reference, so that no receiver of fewer layers drifts. Costs a run of both graphs for each
-    /// layer but one, and some bits. Nested bundles only.
-    pub drift_free: bool,
-    /// What may change while coding.
-    pub live: LiveSettings,
-}
 
 /// Measurements since the encoder was made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -101,75 +69,6 @@ pub struct Packet {
     pub key: bool,
     /// Frames in it.
     pub frames: u32,
-}
-
-/// Turns blocks of pixels into segments, with graphs and contexts of its own.
-trait BlockCoder: Send {
-    /// T aligned frames to code.
-    fn frames_mut(&mut self) -> &mut [u8];
-
-    /// New settings, checked, from the next block on.
-    fn set_live(&mut self, live: LiveSettings) -> Result<()>;
-
-    /// Begins another stream with the same graphs; its first block is a key block.
-    fn restart(&mut self, live: LiveSettings) -> Result<()>;
-
-    /// See [`EncoderStats::least_bitrate`].
-    fn least_bitrate(&self) -> Option<f64>;
-
-    /// Codes the frames and commits the contexts. The coder may make any block a key block.
-    fn code(&mut self, place: Place) -> Result<CodedBlock>;
-
-    /// The block's segments, one for each layer.
-    fn segments(&self) -> &[Vec<u8>];
-
-    /// The block's counts, \[cells\].
-    fn counts(&self) -> &[i32];
-
-    /// Learns the size of the block with its header, `bits`, for rate control.
-    fn learn(&mut self, block: &CodedBlock, bits: f64);
-
-    /// Where time went so far.
-    fn spent(&self) -> Spent;
-
-    /// Where the graphs run.
-    fn provider(&self) -> &'static str;
-
-    /// The block as it was quantised, for bottlenecks with a quantiser.
-    fn view(&self) -> Option<BlockView<'_>> {
-        None
-    }
-}
-
-/// Where a block stands in its group and in time.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    must_be_key: bool,
-    /// Blocks since the key block, unless the block becomes one.
-    position: u32,
-    /// When the block begins, and how long it is expected to last.
-    span: Span,
-}
-
-/// The last coded block; its segments are [`BlockCoder::segments`].
-#[derive(Debug, Clone, Copy, Default)]
-struct CodedBlock {
-    key: bool,
-    /// Layers fewer than the bundle has.
-    left_out: u8,
-    quantiser: u8,
-    /// PSNR in dB as estimated before the loop filter, and as decoded; `None` where the coder knows neither.
-    estimated_psnr: Option<f64>,
-    psnr: Option<f64>,
-    evaluations: u32,
-}
-
-/// Time that a coder spent.
-#[derive(Debug, Clone, Copy, Default)]
-struct Spent {
-    runtime_time: Duration,
-    motion_time: Duration,
-    token_time: Duration,
 }
 
 /// Encodes one stream.
@@ -235,7 +134,7 @@ impl Encoder {
             framerate: config.framerate,
             pixel_aspect_ratio: config.pixel_aspect_ratio,
             colorimetry: config.colorimetry,
-            pixel_format: stream_format(manifest.pixel_format),
+            pixel_format: manifest.pixel_format,
             block_length: manifest.block_length as u8,
             chroma_site: config.chroma_site,
         };
@@ -333,7 +232,8 @@ impl Encoder {
         if self.times.is_empty() { Ok(None) } else { self.block().map(Some) }
     }
 
-    /// The last block as it was quantised; `None` for bottlenecks without a quantiser.
+    /// The last block as it was quantised; `None` for bottlenecks without a quantiser. For dumps; not stable.
+    #[doc(hidden)]
     pub fn last_block(&self) -> Option<BlockView<'_>> {
         self.position.and_then(|_| self.coder.view())
     }
@@ -420,9 +320,4 @@ impl Encoder {
         }
         Ok(Packet { data: self.out.split().freeze(), key, frames: real as u32 })
     }
-}
-
-/// Layers that are sent of `segments`: trailing empty ones are not, and a decoder cannot tell them from layers that were cut off.
-fn sent_layers(segments: &[Vec<u8>]) -> usize {
-    segments.iter().rposition(|s| !s.is_empty()).map_or(0, |last| last + 1)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The real rate of frames, by their time stamps. Bitrates are measured against it, whatever the stream's framerate says.
 
-use crate::timing::FrameTime;
+use crate::bitstream::FrameTime;
 
 /// Assumed duration of a frame of a variable rate until something is known, in seconds.
 const UNKNOWN: f64 = 1.0 / 30.0;
@@ -16,7 +16,7 @@ const LONGEST_PAUSE: f64 = 1.0;
 
 /// When a block begins and ends, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Span {
+pub(super) struct BlockSpan {
     /// From the start of the block before to the start of this one; 0 for the first.
     pub elapsed: f64,
     /// How long the block is expected to last.
@@ -59,7 +59,7 @@ impl Pace {
     }
 
     /// The span of the next block, which has one frame or more.
-    pub fn next(&mut self, frames: &[FrameTime]) -> Span {
+    pub fn next(&mut self, frames: &[FrameTime]) -> BlockSpan {
         let first = frames.first().and_then(|f| f.pts);
         let elapsed = self.block.map_or(0.0, |(begin, expected)| between(begin, first).unwrap_or(expected));
         if let Some(duration) = frames.first().and_then(|f| f.duration).filter(|&d| d > 0 && !self.measured) {
@@ -80,7 +80,7 @@ impl Pace {
         let longest = (frames.len() as f64 * self.interval).max(LONGEST_PAUSE);
         let seconds = (spread + self.interval).min(longest);
         self.block = Some((first, seconds));
-        Span { elapsed, seconds }
+        BlockSpan { elapsed, seconds }
     }
 }
 

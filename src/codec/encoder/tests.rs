@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Filling blocks, with a coder that fails when told to.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
+use super::coder::Spent;
 use super::*;
 use crate::Error;
+use crate::bundle::Bundle;
+use crate::codec::SearchMethod;
 use crate::frame::SourceFormat;
+use crate::runtime::RuntimeConfig;
 
 /// What the coder did and is to do.
 #[derive(Default)]

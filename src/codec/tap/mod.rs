@@ -3,72 +3,18 @@
 
 mod fixed;
 mod nested;
+mod values;
 
 use bytes::{Bytes, BytesMut};
 
+use self::fixed::FixedTokens;
 use self::nested::{NestedReader, NestedWriter};
-use super::FrameTime;
-use super::setup::{Nested, check_model, fixed as fixed_coder};
-use super::unpack::{check_quantiser, max_quantiser};
-use crate::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader};
+use self::values::{ReadTokens, WriteTokens};
+pub use self::values::{TokenBlock, TokenShape, TokenValues};
+use super::setup::{check_model, check_quantiser, max_quantiser};
+use crate::bitstream::{Block, BlockWriter, Limits, SequenceHeader, Timeline};
 use crate::bundle::{Bottleneck, Bundle};
-use crate::timing::Timeline;
-use crate::tokens::fixed::FixedCoder;
 use crate::{Error, Result};
-
-/// Sizes of a block's tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenShape {
-    /// Rows of cells.
-    pub cells_y: usize,
-    /// Cells in a row.
-    pub cells_x: usize,
-    /// K, tokens of a cell.
-    pub tokens: usize,
-    /// Numbers of a token: 1 for `fsq`, D for `vae`; for `nested`, C coefficients of a cell in each layer, K = L * C.
-    pub numbers: usize,
-}
-
-impl TokenShape {
-    /// Cells of a block.
-    pub fn cells(&self) -> usize {
-        self.cells_y * self.cells_x
-    }
-}
-
-/// The tokens of a block, cells in raster order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TokenValues {
-    /// `fsq`: codebook indices, \[cells, K\], zero from each cell's count on.
-    Indices(Vec<i32>),
-    /// `vae`: dequantised means, \[cells, K, D\], zero from each cell's count on.
-    Means(Vec<f32>),
-    /// `nested`: the indices of each layer, and motion.
-    Nested {
-        /// Signed quantisation indices as a receiver of that many layers has them, \[layers, cells, C\] in token order. Only
-        /// the layers that came are there, one or more.
-        indices: Vec<i16>,
-        /// Coefficients that each cell sent in each layer, \[layers, cells\], 0..=C. They follow from the indices:
-        /// [`TokenWriter`] does not read them.
-        layer_counts: Vec<i32>,
-        /// Planes dy, dx (quarter pixels) and mode (0 inter, 1 intra), \[3, cells\]; in a key block all cells are intra.
-        motion: Vec<i32>,
-    },
-}
-
-/// A block as its tokens.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenBlock {
-    /// The block's header: key or position, real frames, times.
-    pub header: BlockHeader,
-    /// Times of its real frames in ns; from the stream and the packet that it came in. [`TokenWriter`] takes the header's.
-    pub times: Vec<FrameTime>,
-    /// Tokens kept of each cell, \[cells\], 0..=K. Of `nested` tokens they follow from the others: [`TokenWriter`] does not read
-    /// them.
-    pub counts: Vec<i32>,
-    /// The tokens.
-    pub tokens: TokenValues,
-}
 
 /// Checks that `bundle` made the stream, and returns the sizes of its tokens.
 fn shape(bundle: &Bundle, header: &SequenceHeader) -> Result<TokenShape> {
@@ -84,14 +30,9 @@ fn shape(bundle: &Bundle, header: &SequenceHeader) -> Result<TokenShape> {
     Ok(TokenShape { cells_y: geometry.cells_y, cells_x: geometry.cells_x, tokens, numbers })
 }
 
-enum Reader {
-    Fixed(FixedCoder),
-    Nested(Box<NestedReader>),
-}
-
 /// Reads the blocks of one stream, in order.
 pub struct TokenReader {
-    reader: Reader,
+    reader: Box<dyn ReadTokens>,
     shape: TokenShape,
     timeline: Timeline,
     block_length: u8,
@@ -110,12 +51,9 @@ impl TokenReader {
         header.validate_with(limits)?;
         let shape = shape(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
-        let reader = match &bundle.manifest.bottleneck {
-            Bottleneck::Nested { .. } => {
-                let nested = Nested::new(&bundle.manifest, &bundle.tables, &geometry)?;
-                Reader::Nested(Box::new(NestedReader::new(&nested)?))
-            }
-            _ => Reader::Fixed(fixed_coder(&bundle.manifest, &geometry)?),
+        let reader: Box<dyn ReadTokens> = match &bundle.manifest.bottleneck {
+            Bottleneck::Nested { .. } => Box::new(NestedReader::new(bundle, &geometry)?),
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedTokens::new(bundle, &geometry, shape)?),
         };
         let timeline = Timeline::new(header.framerate, header.block_length)?;
         Ok(Self { reader, shape, timeline, block_length: header.block_length, max_quantiser: max_quantiser(bundle) })
@@ -145,24 +83,16 @@ impl TokenReader {
             // Without a segment, the first layer is empty.
             segments.push(&[]);
         }
-        let (counts, tokens) = match &mut self.reader {
-            Reader::Fixed(coder) => fixed::read(coder, self.shape, &segments)?,
-            Reader::Nested(reader) => reader.read(&header, &segments)?,
-        };
+        let (counts, tokens) = self.reader.read(&header, &segments)?;
         let times = self.timeline.decode(header.position, header.frames, &header.timing, pts).frames().to_vec();
         Ok(TokenBlock { header, times, counts, tokens })
     }
 }
 
-enum Writer {
-    Fixed(FixedCoder),
-    Nested(Box<NestedWriter>),
-}
-
 /// Writes the blocks of one stream. What [`TokenReader`] read of a block that this version's encoder made, or of a thinned one, is
 /// written byte for byte as it was.
 pub struct TokenWriter {
-    writer: Writer,
+    writer: Box<dyn WriteTokens>,
     block_length: u8,
     max_quantiser: u8,
     out: BytesMut,
@@ -172,14 +102,11 @@ impl TokenWriter {
     /// A writer for a stream with this header; errors as for [`TokenReader::new`].
     pub fn new(bundle: &Bundle, header: &SequenceHeader) -> Result<Self> {
         header.validate()?;
-        shape(bundle, header)?;
+        let shape = shape(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
-        let writer = match &bundle.manifest.bottleneck {
-            Bottleneck::Nested { .. } => {
-                let nested = Nested::new(&bundle.manifest, &bundle.tables, &geometry)?;
-                Writer::Nested(Box::new(NestedWriter::new(&nested)?))
-            }
-            _ => Writer::Fixed(fixed_coder(&bundle.manifest, &geometry)?),
+        let writer: Box<dyn WriteTokens> = match &bundle.manifest.bottleneck {
+            Bottleneck::Nested { .. } => Box::new(NestedWriter::new(bundle, &geometry)?),
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedTokens::new(bundle, &geometry, shape)?),
         };
         Ok(Self { writer, block_length: header.block_length, max_quantiser: max_quantiser(bundle), out: BytesMut::new() })
     }
@@ -192,15 +119,7 @@ impl TokenWriter {
                 block.header.quantiser, self.max_quantiser
             )));
         }
-        let segments = match (&mut self.writer, &block.tokens) {
-            (Writer::Nested(writer), TokenValues::Nested { indices, motion, .. }) => {
-                writer.write(&block.header, indices, motion)?
-            }
-            (Writer::Fixed(coder), tokens) => fixed::write(coder, tokens, &block.counts)?,
-            (Writer::Nested(_), _) => {
-                return Err(Error::Settings("the bundle's tokens are nested; give indices of layers and motion".into()));
-            }
-        };
+        let segments = self.writer.write(block)?;
         self.out.clear();
         let mut writer = BlockWriter::begin(&block.header, self.block_length, &mut self.out)?;
         segments.iter().for_each(|segment| writer.segment(segment));

@@ -1,35 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tokens of nested bundles: quantisation indices of every layer, and motion.
 
-use super::TokenValues;
+use super::values::{ReadTokens, TokenBlock, TokenValues, WriteTokens};
 use crate::bitstream::BlockHeader;
-use crate::codec::setup::Nested;
-use crate::tokens::{NestedDecoder, NestedEncoder, Shape, motion};
+use crate::bundle::Bundle;
+use crate::codec::setup::{Nested, depth};
+use crate::frame::Geometry;
+use crate::tokens::{BlockShape, NestedDecoder, NestedEncoder, motion};
 use crate::{Error, Result};
-
-/// Layers that a block with this header was coded in, of at most `levels`.
-fn depth(levels: usize, header: &BlockHeader) -> usize {
-    levels.saturating_sub(usize::from(header.left_out))
-}
 
 pub(super) struct NestedReader {
     decoder: NestedDecoder,
-    levels: usize,
+    layers: usize,
 }
 
 impl NestedReader {
-    pub fn new(nested: &Nested) -> Result<Self> {
-        Ok(Self { decoder: NestedDecoder::new(&nested.layout, &nested.tables)?, levels: nested.levels })
+    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
+        let Nested { layout, tables, layers, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry)?;
+        Ok(Self { decoder: NestedDecoder::new(&layout, &tables)?, layers })
     }
+}
 
-    /// Counts and tokens of a block's segments, of which there is one at least.
-    pub fn read(&mut self, header: &BlockHeader, segments: &[&[u8]]) -> Result<(Vec<i32>, TokenValues)> {
-        let shape = Shape { key: header.key, depth: depth(self.levels, header) };
+impl ReadTokens for NestedReader {
+    fn read(&mut self, header: &BlockHeader, segments: &[&[u8]]) -> Result<(Vec<i32>, TokenValues)> {
+        let shape = BlockShape { key: header.key, depth: depth(self.layers, header) };
         let (mut indices, mut layer_counts) = (Vec::new(), Vec::new());
-        for (level, payload) in segments.iter().enumerate() {
-            self.decoder.read_segment(level, shape, payload)?;
+        for (layer, payload) in segments.iter().enumerate() {
+            self.decoder.read_segment(layer, shape, payload)?;
             indices.extend(self.decoder.indices());
-            layer_counts.extend(self.decoder.level_counts().map(i32::from));
+            layer_counts.extend(self.decoder.layer_counts().map(i32::from));
         }
         let motion = self.decoder.motion().to_vec();
         let mut counts = vec![0; motion.len() / 3];
@@ -40,43 +39,17 @@ impl NestedReader {
 
 pub(super) struct NestedWriter {
     encoder: NestedEncoder,
-    levels: usize,
+    layers: usize,
     cells: usize,
     /// C, coefficients of a cell.
     coefficients: usize,
 }
 
 impl NestedWriter {
-    pub fn new(nested: &Nested) -> Result<Self> {
-        let Nested { layout, tables, levels, .. } = nested;
-        let encoder = NestedEncoder::new(layout, tables)?;
-        Ok(Self { encoder, levels: *levels, cells: layout.cells(), coefficients: layout.coefficients() })
-    }
-
-    /// The segments of a block with these tokens.
-    pub fn write(&mut self, header: &BlockHeader, indices: &[i16], motion: &[i32]) -> Result<Vec<Vec<u8>>> {
-        self.check_motion(header.key, motion)?;
-        let (depth, layer) = (depth(self.levels, header), self.cells * self.coefficients);
-        let layers = indices.len() / layer;
-        if !(1..=depth).contains(&layers) || indices.len() != layers * layer {
-            return Err(Error::Settings(format!(
-                "{} indices for a block of {depth} layers; give {layer} for each layer, from the first on",
-                indices.len()
-            )));
-        }
-        self.encoder.begin_block(depth, header.quantiser)?;
-        let motion = (!header.key).then_some(motion);
-        let mut segments = Vec::with_capacity(layers);
-        for (level, indices) in indices.chunks_exact(layer).enumerate() {
-            self.encoder.load_level(level, indices)?;
-            let mut segment = Vec::new();
-            self.encoder.write_segment(level, motion, &mut segment).map_err(|e| match e {
-                Error::Malformed(what) => Error::Settings(format!("layer {level} cannot be coded: {what}")),
-                other => other,
-            })?;
-            segments.push(segment);
-        }
-        Ok(segments)
+    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
+        let Nested { layout, tables, layers, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry)?;
+        let encoder = NestedEncoder::new(&layout, &tables)?;
+        Ok(Self { encoder, layers, cells: layout.cells(), coefficients: layout.coefficients() })
     }
 
     fn check_motion(&self, key: bool, planes: &[i32]) -> Result<()> {
@@ -99,5 +72,36 @@ impl NestedWriter {
             }
         }
         Ok(())
+    }
+}
+
+impl WriteTokens for NestedWriter {
+    fn write(&mut self, block: &TokenBlock) -> Result<Vec<Vec<u8>>> {
+        let header = &block.header;
+        let TokenValues::Nested { indices, motion, .. } = &block.tokens else {
+            return Err(Error::Settings("the bundle's tokens are nested; give indices of layers and motion".into()));
+        };
+        self.check_motion(header.key, motion)?;
+        let (depth, size) = (depth(self.layers, header), self.cells * self.coefficients);
+        let layers = indices.len() / size;
+        if !(1..=depth).contains(&layers) || indices.len() != layers * size {
+            return Err(Error::Settings(format!(
+                "{} indices for a block of {depth} layers; give {size} for each layer, from the first on",
+                indices.len()
+            )));
+        }
+        self.encoder.begin_block(depth, header.quantiser)?;
+        let motion = (!header.key).then_some(&motion[..]);
+        let mut segments = Vec::with_capacity(layers);
+        for (layer, indices) in indices.chunks_exact(size).enumerate() {
+            self.encoder.load_layer(layer, indices)?;
+            let mut segment = Vec::new();
+            self.encoder.write_segment(layer, motion, &mut segment).map_err(|e| match e {
+                Error::Malformed(what) => Error::Settings(format!("layer {layer} cannot be coded: {what}")),
+                other => other,
+            })?;
+            segments.push(segment);
+        }
+        Ok(segments)
     }
 }

@@ -98,9 +98,9 @@ impl NestedBlocks {
             self.tokens.begin_block(depth, quantiser)?;
             let mut bits = 0.0;
             for (layer, base) in self.base.iter().take(depth - 1).enumerate() {
-                bits += self.tokens.quantise_level(layer, base.latents()?, motion, &rdo)?.bits;
+                bits += self.tokens.quantise_layer(layer, base.latents()?, motion, &rdo)?.bits;
             }
-            let finest = self.tokens.quantise_level(depth - 1, latents, motion, &rdo)?;
+            let finest = self.tokens.quantise_layer(depth - 1, latents, motion, &rdo)?;
             Estimate { bits: bits + finest.bits, ..finest }
         };
         self.spent.token_time += started.elapsed();

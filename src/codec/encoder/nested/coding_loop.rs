@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::super::EncoderConfig;
+use super::super::config::EncoderConfig;
 use super::analyse::Analysis;
 use crate::frame::Geometry;
 use crate::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensMut};

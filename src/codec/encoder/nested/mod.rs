@@ -15,26 +15,12 @@ use self::coding_loop::CodingLoop;
 use super::super::quality::{luma_mse, psnr};
 use super::super::setup::{Nested, effective_step};
 use super::super::{LiveSettings, SearchMethod};
-use super::{BlockCoder, CodedBlock, EncoderConfig, Place, Spent, sent_layers};
+use super::coder::{BlockCoder, BlockView, CodedBlock, Place, Spent, sent_layers};
+use super::config::EncoderConfig;
 use crate::frame::Geometry;
 use crate::rate::RateController;
 use crate::tokens::NestedEncoder;
 use crate::{Error, Result};
-
-/// Raw material for training, one block as the encoder had it.
-#[derive(Debug)]
-pub struct BlockView<'a> {
-    /// Whether it was a key block.
-    pub key: bool,
-    /// Its quantiser.
-    pub quantiser: u8,
-    /// Planes dy, dx, mode.
-    pub motion: &'a [i32],
-    /// Layers it was coded in.
-    pub depth: usize,
-    /// The encoder graph's latents, \[cells, C\] in the graph's order: one set for all layers, or one for each layer.
-    pub latents: Vec<&'a [i16]>,
-}
 
 /// Codes blocks of a nested bundle.
 pub(super) struct NestedBlocks {
@@ -77,8 +63,8 @@ impl NestedBlocks {
     pub fn new(config: &EncoderConfig, geometry: Geometry) -> Result<Self> {
         check(&config.live)?;
         let manifest = &config.bundle.manifest;
-        let Nested { layout, tables, levels, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
-        let most_layers = if config.layers == 0 { levels } else { levels.min(config.layers as usize) };
+        let Nested { layout, tables, layers, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
+        let most_layers = if config.layers == 0 { layers } else { layers.min(config.layers as usize) };
         let base_loops = if config.drift_free { most_layers - 1 } else { 0 };
         let block_length = manifest.block_length as usize;
         Ok(Self {
@@ -86,7 +72,7 @@ impl NestedBlocks {
             finest: CodingLoop::open(config, &geometry)?,
             base: (0..base_loops).map(|_| CodingLoop::open(config, &geometry)).collect::<Result<_>>()?,
             tokens: NestedEncoder::new(&layout, &tables)?,
-            layers: levels,
+            layers,
             most_layers,
             group_depth: most_layers,
             scale,
@@ -94,7 +80,7 @@ impl NestedBlocks {
             rate: RateController::new(config.live),
             block_length,
             first: true,
-            segments: vec![Vec::new(); levels],
+            segments: vec![Vec::new(); layers],
             last: (true, 0),
             spent: Spent::default(),
             geometry,

@@ -4,16 +4,17 @@
 //! **Playback time** counts from the first frame, whatever its time stamp. Where streams were joined (`cat a.etok b.etok`),
 //! the time stamps of each start again; in playback it follows the end of the one before.
 
+use super::block_header::BlockHeader;
+use super::header::SequenceHeader;
+use super::timing::{BlockTimes, Timeline};
 use crate::Result;
-use crate::bitstream::{BlockHeader, SequenceHeader};
-use crate::timing::{BlockTimes, Timeline};
 
 /// Epochs are counted modulo 256: after this one comes 0.
 const LAST_EPOCH: u8 = u8::MAX;
 
 /// A block's place in playback, in ns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct Playback {
     /// When the first frame is shown; `None` where it has no time stamp.
     pub start: Option<u64>,
     /// When the last frame ends, as far as can be told.
@@ -22,7 +23,7 @@ pub struct Place {
 
 /// How time stamps map to playback time, through any number of joins.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Joins {
+pub(crate) struct Joins {
     /// Playback time less time stamp, of the stream being read; `None` before the first time stamp.
     shift: Option<i128>,
     /// Start and end of the last block in playback; `None` after a jump to an unknown place.
@@ -33,9 +34,9 @@ pub struct Joins {
 
 impl Joins {
     /// Places a block. A stream can only begin with a key block; `restart`: the epoch shows that this one begins a stream.
-    fn place(&mut self, key: bool, restart: bool, times: &BlockTimes) -> Place {
+    fn place(&mut self, key: bool, restart: bool, times: &BlockTimes) -> Playback {
         let frames = times.frames();
-        let Some(stamp) = frames.first().and_then(|frame| frame.pts) else { return Place::default() };
+        let Some(stamp) = frames.first().and_then(|frame| frame.pts) else { return Playback::default() };
         let own = i128::from(stamp);
         let shift = match (self.shift, self.last) {
             (None, _) => -own,
@@ -59,7 +60,7 @@ impl Joins {
         if let Some(start) = start {
             self.last = Some((start, end.unwrap_or(start).max(start)));
         }
-        Place { start, end }
+        Playback { start, end }
     }
 }
 
@@ -136,12 +137,12 @@ impl Tracker {
     }
 
     /// Where an accepted block is played.
-    pub fn place(&mut self, block: &BlockHeader, times: &BlockTimes) -> Place {
+    pub fn place(&mut self, block: &BlockHeader, times: &BlockTimes) -> Playback {
         self.joins.place(block.key, self.restart && self.closes_gaps, times)
     }
 
     /// How time stamps map to playback time here.
-    pub fn joins(&self) -> Joins {
+    pub(crate) fn joins(&self) -> Joins {
         self.joins
     }
 
@@ -156,7 +157,7 @@ impl Tracker {
     }
 
     /// Continues at `key` or among the blocks that depend on it; `header` and `joins` are those in force there.
-    pub fn resume(&mut self, header: &SequenceHeader, key: &BlockHeader, joins: Joins) -> Result<()> {
+    pub(crate) fn resume(&mut self, header: &SequenceHeader, key: &BlockHeader, joins: Joins) -> Result<()> {
         self.set_header(header.clone())?;
         self.jump();
         self.joins = Joins { last: None, ..joins };
@@ -171,7 +172,7 @@ impl Tracker {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::timing::FrameTime;
+    use crate::bitstream::FrameTime;
 
     const MS: u64 = 1_000_000;
 
@@ -207,7 +208,7 @@ mod tests {
         let mut joins = Joins::default();
         let frame = |at: u64| FrameTime { pts: Some(at), duration: None };
         let place = joins.place(true, false, &BlockTimes::new(&[frame(5), frame(12)]));
-        assert_eq!(place, Place { start: Some(0), end: Some(14) });
+        assert_eq!(place, Playback { start: Some(0), end: Some(14) });
         assert_eq!(joins.place(true, false, &BlockTimes::new(&[frame(5)])).start, Some(14));
     }
 
@@ -219,7 +220,7 @@ mod tests {
             joins.place(true, false, &BlockTimes::new(&[frame(at)]));
         }
         let frame = FrameTime::default();
-        assert_eq!(joins.place(true, true, &BlockTimes::new(&[frame])), Place::default());
-        assert_eq!(joins.place(true, true, &BlockTimes::new(&[])), Place::default());
+        assert_eq!(joins.place(true, true, &BlockTimes::new(&[frame])), Playback::default());
+        assert_eq!(joins.place(true, true, &BlockTimes::new(&[])), Playback::default());
     }
 }

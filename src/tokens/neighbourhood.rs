@@ -2,12 +2,11 @@
 //! The neighbourhood: what encoder and decoder both know of a block's cells while they code it. It has the digits so far, the
 //! counts, and classes of the coefficients before.
 
-use super::contexts::{COARSE, CROWDS, OUTER};
-use super::level::promoted;
-use super::{MAX_LEVELS, NestedLayout};
+use super::contexts::{COARSE, DENSITIES, OUTER};
+use super::{MAX_NESTED_LAYERS, NestedLayout};
 
 /// A coefficient counts in its neighbourhood with its magnitude, up to this.
-const LOUDEST: i16 = 2;
+const CLIP: i16 = 2;
 
 /// Classes of the weighted sum of earlier coefficients of the cell.
 static INNER_CLASS: [u8; 64] = {
@@ -26,18 +25,18 @@ static INNER_CLASS: [u8; 64] = {
 
 /// State of all cells. Cells lie in a grid with a border of one on every side; `place` is an index into that grid.
 #[derive(Debug, Clone)]
-pub(super) struct Field {
+pub(super) struct BlockState {
     coefficients: usize,
     pitch: usize,
     /// Signed magnitudes in the current layer; before a coefficient is coded, the middle digit is assumed.
     pub values: Vec<i16>,
     /// Tokens of each layer.
-    pub counts: [Vec<u16>; MAX_LEVELS],
+    pub counts: [Vec<u16>; MAX_NESTED_LAYERS],
     /// 1 + last significant coefficient.
     pub extents: Vec<u16>,
 }
 
-impl Field {
+impl BlockState {
     pub fn new(layout: &NestedLayout) -> Self {
         let pitch = layout.cells_x + 2;
         let places = pitch * (layout.cells_y + 2);
@@ -45,7 +44,7 @@ impl Field {
             coefficients: layout.coefficients,
             pitch,
             values: vec![0; places * layout.coefficients],
-            counts: std::array::from_fn(|level| vec![0; if level < layout.levels { places } else { 0 }]),
+            counts: std::array::from_fn(|layer| vec![0; if layer < layout.layers { places } else { 0 }]),
             extents: vec![0; places],
         }
     }
@@ -95,20 +94,26 @@ impl Field {
     }
 }
 
+/// The value assumed in the next layer: the middle of the three that are possible.
+#[inline]
+pub(super) fn promoted(value: i16) -> i16 {
+    value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX)
+}
+
 /// The neighbourhood of the coefficients of one cell.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Surroundings {
+pub(super) struct Neighbourhood {
     /// Sums over earlier coefficients of the cell.
     inner: Vec<u8>,
     /// Classes 0..4 of the same coefficient in the cells around.
     outer: Vec<u8>,
     /// Significant coefficients of the cell so far, their class 0..3, and where the next one begins.
     significant: usize,
-    crowd: usize,
-    limits: [usize; CROWDS],
+    density: usize,
+    limits: [usize; DENSITIES],
 }
 
-impl Surroundings {
+impl Neighbourhood {
     pub fn new(layout: &NestedLayout) -> Self {
         Self { inner: vec![0; layout.coefficients], outer: vec![0; layout.coefficients], ..Self::default() }
     }
@@ -117,7 +122,7 @@ impl Surroundings {
     /// around, only those before in raster order take part.
     pub fn begin(&mut self, values: &[i16], extents: &[u16], pitch: usize, place: usize, count: usize, intra: bool) {
         let c = self.inner.len();
-        (self.significant, self.crowd) = (0, 0);
+        (self.significant, self.density) = (0, 0);
         self.limits = if intra { [4, 12, usize::MAX] } else { [2, 6, usize::MAX] };
         self.inner.fill(0);
         let around = [place - 1, place - pitch, place - pitch - 1, place - pitch + 1];
@@ -128,20 +133,20 @@ impl Surroundings {
         let [left, top, top_left, top_right] = around.map(|p| &values[p * c..p * c + count]);
         let outer = self.outer[..count].iter_mut().zip(left).zip(top).zip(top_left).zip(top_right);
         for ((((outer, &l), &t), &tl), &tr) in outer {
-            let voice = |v: i16| v.clamp(-LOUDEST, LOUDEST).abs();
-            let sum = 2 * (voice(l) + voice(t)) + voice(tl) + voice(tr);
+            let clipped = |v: i16| v.clamp(-CLIP, CLIP).abs();
+            let sum = 2 * (clipped(l) + clipped(t)) + clipped(tl) + clipped(tr);
             *outer = u8::from(sum >= 1) + u8::from(sum >= 2) + u8::from(sum >= 4);
         }
     }
 
     /// Coefficient `i` has magnitude `magnitude` >= 1.
     #[inline]
-    pub fn hear(&mut self, layout: &NestedLayout, i: usize, magnitude: i32) {
+    pub fn add(&mut self, layout: &NestedLayout, i: usize, magnitude: i32) {
         self.significant += 1;
-        self.crowd += usize::from(self.significant == self.limits[self.crowd]);
-        let voice = magnitude.min(i32::from(LOUDEST)) as u8;
+        self.density += usize::from(self.significant == self.limits[self.density]);
+        let clipped = magnitude.min(i32::from(CLIP)) as u8;
         for &(j, weight) in layout.links(i) {
-            self.inner[usize::from(j)] += weight * voice;
+            self.inner[usize::from(j)] += weight * clipped;
         }
     }
 
@@ -156,7 +161,7 @@ impl Surroundings {
     #[inline]
     pub fn zero_class(&self, i: usize) -> usize {
         let (inner, outer) = self.classes(i);
-        (inner * OUTER + outer) * CROWDS + self.crowd
+        (inner * OUTER + outer) * DENSITIES + self.density
     }
 
     /// Class 0..16 that chooses the context of a magnitude of 1 or 2.

@@ -4,15 +4,18 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bitstream::{BlockHeader, Limits, Parsed, SequenceHeader, UnitKind, parse_last_unit, parse_unit};
-use crate::track::{Joins, Tracker};
+use super::block_header::BlockHeader;
+use super::header::SequenceHeader;
+use super::limits::Limits;
+use super::track::{Joins, Tracker};
+use super::unit::{Parsed, UnitKind, parse_last_unit, parse_unit};
 
 /// Bytes read per unit: enough for its header and the longest block header.
 const WINDOW: usize = 512;
 
 /// A key block, with all that is needed to time the blocks that depend on it.
 #[derive(Debug, Clone)]
-pub struct Key {
+pub struct KeyBlock {
     /// Where parsing may begin: at the sequence header before it, if there is one.
     pub offset: u64,
     /// When it is played, in ns from the file's first frame.
@@ -28,7 +31,7 @@ pub struct Key {
 #[derive(Debug, Clone, Default)]
 pub struct Index {
     headers: Vec<SequenceHeader>,
-    keys: Vec<Key>,
+    keys: Vec<KeyBlock>,
     /// Bytes looked at from the start of the file, up to the end of a unit.
     pub known: u64,
     /// Time stamp of the first frame in ns, where playback begins.
@@ -64,7 +67,7 @@ impl Index {
             if window.is_empty() {
                 return Ok(index);
             }
-            let limit = tracker.header().map_or(0, |header| Limits::default().block_bytes(header));
+            let limit = tracker.header().map_or(0, |header| header.block_bytes(&Limits::default()));
             let whole = at + window.len() as u64 >= size;
             let (kind, payload, total) = match parse_unit(window, limit) {
                 Parsed::Junk(bytes) => {
@@ -122,12 +125,12 @@ impl Index {
             self.origin.or_else(|| times.frames().first().and_then(|frame| frame.pts).filter(|_| place.start.is_some()));
         self.end = self.end.max(place.end);
         if let (true, Some(header)) = (block.key, self.headers.len().checked_sub(1)) {
-            self.keys.push(Key { offset, time: place.start, block, joins: tracker.joins(), header });
+            self.keys.push(KeyBlock { offset, time: place.start, block, joins: tracker.joins(), header });
         }
     }
 
     /// The key blocks in the order of the file.
-    pub fn keys(&self) -> &[Key] {
+    pub fn keys(&self) -> &[KeyBlock] {
         &self.keys
     }
 
@@ -159,8 +162,8 @@ impl Index {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::bitstream::{PixelFormat, StreamWriter};
-    use crate::timing::{FrameTime, Timeline};
+    use crate::bitstream::{FrameTime, StreamWriter, Timeline};
+    use crate::frame::PixelFormat;
     use bytes::BytesMut;
 
     const MS: u64 = 1_000_000;

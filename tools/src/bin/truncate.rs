@@ -2,19 +2,21 @@
 //! What receivers of fewer layers have: quantises the blocks of a dump again and writes the latents of every truncation.
 //!
 //! `truncate DUMP OFFSET...` reads what `codec dump` wrote and quantises every block in all L layers with its own quantiser plus each
-//! OFFSET, cut to the range that the encoder uses. To standard output go, for every block, offset and count of layers 1..=L: quantiser u8,
-//! layers that hold anything u8 (never more than the count), zero u16, counts i32\[cells\], latents i16\[cells * C\] in the order of
-//! tokens; little-endian. Training of the encoder graph's `distortion` reads them.
+//! OFFSET, cut to the range that the encoder uses. To standard output go, for every block: key u8, zero u8, zero u16, motion
+//! i32\[3 * cells\] and the latents i16\[cells * C\] that receivers of all layers get; then, for every offset and number of layers
+//! 1..=L: quantiser u8, layers that hold anything u8 (never more than that number), zero u16, counts i32\[cells\], dequantised
+//! latents i16\[cells * C\]. Latents are in token order, all numbers little-endian. Training of the encoder graph's `distortion`
+//! reads them.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 
 use anyhow::{Context as _, Result, bail};
 use elastictok::bundle::Bundle;
-use elastictok::entropy::Tables;
-use elastictok::rate::COARSEST;
-use elastictok::tokens::train::DumpReader;
-use elastictok::tokens::{NestedEncoder, NestedLayout, Rdo};
+use elastictok::internals::COARSEST;
+use elastictok::internals::entropy::Tables;
+use elastictok::internals::tokens::{NestedEncoder, NestedLayout, Rdo};
+use elastictok_tools::dump::DumpReader;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -25,27 +27,30 @@ fn main() -> Result<()> {
     let mut reader = DumpReader::new(BufReader::new(File::open(dump).with_context(|| format!("cannot read {dump}"))?))?;
     let mut out = BufWriter::with_capacity(1 << 20, std::io::stdout().lock());
     let mut encoder = None;
-    while let Some(record) = reader.next_record()? {
+    while let Some(block) = reader.next_block()? {
         let encoder = match &mut encoder {
             Some(encoder) => encoder,
             none => {
-                let layout = NestedLayout::new(&reader.positions, reader.levels, record.cells_x, record.cells_y)?;
+                let layout = NestedLayout::new(&reader.positions, reader.layers, block.cells_x, block.cells_y)?;
                 none.insert(NestedEncoder::new(&layout, &tables)?)
             }
         };
-        let motion = (!record.key).then_some(&record.motion[..]);
-        let cells = record.cells_x * record.cells_y;
+        let motion = (!block.key).then_some(&block.motion[..]);
+        let cells = block.cells_x * block.cells_y;
         let (mut latents, mut counts) = (vec![0; cells * reader.positions.len()], vec![0; cells]);
+        let finest = block.latents.last().context("a block without latents")?;
+        out.write_all(&[u8::from(block.key), 0, 0, 0])?;
+        out.write_all(&block.motion.iter().flat_map(|m| m.to_le_bytes()).collect::<Vec<_>>())?;
+        out.write_all(&finest.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())?;
         for offset in &offsets {
-            let quantiser = (i32::from(record.quantiser) + offset).clamp(0, i32::from(COARSEST)) as u8;
-            let finest = record.latents.last().context("a block without latents")?;
-            encoder.quantise(finest, quantiser, reader.levels, motion, &Rdo::default())?;
+            let quantiser = (i32::from(block.quantiser) + offset).clamp(0, i32::from(COARSEST)) as u8;
+            encoder.quantise(finest, quantiser, reader.layers, motion, &Rdo::default())?;
             let mut held = 1;
-            for level in 0..reader.levels {
+            for layer in 0..reader.layers {
                 let mut segment = Vec::new();
-                encoder.write_segment(level, motion, &mut segment)?;
+                encoder.write_segment(layer, motion, &mut segment)?;
                 if !segment.is_empty() {
-                    held = level + 1;
+                    held = layer + 1;
                 }
                 encoder.dequantise(held, motion, &mut latents, &mut counts)?;
                 out.write_all(&[quantiser, held as u8, 0, 0])?;

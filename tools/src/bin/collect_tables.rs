@@ -2,15 +2,16 @@
 //! Trains a bundle's `tables.bin` on dumps of latents and says where the bits go.
 //!
 //! `collect_tables OUT.bin ROUNDS DUMP...` trains from flat tables; `collect_tables --check TABLES.bin DUMP...` only measures.
-//! The format of a dump is described at `elastictok::tokens::train::DumpReader`.
+//! `elastictok_tools::dump` describes the format of a dump.
 
 use std::fs::File;
 use std::io::BufReader;
 
 use anyhow::{Context as _, Result, bail};
-use elastictok::entropy::Tables;
-use elastictok::tokens::train::{DumpReader, Trainer};
-use elastictok::tokens::{CONTEXTS, Rdo, step};
+use elastictok::internals::entropy::Tables;
+use elastictok::internals::tokens::{CONTEXTS, Rdo, step};
+use elastictok_tools::dump::DumpReader;
+use elastictok_tools::train::Trainer;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -47,17 +48,17 @@ fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
     for dump in dumps {
         let file = File::open(dump).with_context(|| format!("cannot read {dump}"))?;
         let mut reader = DumpReader::new(BufReader::new(file))?;
-        let (positions, levels) = (reader.positions.clone(), reader.levels);
-        let trainer = trainer.get_or_insert_with(|| Trainer::new(&positions, levels, tables.clone(), rdo));
-        while let Some(record) = reader.next_record()? {
-            if only.is_some_and(|q| q != record.quantiser) {
+        let (positions, layers) = (reader.positions.clone(), reader.layers);
+        let trainer = trainer.get_or_insert_with(|| Trainer::new(&positions, layers, tables.clone(), rdo));
+        while let Some(block) = reader.next_block()? {
+            if only.is_some_and(|q| q != block.quantiser) {
                 continue;
             }
-            let (estimate, bytes) = trainer.add(&record)?;
-            let sums = by_quantiser.entry((record.key, record.quantiser)).or_default();
-            let pixels = (record.cells_x * record.cells_y * 512) as f64;
+            let (estimate, bytes) = trainer.add(&block)?;
+            let sums = by_quantiser.entry((block.key, block.quantiser)).or_default();
+            let pixels = (block.cells_x * block.cells_y * 512) as f64;
             // distortion in bits at the price of a bit
-            let price = 0.13 * f64::from(step(record.quantiser)).powi(2);
+            let price = 0.13 * f64::from(step(block.quantiser)).powi(2);
             for (sum, value) in sums.iter_mut().zip([
                 pixels,
                 8.0 * bytes as f64,
@@ -89,8 +90,8 @@ fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
 }
 
 fn report(trainer: &Trainer) {
-    let total: u64 = 8 * trainer.level_bytes.iter().sum::<u64>();
-    println!("bytes of layers: {:?}; {} coded cells", trainer.level_bytes, trainer.estimate.coded_cells);
+    let total: u64 = 8 * trainer.layer_bytes.iter().sum::<u64>();
+    println!("bytes of layers: {:?}; {} coded cells", trainer.layer_bytes, trainer.estimate.coded_cells);
     let mut shares = trainer.shares();
     shares.sort_by(|a, b| b.1.total_cmp(&a.1));
     for (name, bits) in shares.iter().take(30) {

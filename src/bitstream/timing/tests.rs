@@ -4,8 +4,9 @@
 use bytes::BytesMut;
 use proptest::prelude::*;
 
-use super::grid::SECOND;
+use super::grid::{SECOND, valid};
 use super::*;
+use crate::Error;
 use crate::bitstream::BlockHeader;
 
 const RATES: [(u32, u32); 9] =
@@ -121,7 +122,7 @@ proptest! {
         base: Option<u64>, packets in prop::collection::vec((any::<u32>(), any::<Option<u64>>()), 1..5),
         differences: Option<[i64; 16]>, unit in 0usize..3, rule in 0usize..5, list: [i64; 16],
     ) {
-        let unit = [Unit::Nanosecond, Unit::Microsecond, Unit::Millisecond][unit];
+        let unit = [TimeUnit::Nanosecond, TimeUnit::Microsecond, TimeUnit::Millisecond][unit];
         let durations =
             [Durations::Grid, Durations::Nominal, Durations::Absent, Durations::Next(list[0]), Durations::Each(list)][rule];
         let timing = Timing { base, no_pts, explicit: Some(Explicit { unit, differences, durations }) };

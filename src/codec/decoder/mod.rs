@@ -4,19 +4,22 @@
 //! A new decoder costs almost nothing. Graph and buffers come with the first key block, so that headers alone cannot cause
 //! work.
 
+mod fixed;
+mod nested;
+mod reader;
+mod segments;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(super) use self::reader::{BlockReader, usable};
 use super::FrameTime;
-use super::setup::check_model;
-use super::unpack::{Unpacker, check_quantiser, max_quantiser, usable};
-use crate::bitstream::{Block, BlockHeader, Limits, SequenceHeader};
+use super::setup::{check_model, check_quantiser, max_quantiser};
+use crate::bitstream::{Block, BlockHeader, BlockTimes, Limits, SequenceHeader, Tracker};
 use crate::bundle::Bundle;
 use crate::frame::{Geometry, PlanesMut, store_frame};
 use crate::logging::tell;
 use crate::runtime::{self, DecoderGraph, RuntimeConfig};
-use crate::timing::BlockTimes;
-use crate::track::Tracker;
 use crate::{Error, Result};
 
 /// How to decode.
@@ -64,7 +67,7 @@ pub struct Decoder {
     geometry: Geometry,
     header: SequenceHeader,
     /// From the first key block on.
-    opened: Option<Opened>,
+    opened: Option<OpenedDecoder>,
     max_layers: usize,
     /// Which key block the times depend on: the last one that was decoded or replaced.
     tracker: Tracker,
@@ -77,17 +80,17 @@ pub struct Decoder {
 }
 
 /// The graph and buffers for pictures of the stream's size.
-struct Opened {
+struct OpenedDecoder {
     graph: DecoderGraph,
-    unpacker: Unpacker,
+    reader: BlockReader,
 }
 
-impl Opened {
+impl OpenedDecoder {
     fn new(bundle: &Bundle, geometry: &Geometry, runtime: &RuntimeConfig) -> Result<Self> {
         // The graph first: it checks that there is memory for all.
         let graph = DecoderGraph::open(bundle, geometry, runtime)?;
         tell!(Info, "{}x{} is decoded on {}", geometry.width, geometry.height, graph.provider());
-        Ok(Self { unpacker: Unpacker::new(bundle, geometry)?, graph })
+        Ok(Self { reader: BlockReader::new(bundle, geometry)?, graph })
     }
 }
 
@@ -223,17 +226,17 @@ impl Decoder {
         }
         check_quantiser(h, max_quantiser(&self.bundle))?;
         usable(&block)?;
-        let Opened { graph, unpacker } = match &mut self.opened {
+        let OpenedDecoder { graph, reader } = match &mut self.opened {
             Some(opened) => opened,
-            none => none.insert(Opened::new(&self.bundle, &self.geometry, &self.runtime)?),
+            none => none.insert(OpenedDecoder::new(&self.bundle, &self.geometry, &self.runtime)?),
         };
-        let (layers, fault) = unpacker.read(&block, self.max_layers)?;
+        let (layers, fault) = reader.read(&block, self.max_layers)?;
         self.damage = fault;
         if h.key {
             graph.reset()?;
         }
         graph.set_position(i64::from(h.position));
-        unpacker.load(h, layers, graph)?;
+        reader.load(h, graph)?;
         let before = graph.run_time();
         graph.run()?;
         graph.commit();

@@ -2,7 +2,7 @@
 //! The syntax of one layer of a cell, written once for encoder, decoder and statistics.
 
 use super::contexts::{MORE, PREFIX, Set, UNARY};
-use super::field::{Field, Surroundings};
+use super::neighbourhood::{BlockState, Neighbourhood};
 use super::{NestedLayout, counts};
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
@@ -13,12 +13,12 @@ const MAX_MAGNITUDE: u32 = 32_767;
 /// What an encoder codes in a layer: the signed magnitude of every coefficient, and 1 + the index of the last that is not
 /// zero, by place.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Target {
+pub(super) struct ChosenLayer {
     pub values: Vec<i16>,
     pub extents: Vec<u16>,
 }
 
-impl Target {
+impl ChosenLayer {
     /// Sets this to a lower layer's view of `finest`: magnitudes divided by `span`.
     pub fn divide(&mut self, finest: &Self, span: i32, coefficients: usize) {
         for (place, (old, &extent)) in self.extents.iter_mut().zip(&finest.extents).enumerate() {
@@ -36,27 +36,21 @@ impl Target {
     }
 }
 
-/// The value assumed in the next layer: the middle of the three that are possible.
-#[inline]
-pub(super) fn promoted(value: i16) -> i16 {
-    value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX)
-}
-
 /// What stays the same within a layer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Level<'a> {
+pub(super) struct Layer<'a> {
     pub layout: &'a NestedLayout,
     pub classes: &'a [u8],
     /// Layers of the block.
     pub depth: usize,
-    pub level: usize,
+    pub index: usize,
     /// Motion planes dy, dx, mode; `None` in a key block, where every cell is intra.
     pub motion: Option<&'a [i32]>,
 }
 
-impl Level<'_> {
+impl Layer<'_> {
     pub fn set(&self, cell: usize) -> Set {
-        Set::new(self.depth, self.level, self.intra(cell))
+        Set::new(self.depth, self.index, self.intra(cell))
     }
 
     pub fn intra(&self, cell: usize) -> bool {
@@ -78,25 +72,25 @@ impl Level<'_> {
     }
 }
 
-/// Codes one layer of all cells. An encoder passes its `target`, a decoder `None`.
-pub(super) fn code<C: BitCoder>(
+/// Codes one layer of all cells. An encoder passes what it chose, a decoder `None`.
+pub(super) fn code_layer<C: BitCoder>(
     coder: &mut C,
-    level: Level<'_>,
-    field: &mut Field,
-    around: &mut Surroundings,
-    target: Option<&Target>,
+    layer: Layer<'_>,
+    state: &mut BlockState,
+    around: &mut Neighbourhood,
+    chosen: Option<&ChosenLayer>,
 ) -> Result<()> {
-    let layout = level.layout;
+    let layout = layer.layout;
     for y in 0..layout.cells_y {
         for x in 0..layout.cells_x {
-            let place = field.place(x, y);
-            if level.level > 0 {
-                field.promote(place);
+            let place = state.place(x, y);
+            if layer.index > 0 {
+                state.promote(place);
             }
-            code_cell(coder, level, field, around, place, y * layout.cells_x + x, target)?;
+            code_cell(coder, layer, state, around, place, y * layout.cells_x + x, chosen)?;
         }
         if C::DECODES && coder.exhausted() {
-            return Err(Error::Malformed(format!("layer {} ends before its cells do; wait for the next block", level.level)));
+            return Err(Error::Malformed(format!("layer {} ends before its cells do; wait for the next block", layer.index)));
         }
     }
     Ok(())
@@ -104,75 +98,75 @@ pub(super) fn code<C: BitCoder>(
 
 fn code_cell<C: BitCoder>(
     coder: &mut C,
-    level: Level<'_>,
-    field: &mut Field,
-    around: &mut Surroundings,
+    layer: Layer<'_>,
+    state: &mut BlockState,
+    around: &mut Neighbourhood,
     place: usize,
     cell: usize,
-    target: Option<&Target>,
+    chosen: Option<&ChosenLayer>,
 ) -> Result<()> {
-    let (layout, l, c) = (level.layout, level.level, level.layout.coefficients);
-    let intra = level.intra(cell);
-    let set = level.set(cell);
-    let wanted: &[i16] = target.map_or(&[], |t| &t.values[place * c..(place + 1) * c]);
+    let (layout, l, c) = (layer.layout, layer.index, layer.layout.coefficients);
+    let intra = layer.intra(cell);
+    let set = layer.set(cell);
+    let wanted: &[i16] = chosen.map_or(&[], |t| &t.values[place * c..(place + 1) * c]);
     let want = |i: usize| if C::DECODES { 0 } else { wanted.get(i).map_or(0, |k| i32::from(*k)) };
     let separate = |i: usize| l == 0 && intra && layout.constant[i];
     if l == 0 && intra {
         for i in (0..c).filter(|i| layout.constant[*i]) {
-            code_constant(coder, level, field, set, place, i, want(i))?;
+            code_constant(coder, layer, state, set, place, i, want(i))?;
         }
     }
     let mut count = 0;
-    if let Some(t) = target {
-        count = usize::from(t.extents[place].max(field.extents[place]));
-        while count > 0 && (want(count - 1) == field.value(place, count - 1) || separate(count - 1)) {
+    if let Some(t) = chosen {
+        count = usize::from(t.extents[place].max(state.extents[place]));
+        while count > 0 && (want(count - 1) == state.value(place, count - 1) || separate(count - 1)) {
             count -= 1;
         }
     }
-    let context = counts::context(field, place, l, level.hint(cell));
-    let count = counts::code(coder, set, context, count as u16, c)
+    let context = counts::count_context(state, place, l, layer.hint(cell));
+    let count = counts::code_count(coder, set, context, count as u16, c)
         .ok_or_else(|| Error::Malformed(format!("a cell has more than {c} tokens; wait for the next block")))?;
     if count == 0 {
         return Ok(());
     }
-    field.counts[l][place] = count;
+    state.counts[l][place] = count;
     let count = usize::from(count);
-    around.begin(&field.values, &field.extents, field.pitch(), place, count, intra);
+    around.begin(&state.values, &state.extents, state.pitch(), place, count, intra);
     for i in 0..count {
-        let (assumed, last) = (field.value(place, i), i + 1 == count);
-        let class = level.classes[i];
+        let (assumed, last) = (state.value(place, i), i + 1 == count);
+        let class = layer.classes[i];
         if separate(i) {
             if assumed != 0 {
-                around.hear(layout, i, assumed.abs());
+                around.add(layout, i, assumed.abs());
             }
         } else if assumed != 0 {
-            let (m, energy, before) = (want(i), around.coarse_class(i), assumed.abs() / 3);
-            if last || coder.bit(set.middle(before, class, energy), m != assumed) {
+            let (m, coarse_class, before) = (want(i), around.coarse_class(i), assumed.abs() / 3);
+            if last || coder.bit(set.middle(before, class, coarse_class), m != assumed) {
                 // towards and beyond zero counts as down
                 let change = (m - assumed) * assumed.signum();
-                let up = coder.bit(set.upper(before, class, energy), change > 0);
+                let up = coder.bit(set.upper(before, class, coarse_class), change > 0);
                 let size = 1 + code_beyond(coder, set, false, change.unsigned_abs().wrapping_sub(1))?;
                 let value = assumed.abs() + if up { size } else { -size };
-                field.set(place, i, limited(value) * assumed.signum());
+                state.set(place, i, limited(value) * assumed.signum());
             }
-            around.hear(layout, i, assumed.abs());
+            around.add(layout, i, assumed.abs());
         } else {
             let m = want(i);
             if !last && !coder.bit(set.zero(class, around.zero_class(i)), m != 0) {
                 continue;
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;
-            let energy = around.coarse_class(i);
+            let coarse_class = around.coarse_class(i);
             let magnitude = if l == 0 {
-                code_magnitude(coder, set, energy, m.unsigned_abs())?
+                code_magnitude(coder, set, coarse_class, m.unsigned_abs())?
             } else {
                 match coder.bit(set.two(class, around.size_class(i)), m.abs() > 1) {
                     true => 2 + code_beyond(coder, set, true, m.unsigned_abs().wrapping_sub(2))?,
                     false => 1,
                 }
             };
-            field.set(place, i, limited(if negative { -magnitude } else { magnitude }));
-            around.hear(layout, i, magnitude);
+            state.set(place, i, limited(if negative { -magnitude } else { magnitude }));
+            around.add(layout, i, magnitude);
         }
         if C::DECODES && i % 64 == 63 && coder.exhausted() {
             return Err(Error::Malformed("a cell has more tokens than bytes; wait for the next block".into()));
@@ -182,10 +176,10 @@ fn code_cell<C: BitCoder>(
 }
 
 /// A magnitude >= 1: unary in contexts, then an escape.
-fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, energy: usize, magnitude: u32) -> Result<i32> {
+fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, coarse_class: usize, magnitude: u32) -> Result<i32> {
     let mut found = 1;
     while found <= UNARY as u32 {
-        if !coder.bit(set.larger(energy, found as usize - 1), magnitude > found) {
+        if !coder.bit(set.larger(coarse_class, found as usize - 1), magnitude > found) {
             return Ok(found as i32);
         }
         found += 1;
@@ -225,18 +219,18 @@ pub(super) fn code_escape<C: BitCoder>(coder: &mut C, contexts: usize, longest: 
 /// The constant term of an intra cell in layer 0: the difference from its prediction by the cells before.
 fn code_constant<C: BitCoder>(
     coder: &mut C,
-    level: Level<'_>,
-    field: &mut Field,
+    layer: Layer<'_>,
+    state: &mut BlockState,
     set: Set,
     place: usize,
     i: usize,
     wanted: i32,
 ) -> Result<()> {
-    let pitch = field.pitch();
+    let pitch = state.pitch();
     let cell = |p: usize| {
         let (x, y) = ((p % pitch).wrapping_sub(1), (p / pitch).wrapping_sub(1));
-        let inside = x < level.layout.cells_x && y < level.layout.cells_y;
-        (inside && level.intra(y * level.layout.cells_x + x)).then(|| field.value(p, i))
+        let inside = x < layer.layout.cells_x && y < layer.layout.cells_y;
+        (inside && layer.intra(y * layer.layout.cells_x + x)).then(|| state.value(p, i))
     };
     let (left, top, corner) = (cell(place - 1), cell(place - pitch), cell(place - pitch - 1));
     let (prediction, roughness) = match (left, top, corner) {
@@ -255,7 +249,7 @@ fn code_constant<C: BitCoder>(
         (Some(v), None, _) | (None, Some(v), _) => (v, 2),
         _ => (0, 2),
     };
-    let contexts = set.constant(level.layout.chroma[i], roughness);
+    let contexts = set.constant(layer.layout.chroma[i], roughness);
     let difference = wanted - prediction;
     let mut value = prediction;
     if coder.bit(contexts, difference != 0) {
@@ -267,7 +261,7 @@ fn code_constant<C: BitCoder>(
         return Err(Error::Malformed(format!("a constant term of {value}; wait for the next block")));
     }
     if value != 0 {
-        field.set(place, i, value);
+        state.set(place, i, value);
     }
     Ok(())
 }

@@ -1,124 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Time stamps: what a block carries so that every frame comes out with the times it went in with.
-//!
-//! Frames of a regular source lie on a grid that the key block's time and the framerate fix, and need no bytes at all. A
-//! block elsewhere carries [`Explicit`] timing. A block depends on its key block only, so lost blocks change nothing.
-//!
-//! Times are nanoseconds, 0..=2^64 - 2; 2^64 - 1 is "none", as in GStreamer. Differences are taken modulo 2^64, so any time
-//! can be reached from any prediction and no stream can make the arithmetic overflow.
+//! From times to the timing field and back, along a stream.
 
-mod grid;
-#[cfg(test)]
-mod tests;
-
-use crate::bitstream::{MAX_BLOCK_LENGTH, varint};
+use super::grid::{Anchor, Grid, in_range, valid};
+use super::times::{BlockTimes, Durations, Explicit, FRAMES, FrameTime, TimeUnit, Timing};
+use crate::bitstream::limits::MAX_BLOCK_LENGTH;
+use crate::bitstream::varint;
 use crate::{Error, Result};
-use grid::{Anchor, Grid, in_range, valid};
-
-const FRAMES: usize = MAX_BLOCK_LENGTH as usize;
-
-/// When a frame is shown and for how long, in ns; `None` where the source does not say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FrameTime {
-    /// Presentation time stamp.
-    pub pts: Option<u64>,
-    /// Duration.
-    pub duration: Option<u64>,
-}
-
-/// The unit of a source's time stamps: they are multiples of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Unit {
-    /// 1 ns.
-    #[default]
-    Nanosecond,
-    /// 1 us.
-    Microsecond,
-    /// 1 ms: Matroska and FLV.
-    Millisecond,
-}
-
-impl Unit {
-    /// The unit in ns.
-    pub fn nanoseconds(self) -> u64 {
-        match self {
-            Self::Nanosecond => 1,
-            Self::Microsecond => 1_000,
-            Self::Millisecond => 1_000_000,
-        }
-    }
-}
-
-/// How the durations of a block's frames are derived. "Nominal" is floor(10^9 * den / num), and 0 where the framerate is 0/1.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Durations {
-    /// From one grid point to the next; none where the framerate is 0/1.
-    #[default]
-    Grid,
-    /// Nominal for every frame; none where the framerate is 0/1.
-    Nominal,
-    /// No frame has a duration.
-    Absent,
-    /// Up to the next frame's PTS; the last one is nominal plus this difference in ns.
-    Next(i64),
-    /// Differences in ns: of the first to nominal, of each other to the one before.
-    Each([i64; FRAMES]),
-}
-
-/// Timing of a block that is not as predicted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Explicit {
-    /// Unit of `differences`; predictions are rounded to it.
-    pub unit: Unit,
-    /// Of each frame's PTS to its prediction, less that of the frame before, in units; `None`: all as predicted.
-    pub differences: Option<[i64; FRAMES]>,
-    /// How the durations are found.
-    pub durations: Durations,
-}
-
-/// What a block carries about its frames' times.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Timing {
-    /// PTS in ns that predictions start from: in key blocks without `no_pts`, and nowhere else.
-    pub base: Option<u64>,
-    /// No frame of the block has a PTS.
-    pub no_pts: bool,
-    /// Set where the frames' times are not as predicted; in a key block its unit and rule for durations become the
-    /// defaults of the blocks that depend on it.
-    pub explicit: Option<Explicit>,
-}
-
-/// The times of a block's frames.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct BlockTimes {
-    times: [FrameTime; FRAMES],
-    frames: usize,
-}
-
-impl BlockTimes {
-    /// The times of a block's frames, of which there are 16 at most; more are left out.
-    pub fn new(frames: &[FrameTime]) -> Self {
-        let mut made = Self { frames: frames.len().min(FRAMES), ..Self::default() };
-        for (slot, time) in made.times.iter_mut().zip(frames) {
-            *slot = *time;
-        }
-        made
-    }
-
-    /// How long the block lasts in ns; `None` where its frames do not say.
-    pub fn length(&self) -> Option<u64> {
-        let frames = self.frames();
-        let start = frames.first().and_then(|frame| frame.pts);
-        let end = frames.last().and_then(|frame| frame.pts?.checked_add(frame.duration?));
-        let length = start.zip(end).and_then(|(start, end)| end.checked_sub(start));
-        length.or_else(|| frames.iter().try_fold(0u64, |sum, frame| sum.checked_add(frame.duration?)))
-    }
-
-    /// One entry per frame, in order.
-    pub fn frames(&self) -> &[FrameTime] {
-        &self.times[..self.frames]
-    }
-}
 
 /// Turns frames' times into [`Timing`] (encoder) or back (decoder); one per stream and direction.
 #[derive(Debug, Clone)]
@@ -129,7 +16,7 @@ pub struct Timeline {
     /// Decoder: packet time less own time, from the last packet that had one.
     shift: i128,
     /// Encoder: what the last blocks needed, to be the next key block's defaults.
-    hint: (Unit, Durations),
+    hint: (TimeUnit, Durations),
 }
 
 impl Timeline {
@@ -141,7 +28,7 @@ impl Timeline {
         if !(1..=MAX_BLOCK_LENGTH).contains(&block_length) {
             return Err(Error::Settings(format!("block length {block_length} is outside 1..={MAX_BLOCK_LENGTH}")));
         }
-        let hint = (Unit::default(), Durations::default());
+        let hint = (TimeUnit::default(), Durations::default());
         Ok(Self { framerate, block_length, anchor: None, shift: 0, hint })
     }
 
@@ -223,7 +110,7 @@ impl Timeline {
         u64::from(position) * u64::from(self.block_length)
     }
 
-    fn choose_unit(&mut self, grid: &Grid, wanted: &BlockTimes, key: bool) -> (Unit, Option<[i64; FRAMES]>) {
+    fn choose_unit(&mut self, grid: &Grid, wanted: &BlockTimes, key: bool) -> (TimeUnit, Option<[i64; FRAMES]>) {
         let default = grid.anchor.unit;
         let frames = wanted.frames();
         if frames.iter().all(|time| time.pts.is_none()) {
@@ -240,7 +127,7 @@ impl Timeline {
             return (default, None);
         }
         let mut best = (usize::MAX, default, None);
-        for unit in [Unit::Millisecond, Unit::Microsecond, Unit::Nanosecond] {
+        for unit in [TimeUnit::Millisecond, TimeUnit::Microsecond, TimeUnit::Nanosecond] {
             if frames.iter().any(|time| time.pts.is_some_and(|pts| pts % unit.nanoseconds() != 0)) {
                 continue;
             }

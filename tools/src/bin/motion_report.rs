@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use elastictok::motion::{CELL, MotionSearch, MotionStats};
+use elastictok::internals::motion::{CELL, MotionSearch, MotionStats};
 
 fn luma_planes(path: &str, width: usize, height: usize) -> Result<Vec<Vec<u8>>> {
     let (w, h) = (width.next_multiple_of(CELL), height.next_multiple_of(CELL));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Predicted times: the grid that a key block's time and the framerate fix.
 
-use super::{BlockTimes, Durations, Explicit, FRAMES, FrameTime, Unit};
+use super::times::{BlockTimes, Durations, Explicit, FRAMES, FrameTime, TimeUnit};
 
 pub(super) const SECOND: u128 = 1_000_000_000;
 
@@ -11,7 +11,7 @@ pub(super) struct Anchor {
     pub base: u64,
     /// Index of the grid point next to `base`.
     pub point: u128,
-    pub unit: Unit,
+    pub unit: TimeUnit,
     pub durations: Durations,
 }
 
@@ -19,7 +19,7 @@ impl Anchor {
     pub fn new((numerator, denominator): (u32, u32), base: u64) -> Self {
         // At most 2^64 * 2^32: the sums below stay within 2^97.
         let (scaled, step) = (u128::from(base) * u128::from(numerator), SECOND * u128::from(denominator));
-        Self { base, point: (scaled + step / 2) / step, unit: Unit::default(), durations: Durations::default() }
+        Self { base, point: (scaled + step / 2) / step, unit: TimeUnit::default(), durations: Durations::default() }
     }
 
     pub fn with_defaults(self, explicit: Option<Explicit>) -> Self {
@@ -61,7 +61,7 @@ impl Grid {
 
     /// The prediction in units. Grid point and offset are rounded separately, so that a key block whose own time was rounded
     /// does not change the rounding of the frames after it. May be beyond the range of times.
-    pub fn in_units(&self, index: usize, unit: Unit) -> i128 {
+    pub fn in_units(&self, index: usize, unit: TimeUnit) -> i128 {
         let unit = i128::from(unit.nanoseconds());
         let round = |time: i128| (time + unit / 2).div_euclid(unit);
         let base = i128::from(self.anchor.base);
@@ -72,12 +72,12 @@ impl Grid {
     }
 
     /// The same modulo 2^64, which differences are taken in.
-    pub fn in_units_wrapped(&self, index: usize, unit: Unit) -> u64 {
+    pub fn in_units_wrapped(&self, index: usize, unit: TimeUnit) -> u64 {
         self.in_units(index, unit) as u64
     }
 
     /// The PTS that a frame without differences gets.
-    pub fn rounded(&self, index: usize, unit: Unit) -> Option<u64> {
+    pub fn rounded(&self, index: usize, unit: TimeUnit) -> Option<u64> {
         in_range(self.in_units(index, unit) * i128::from(unit.nanoseconds()))
     }
 
@@ -87,7 +87,7 @@ impl Grid {
         (u64::from(denominator) * SECOND as u64).checked_div(numerator.into()).unwrap_or(0)
     }
 
-    pub fn differences(&self, frames: &[FrameTime], unit: Unit) -> [i64; FRAMES] {
+    pub fn differences(&self, frames: &[FrameTime], unit: TimeUnit) -> [i64; FRAMES] {
         let mut differences = [0; FRAMES];
         let mut before = 0u64;
         for (index, time) in frames.iter().enumerate() {

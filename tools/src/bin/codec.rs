@@ -18,6 +18,7 @@ use elastictok::codec::{
 };
 use elastictok::frame::{PixelFormat, PlanesMut, PlanesRef, SourceFormat};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
+use elastictok_tools::dump::DumpWriter;
 
 #[derive(Parser)]
 #[command(name = "codec", about = "ElasticTok on files: YUV4MPEG2 (4:2:0, 8 bit) in and out")]
@@ -234,35 +235,19 @@ fn encode_file(args: &EncodeArgs) -> Result<()> {
 
 fn dump(args: &EncodeArgs) -> Result<()> {
     let (bundle, _) = args.runtime.open()?;
-    let Bottleneck::Nested { levels, positions, order, .. } = &bundle.manifest.bottleneck else {
+    let Bottleneck::Nested { layers, positions, order, .. } = &bundle.manifest.bottleneck else {
         bail!("only nested bundles have latents to dump")
     };
-    let mut file = BufWriter::new(File::create(&args.output)?);
-    file.write_all(b"ETKDUMP2")?;
-    file.write_all(&(order.len() as u32).to_le_bytes())?;
-    file.write_all(&levels.to_le_bytes())?;
-    for &i in order {
-        for part in positions[usize::from(i)] {
-            file.write_all(&part.to_le_bytes())?;
-        }
-    }
-    let mut bytes = Vec::new();
+    let mut dump = DumpWriter::new(BufWriter::new(File::create(&args.output)?), positions, order, *layers)?;
     encode(args, |encoder, _| {
         let header = encoder.sequence_header();
         let geometry = bundle.geometry(header.width, header.height)?;
-        let Some(block) = encoder.last_block() else { return Ok(()) };
-        bytes.clear();
-        bytes.extend_from_slice(&[u8::from(block.key), block.quantiser, block.depth as u8, block.latents.len() as u8]);
-        bytes.extend_from_slice(&(geometry.cells_x as u32).to_le_bytes());
-        bytes.extend_from_slice(&(geometry.cells_y as u32).to_le_bytes());
-        bytes.extend(block.motion.iter().flat_map(|m| m.to_le_bytes()));
-        for cell in block.latents.iter().flat_map(|latents| latents.chunks_exact(order.len())) {
-            bytes.extend(order.iter().flat_map(|&i| cell[usize::from(i)].to_le_bytes()));
+        if let Some(block) = encoder.last_block() {
+            dump.write(&block, geometry.cells_x, geometry.cells_y)?;
         }
-        file.write_all(&bytes)?;
         Ok(())
     })?;
-    file.flush()?;
+    dump.flush()?;
     Ok(())
 }
 

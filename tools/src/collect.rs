@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Fitting of tables: the bits of every context, by segment, and the start that would have cost least.
 
-use super::cost::bit_cost;
-use super::tables::HISTORIES;
-use super::{BitCoder, COST_ONE_BIT, Context, ContextInit};
+use elastictok::internals::entropy::{BitCoder, COST_ONE_BIT, Context, ContextInit, HISTORIES, bit_cost};
 
 /// Bits of one context: runs of segments, each with its weight.
 #[derive(Debug, Default, Clone)]
-struct Record {
+struct ContextBits {
     bits: Vec<bool>,
     /// End of each segment in `bits`, and how much its cost counts.
     segments: Vec<(usize, f32)>,
@@ -16,21 +14,21 @@ struct Record {
 /// Keeps every bit, by context and segment.
 #[derive(Debug)]
 pub struct Collector {
-    records: Vec<Record>,
+    contexts: Vec<ContextBits>,
     bypassed: u64,
 }
 
 impl Collector {
     /// A collector for `contexts` contexts.
     pub fn new(contexts: usize) -> Self {
-        Self { records: vec![Record::default(); contexts], bypassed: 0 }
+        Self { contexts: vec![ContextBits::default(); contexts], bypassed: 0 }
     }
 
     /// Ends a segment whose costs count `weight` times.
     pub fn end_segment(&mut self, weight: f32) {
-        for record in &mut self.records {
-            if record.segments.last().map_or(0, |s| s.0) < record.bits.len() {
-                record.segments.push((record.bits.len(), weight));
+        for context_bits in &mut self.contexts {
+            if context_bits.segments.last().map_or(0, |s| s.0) < context_bits.bits.len() {
+                context_bits.segments.push((context_bits.bits.len(), weight));
             }
         }
     }
@@ -40,16 +38,11 @@ impl Collector {
         self.bypassed
     }
 
-    /// How often each context was used.
-    pub fn uses(&self, context: usize) -> usize {
-        self.records[context].bits.len()
-    }
-
     /// Unweighted bits spent in `context` had it begun every segment as `init`.
     pub fn bits(&self, context: usize, init: ContextInit) -> f64 {
-        let record = &self.records[context];
-        let even = Record { bits: Vec::new(), segments: record.segments.iter().map(|s| (s.0, 1.0)).collect() };
-        cost(&record.bits, &even.segments, init)
+        let context_bits = &self.contexts[context];
+        let even = ContextBits { bits: Vec::new(), segments: context_bits.segments.iter().map(|s| (s.0, 1.0)).collect() };
+        cost(&context_bits.bits, &even.segments, init)
     }
 }
 
@@ -57,7 +50,7 @@ impl BitCoder for Collector {
     const DECODES: bool = false;
 
     fn bit(&mut self, context: usize, bit: bool) -> bool {
-        self.records[context].bits.push(bit);
+        self.contexts[context].bits.push(bit);
         bit
     }
 
@@ -72,9 +65,9 @@ impl BitCoder for Collector {
     }
 }
 
-/// Weighted bits of a record.
+/// Weighted bits of a context_bits.
 fn cost(bits: &[bool], segments: &[(usize, f32)], init: ContextInit) -> f64 {
-    let history = |code: u8| HISTORIES[usize::from(code)];
+    let history = |index: u8| HISTORIES[usize::from(index)];
     let fresh = Context::new(init.zero, history(init.confidence), history(init.limit));
     let (mut at, mut total) = (0, 0.0);
     for &(end, weight) in segments {
@@ -93,22 +86,22 @@ fn cost(bits: &[bool], segments: &[(usize, f32)], init: ContextInit) -> f64 {
 pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> ContextInit {
     /// Enough bits; more would only take time.
     const MAX_BITS: usize = 300_000;
-    let record = &collector.records[context];
-    if record.segments.is_empty() {
+    let context_bits = &collector.contexts[context];
+    if context_bits.segments.is_empty() {
         return fallback;
     }
-    let stride = record.bits.len().div_ceil(MAX_BITS);
+    let stride = context_bits.bits.len().div_ceil(MAX_BITS);
     let (mut bits, mut segments, mut at) = (Vec::new(), Vec::new(), 0);
-    for (i, &(end, weight)) in record.segments.iter().enumerate() {
+    for (i, &(end, weight)) in context_bits.segments.iter().enumerate() {
         if i % stride == 0 {
-            bits.extend_from_slice(&record.bits[at..end]);
+            bits.extend_from_slice(&context_bits.bits[at..end]);
             segments.push((bits.len(), weight));
         }
         at = end;
     }
     // long segments adapt by themselves, so the first bits of each segment matter most
     let (mut zeros, mut total, mut at) = (0.0, 0.0, 0);
-    let shy = 0.4 * segments.iter().map(|s| f64::from(s.1)).sum::<f64>() / segments.len() as f64;
+    let prior_weight = 0.4 * segments.iter().map(|s| f64::from(s.1)).sum::<f64>() / segments.len() as f64;
     for &(end, weight) in &segments {
         let n = end - at;
         let w = f64::from(weight) / (1.0 + n as f64 / 60.0);
@@ -117,7 +110,7 @@ pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> Cont
         at = end;
     }
     let prior = f64::from(fallback.zero) / 65536.0;
-    let mean = (zeros + shy * prior) / (total + shy);
+    let mean = (zeros + prior_weight * prior) / (total + prior_weight);
     let logit = |p: f64| (p / (1.0 - p)).ln();
     let probability = |odds: f64| ((65536.0 / (1.0 + (-odds).exp())).round() as i64).clamp(4, 65532) as u16;
     let mut best = ContextInit { zero: probability(logit(mean.clamp(1e-4, 1.0 - 1e-4))), confidence: 8, limit: 16 };
@@ -129,11 +122,11 @@ pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> Cont
         }
     };
     for _ in 0..2 {
-        for code in 0..HISTORIES.len() as u8 {
-            consider(ContextInit { confidence: code, ..best }, &mut best);
+        for index in 0..HISTORIES.len() as u8 {
+            consider(ContextInit { confidence: index, ..best }, &mut best);
         }
-        for code in 6..HISTORIES.len() as u8 {
-            consider(ContextInit { limit: code, ..best }, &mut best);
+        for index in 6..HISTORIES.len() as u8 {
+            consider(ContextInit { limit: index, ..best }, &mut best);
         }
         let middle = logit(f64::from(best.zero) / 65536.0);
         for shift in [-0.6, -0.3, -0.15, 0.15, 0.3, 0.6] {

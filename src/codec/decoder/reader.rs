@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! From a block to its tokens: the layers that are there and whole, for every bottleneck.
+
+use super::fixed::FixedSegments;
+use super::nested::NestedSegments;
+use super::segments::SegmentReader;
+use crate::bitstream::{Block, BlockHeader, SegmentFault};
+use crate::bundle::{Bottleneck, Bundle};
+use crate::codec::setup::depth;
+use crate::frame::Geometry;
+use crate::runtime::{DecoderGraph, TokensMut};
+use crate::{Error, Result};
+
+/// Reads blocks.
+pub struct BlockReader {
+    segments: Box<dyn SegmentReader>,
+    counts: Vec<i32>,
+}
+
+impl BlockReader {
+    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
+        let segments: Box<dyn SegmentReader> = match bundle.manifest.bottleneck {
+            Bottleneck::Nested { .. } => Box::new(NestedSegments::new(bundle, geometry)?),
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedSegments::new(bundle, geometry)?),
+        };
+        Ok(Self { segments, counts: vec![0; geometry.cells()] })
+    }
+
+    /// Layers that a block can have.
+    pub fn layers(&self) -> usize {
+        self.segments.layers()
+    }
+
+    /// Reads the layers of a block that are there and whole, `most` of them at most; returns how many, and what is wrong with
+    /// the next one.
+    pub fn read(&mut self, block: &Block<'_>, most: usize) -> Result<(usize, Option<String>)> {
+        let header = block.header();
+        let usable = usable(block)?;
+        let mut fault = usable.1;
+        let depth = depth(self.layers(), header);
+        if depth == 0 || block.segments().count() > depth {
+            return Err(Error::Malformed(format!("block: not of 1 to {depth} layers; waiting for the next key block")));
+        }
+        // empty layers at the end count as cut off, as in a thinned block
+        let whole = block.segments().take(usable.0.min(most));
+        let wanted = whole.enumerate().filter(|(_, s)| s.is_ok_and(|s| !s.is_empty())).map(|(i, _)| i + 1).last().unwrap_or(0);
+        let mut read = 0;
+        for segment in block.segments().take(wanted) {
+            let Ok(payload) = segment else { break };
+            if let Err(e) = self.segments.read_segment(read, header, payload) {
+                if read == 0 {
+                    return Err(e);
+                }
+                // The checksum is right, but the payload is not valid: read the block again without it.
+                fault = Some(format!("layer {read}: {e}"));
+                let good = read;
+                for (layer, segment) in block.segments().take(good).enumerate() {
+                    self.segments.read_segment(layer, header, segment.unwrap_or_default())?;
+                }
+                break;
+            }
+            read += 1;
+        }
+        if read == 0 {
+            // All layers are empty: no motion and no residual.
+            self.segments.read_segment(0, header, &[])?;
+            read = 1;
+        }
+        Ok((read, fault))
+    }
+
+    /// Counts of the block read, \[cells\].
+    pub fn counts(&mut self) -> &[i32] {
+        self.segments.counts(&mut self.counts);
+        &self.counts
+    }
+
+    /// Gives `graph` the block read, which has this header.
+    pub fn load(&mut self, header: &BlockHeader, graph: &mut DecoderGraph) -> Result<()> {
+        if let Some(motion) = self.motion() {
+            graph.motion_mut().copy_from_slice(motion);
+        }
+        let counts = self.tokens(header, graph.tokens_mut())?;
+        graph.counts_mut().copy_from_slice(counts);
+        if let Some(step) = self.step(header) {
+            graph.set_step(step);
+        }
+        Ok(())
+    }
+
+    /// Motion planes dy, dx, mode of the block read, \[3, cells\], where the bottleneck has motion.
+    pub fn motion(&self) -> Option<&[i32]> {
+        self.segments.motion()
+    }
+
+    /// Writes the tokens of the block read; returns the cells' counts.
+    pub fn tokens(&mut self, header: &BlockHeader, tokens: TokensMut<'_>) -> Result<&[i32]> {
+        self.segments.tokens(header, tokens, &mut self.counts)?;
+        Ok(&self.counts)
+    }
+
+    /// The step that the block read looks quantised with, where the bottleneck has one.
+    pub fn step(&self, header: &BlockHeader) -> Option<f32> {
+        self.segments.step(header)
+    }
+}
+
+/// How many layers of a block are whole, at least 1 where there are any, and what is wrong with the next one.
+pub fn usable(block: &Block<'_>) -> Result<(usize, Option<String>)> {
+    let (usable, fault) = block.usable();
+    let fault = fault.map(|f| match f {
+        SegmentFault::Truncated => format!("layer {usable} is cut short"),
+        SegmentFault::Damaged => format!("layer {usable} is damaged"),
+    });
+    match fault {
+        Some(fault) if usable == 0 => Err(Error::Malformed(format!("block: {fault}; waiting for the next key block"))),
+        fault => Ok((usable, fault)),
+    }
+}

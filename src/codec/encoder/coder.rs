@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the encoder of a stream asks of a bottleneck.
+
+use std::time::Duration;
+
+use super::pace::BlockSpan;
+use crate::Result;
+use crate::codec::LiveSettings;
+
+/// Raw material for training, one block as the encoder had it.
+#[derive(Debug)]
+pub struct BlockView<'a> {
+    /// Whether it was a key block.
+    pub key: bool,
+    /// Its quantiser.
+    pub quantiser: u8,
+    /// Planes dy, dx, mode.
+    pub motion: &'a [i32],
+    /// Layers it was coded in.
+    pub depth: usize,
+    /// The encoder graph's latents, \[cells, C\] in the graph's order: one set for all layers, or one for each layer.
+    pub latents: Vec<&'a [i16]>,
+}
+
+/// Turns blocks of pixels into segments, with graphs and contexts of its own.
+pub(super) trait BlockCoder: Send {
+    /// T aligned frames to code.
+    fn frames_mut(&mut self) -> &mut [u8];
+
+    /// New settings, checked, from the next block on.
+    fn set_live(&mut self, live: LiveSettings) -> Result<()>;
+
+    /// Begins another stream with the same graphs; its first block is a key block.
+    fn restart(&mut self, live: LiveSettings) -> Result<()>;
+
+    /// See [`EncoderStats::least_bitrate`](super::EncoderStats::least_bitrate).
+    fn least_bitrate(&self) -> Option<f64>;
+
+    /// Codes the frames and commits the contexts. The coder may make any block a key block.
+    fn code(&mut self, place: Place) -> Result<CodedBlock>;
+
+    /// The block's segments, one for each layer.
+    fn segments(&self) -> &[Vec<u8>];
+
+    /// The block's counts, \[cells\].
+    fn counts(&self) -> &[i32];
+
+    /// Learns the size of the block with its header, `bits`, for rate control.
+    fn learn(&mut self, block: &CodedBlock, bits: f64);
+
+    /// Where time went so far.
+    fn spent(&self) -> Spent;
+
+    /// Where the graphs run.
+    fn provider(&self) -> &'static str;
+
+    /// The block as it was quantised, for bottlenecks with a quantiser.
+    fn view(&self) -> Option<BlockView<'_>> {
+        None
+    }
+}
+
+/// Where a block stands in its group and in time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub must_be_key: bool,
+    /// Blocks since the key block, unless the block becomes one.
+    pub position: u32,
+    /// When the block begins, and how long it is expected to last.
+    pub span: BlockSpan,
+}
+
+/// The last coded block; its segments are [`BlockCoder::segments`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct CodedBlock {
+    pub key: bool,
+    /// Layers fewer than the bundle has.
+    pub left_out: u8,
+    pub quantiser: u8,
+    /// PSNR in dB as estimated before the loop filter, and as decoded; `None` where the coder knows neither.
+    pub estimated_psnr: Option<f64>,
+    pub psnr: Option<f64>,
+    pub evaluations: u32,
+}
+
+/// Time that a coder spent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Spent {
+    pub runtime_time: Duration,
+    pub motion_time: Duration,
+    pub token_time: Duration,
+}
+
+/// Layers that are sent of `segments`: trailing empty ones are not, and a decoder cannot tell them from layers that were cut off.
+pub(super) fn sent_layers(segments: &[Vec<u8>]) -> usize {
+    segments.iter().rposition(|s| !s.is_empty()).map_or(0, |last| last + 1)
+}
