@@ -26,7 +26,7 @@ pub enum Error {
     /// A setting is out of range or contradicts another.
     #[error("setting: {0}")]
     Settings(String),
-    /// It was ended by [`Canceller::cancel`](crate::runtime::Canceller::cancel). No failure; call `resume` to continue.
+    /// [`Canceller::cancel`](crate::runtime::Canceller::cancel) ended it. Call `resume` there to continue with a key block.
     #[error("cancelled")]
     Cancelled,
 }

@@ -33,7 +33,7 @@ pub struct RuntimeConfig {
     pub fp16: bool,
     /// Where TensorRT keeps engines; `None` = `elastictok` in the user's cache directory.
     pub cache_dir: Option<PathBuf>,
-    /// Ends runs from another thread.
+    /// Ends runs from another thread; `None` = they cannot be ended.
     pub canceller: Option<Canceller>,
 }
 

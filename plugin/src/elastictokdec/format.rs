@@ -59,7 +59,7 @@ impl ElasticTokDec {
         let bundle = named.or_else(|| lock(&self.state).bundle.clone());
         let config = DecoderConfig {
             bundle: bundle.ok_or_else(|| Error::Settings("the decoder is not started".into()))?,
-            runtime: settings.model.runtime(),
+            runtime: settings.model.runtime(&self.canceller),
             max_layers: settings.layers(),
             header,
             limits: self.max_pixels.limits(),

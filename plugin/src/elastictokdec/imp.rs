@@ -23,9 +23,11 @@ use std::sync::{Arc, Mutex};
 
 use elastictok::bundle::Bundle;
 use elastictok::codec::Decoder;
+use elastictok::runtime::Canceller;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
@@ -33,7 +35,7 @@ use super::format::InputState;
 use super::packets::Pictures;
 use super::pictures;
 use super::stats::{self, Snapshot};
-use crate::common::{MEDIA_TYPE, MaxPixels, ModelSettings, error_message, lock, refuse};
+use crate::common::{MEDIA_TYPE, MaxPixels, ModelSettings, end_runs, error_message, lock, refuse};
 use crate::keyrequest::KeyRequest;
 
 pub(super) static CAT: Lazy<gst::DebugCategory> =
@@ -75,6 +77,8 @@ pub struct ElasticTokDec {
     /// For the property `stats`, which does not wait for a block to be decoded: locked briefly, after `state`.
     snapshot: Mutex<Option<Snapshot>>,
     pub(super) settings: Mutex<Settings>,
+    /// Ends runs, from a flush or a stop until data may flow again. Neither then waits for a search.
+    pub(super) canceller: Canceller,
     pub(super) max_pixels: MaxPixels,
 }
 
@@ -163,6 +167,14 @@ impl ObjectImpl for ElasticTokDec {
 impl GstObjectImpl for ElasticTokDec {}
 
 impl ElementImpl for ElasticTokDec {
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::PausedToReady {
+            // The pads wait for the streaming thread.
+            self.canceller.cancel();
+        }
+        self.parent_change_state(transition)
+    }
+
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
         static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
             gst::subclass::ElementMetadata::new(
@@ -192,6 +204,7 @@ impl ElementImpl for ElasticTokDec {
 
 impl VideoDecoderImpl for ElasticTokDec {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
+        self.canceller.resume();
         // A bundle that is not there fails before data flows.
         let model = lock(&self.settings).model.model.clone();
         let bundle = Bundle::resolve(&model).map_err(|e| error_message(&e))?;
@@ -215,6 +228,7 @@ impl VideoDecoderImpl for ElasticTokDec {
     }
 
     fn flush(&self) -> bool {
+        self.canceller.resume();
         let mut state = lock(&self.state);
         if let Some(decoder) = &mut state.decoder {
             decoder.reset();
@@ -236,6 +250,7 @@ impl VideoDecoderImpl for ElasticTokDec {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
+        end_runs(&self.canceller, self.obj().sink_pad(), &event);
         if let gst::EventView::Segment(segment) = event.view()
             && segment.segment().rate() < 0.0
         {

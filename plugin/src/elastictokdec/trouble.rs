@@ -16,7 +16,11 @@ use crate::common::{error_message, lock};
 use crate::keyrequest::KeyRequest;
 
 impl ElasticTokDec {
+    /// Posts the error; one of a flush or a stop is none.
     pub(super) fn post(&self, error: &Error) -> gst::FlowError {
+        if matches!(error, Error::Cancelled) {
+            return gst::FlowError::Flushing;
+        }
         self.post_error_message(error_message(error));
         gst::FlowError::Error
     }

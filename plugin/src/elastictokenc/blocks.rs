@@ -37,7 +37,11 @@ struct Measured {
 }
 
 impl ElasticTokEnc {
+    /// Posts the error; one of a flush or a stop is none.
     fn post(&self, error: &Error) -> gst::FlowError {
+        if matches!(error, Error::Cancelled) {
+            return gst::FlowError::Flushing;
+        }
         self.post_error_message(error_message(error));
         gst::FlowError::Error
     }

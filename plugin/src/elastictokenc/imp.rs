@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex};
 use elastictok::bitstream::StreamWriter;
 use elastictok::bundle::Bundle;
 use elastictok::codec::{Encoder, SearchMethod};
+use elastictok::runtime::Canceller;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -44,7 +45,7 @@ use super::open::InputState;
 use super::settings::{Control, Settings};
 use super::stats::{self, Snapshot};
 use super::times::{self, InputTimes};
-use crate::common::{MEDIA_TYPE, error_message, lock, refuse};
+use crate::common::{MEDIA_TYPE, end_runs, error_message, lock, refuse};
 
 pub(super) static CAT: Lazy<gst::DebugCategory> =
     Lazy::new(|| gst::DebugCategory::new("elastictokenc", gst::DebugColorFlags::empty(), Some("ElasticTok encoder")));
@@ -76,6 +77,8 @@ pub struct ElasticTokEnc {
     /// For the property `stats`, which does not wait for a block to be coded: locked briefly, after `state`.
     snapshot: Mutex<Option<Snapshot>>,
     pub(super) settings: Mutex<Settings>,
+    /// Ends runs, from a flush or a stop until data may flow again. Neither then waits for a search.
+    pub(super) canceller: Canceller,
     /// Set from start to stop.
     pub(super) bundle: Mutex<Option<Arc<Bundle>>>,
     /// An encoder whose graphs were loaded before caps came.
@@ -167,9 +170,12 @@ impl PresetImpl for ElasticTokEnc {}
 
 impl ElementImpl for ElasticTokEnc {
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
-        if transition == gst::StateChange::PlayingToPaused {
+        match transition {
             // Running time stops, and no frame comes.
-            self.stop_timer();
+            gst::StateChange::PlayingToPaused => self.stop_timer(),
+            // The pads wait for the streaming thread.
+            gst::StateChange::PausedToReady => self.canceller.cancel(),
+            _ => {}
         }
         self.parent_change_state(transition)
     }
@@ -214,6 +220,7 @@ impl ElementImpl for ElasticTokEnc {
 
 impl VideoEncoderImpl for ElasticTokEnc {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
+        self.canceller.resume();
         let model = lock(&self.settings).model.model.clone();
         let bundle = Bundle::resolve(&model).map_err(|e| error_message(&e))?;
         *lock(&self.bundle) = Some(bundle);
@@ -256,6 +263,7 @@ impl VideoEncoderImpl for ElasticTokEnc {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
+        end_runs(&self.canceller, self.obj().sink_pad(), &event);
         // A block must not reach from one segment into another, nor wait while nothing comes.
         if matches!(event.view(), gst::EventView::StreamStart(_) | gst::EventView::Segment(_) | gst::EventView::Gap(_))
             && let Err(e) = self.drain()
@@ -314,6 +322,7 @@ impl VideoEncoderImpl for ElasticTokEnc {
     }
 
     fn flush(&self) -> bool {
+        self.canceller.resume();
         self.stop_timer();
         if let Some(state) = lock(&self.state).as_mut() {
             state.encoder.reset();

@@ -8,6 +8,7 @@ use elastictok::bitstream::StreamWriter;
 use elastictok::bundle::Bundle;
 use elastictok::codec::{Encoder, EncoderConfig, SearchMethod};
 use elastictok::frame::PixelFormat;
+use elastictok::runtime::Canceller;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
@@ -22,11 +23,11 @@ use crate::common::{
 pub type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
 
 /// An encoder's configuration for pictures of a size; the rest of the stream's description is as yet unknown.
-fn config(bundle: Arc<Bundle>, settings: &Settings, width: u32, height: u32) -> EncoderConfig {
+fn config(bundle: Arc<Bundle>, settings: &Settings, canceller: &Canceller, width: u32, height: u32) -> EncoderConfig {
     EncoderConfig {
         search: settings.search_method(SearchMethod::best_for(&bundle.manifest)),
         bundle,
-        runtime: settings.model.runtime(),
+        runtime: settings.model.runtime(canceller),
         width,
         height,
         framerate: (0, 1),
@@ -86,7 +87,7 @@ impl ElasticTokEnc {
             return Ok(());
         };
         let settings = lock(&self.settings).clone();
-        let encoder = Encoder::new(config(bundle, &settings, width, height)).map_err(|e| error_message(&e))?;
+        let encoder = Encoder::new(config(bundle, &settings, &self.canceller, width, height)).map_err(|e| error_message(&e))?;
         gst::info!(CAT, imp = self, "{width}x{height} on {}, before data flows", encoder.provider());
         *lock(&self.prepared) = Some(encoder);
         Ok(())
@@ -153,7 +154,7 @@ impl ElasticTokEnc {
             pixel_aspect_ratio: unsigned(info.par()),
             colorimetry: if colorimetry { colorimetry_to_header(info.colorimetry()) } else { UNKNOWN_COLORIMETRY },
             chroma_site: chroma_site_to_header(&site),
-            ..config(bundle, &settings, info.width(), info.height())
+            ..config(bundle, &settings, &self.canceller, info.width(), info.height())
         };
         let search = config.search;
         let encoder = match before {
