@@ -9,11 +9,8 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
-use super::imp::{CAT, ElasticTokDec};
-use super::packets::Pictures;
+use super::state::{CAT, ElasticTokDec, InputState, Pictures};
 use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, contradiction, error_message, lock, video_info};
-
-pub type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
 
 /// Advice for a stream that is not cut into packets.
 pub const ADVICE: &str = "what comes in is not cut into packets; put elastictokparse before elastictokdec";

@@ -8,7 +8,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
-use super::imp::ElasticTokDec;
+use super::state::ElasticTokDec;
 use crate::common::lock;
 
 pub(super) fn clock_time(ns: Option<u64>) -> Option<gst::ClockTime> {

@@ -11,7 +11,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
-use super::imp::{CAT, ElasticTokDec};
+use super::state::{CAT, ElasticTokDec};
 use crate::common::{error_message, lock};
 use crate::keyrequest::KeyRequest;
 

@@ -13,14 +13,12 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
-use super::imp::{CAT, ElasticTokEnc, State};
 use super::settings::{Control, Settings};
+use super::state::{CAT, ElasticTokEnc, InputState, State};
 use super::times::InputTimes;
 use crate::common::{
     MEDIA_TYPE, UNKNOWN_COLORIMETRY, chroma_site_to_header, colorimetry_to_header, error_message, lock, stream_caps, unsigned,
 };
-
-pub type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
 
 /// An encoder's configuration for pictures of a size; the rest of the stream's description is as yet unknown.
 fn config(bundle: Arc<Bundle>, settings: &Settings, canceller: &Canceller, width: u32, height: u32) -> EncoderConfig {
@@ -185,6 +183,21 @@ impl ElasticTokEnc {
             told_least: false,
         };
         Ok((state, caps.build()))
+    }
+
+    /// Sets tags: the codec and, where a bitrate is held, the bitrate.
+    pub(super) fn set_tags(&self) {
+        let settings = lock(&self.settings).clone();
+        let mut tags = gst::TagList::new();
+        {
+            let tags = tags.make_mut();
+            tags.add::<gst::tags::Encoder>(&"ElasticTok", gst::TagMergeMode::Replace);
+            tags.add::<gst::tags::VideoCodec>(&"ElasticTok", gst::TagMergeMode::Replace);
+            if settings.rate_control == Control::Bitrate {
+                tags.add::<gst::tags::NominalBitrate>(&settings.bitrate.saturating_mul(1000), gst::TagMergeMode::Replace);
+            }
+        }
+        self.obj().merge_tags(Some(&tags), gst::TagMergeMode::Replace);
     }
 
     /// Announces the stream and its latency.

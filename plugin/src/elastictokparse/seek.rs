@@ -9,7 +9,7 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 
-use super::imp::{CAT, ElasticTokParse};
+use super::state::{CAT, ElasticTokParse};
 use super::stream::{Arrival, Estimate, Snap};
 use crate::common::lock;
 
