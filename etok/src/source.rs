@@ -49,7 +49,7 @@ pub fn raw(pipeline: &Pipeline, from: &Input, shape: &Shape) -> anyhow::Result<R
     let front = pipeline::make("identity")?;
     limit(&front, &shape)?;
     let mut chain = vec![front.clone(), pipeline::make("videoconvert")?];
-    // for pictures of phones, and for television; where they are not installed, most videos need them not
+    // for pictures of phones, and for television; where they are not installed, most videos do not need them
     for (factory, property, value) in [("videoflip", "video-direction", "auto"), ("deinterlace", "mode", "auto")] {
         if pipeline::has(factory) {
             let element = pipeline::make(factory)?;
@@ -308,7 +308,7 @@ pub fn other_model(name: &str, fingerprint: &Fingerprint) -> anyhow::Error {
 /// Adds an ElasticTok stream to the pipeline: source, parser, decoder. The decoder is returned, linked to nothing yet.
 pub fn decoded(pipeline: &Pipeline, from: &Input, args: &DecodingArgs) -> anyhow::Result<gst::Element> {
     if matches!(from, Input::Camera(_) | Input::Test(_)) {
-        return Err(crate::failure::usage(format!("{} is no ElasticTok stream; name an .etok file or a URL", from.name())));
+        return Err(crate::failure::usage(format!("{} is not an ElasticTok stream; name an .etok file or a URL", from.name())));
     }
     let bundle = pipeline::check_model(&args.model)?;
     if let Input::File(path) = from

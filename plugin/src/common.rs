@@ -170,8 +170,8 @@ impl MaxPixels {
         glib::ParamSpecUInt::builder(Self::NAME)
             .nick("Maximum Pixels")
             .blurb(
-                "Largest picture to accept, in pixels (width times height); a stream of larger ones is an error before any memory is \
-                 taken for it (0 = all that the format allows); effective from the next sequence header",
+                "Largest picture to accept, in pixels (width times height). A stream of larger pictures is an error, and no memory is \
+                 taken for it (0 = all that the format allows). Effective from the next sequence header",
             )
             .maximum(Limits::FORMAT.max_pixels)
             .default_value(DEFAULT_MAX_PIXELS)

@@ -75,7 +75,7 @@ impl Group {
     }
 }
 
-/// By what share a rate measured over so many seconds may be too high to mean something: single blocks take several times the mean.
+/// By what share a rate measured over this many seconds may be too high to mean something: single blocks take several times the mean.
 fn doubt(seconds: f64) -> f64 {
     if seconds < MEAN { (0.2 / seconds.max(1e-3)).min(3.0) } else { 0.0 }
 }
@@ -226,7 +226,7 @@ impl Thinner {
         thin(block, self.layers)
     }
 
-    /// Chooses the layers of the group that begins with a key block of so many bits.
+    /// Chooses the layers of the group that begins with a key block of this many bits.
     fn begin_group(&mut self, key: &Bits) {
         let ended = std::mem::replace(&mut self.running, Group { key: Some(*key), ..Group::EMPTY });
         let (before, bitrate) = (self.layers, self.bitrate);

@@ -104,7 +104,7 @@ fn describe(error: &gst::message::Error, missing: &Missing) -> anyhow::Error {
         () => Exit::Failed,
     };
     let text = match glib.kind::<gst::StreamError>() {
-        Some(gst::StreamError::TypeNotFound) => "this is no video or other media that GStreamer knows".into(),
+        Some(gst::StreamError::TypeNotFound) => "GStreamer does not recognise it as video or other media".into(),
         Some(gst::StreamError::Failed) if name.ends_with("src") => {
             format!("nothing can be read; check the address and the connection ({text})")
         }

@@ -13,7 +13,7 @@ use super::state::{CAT, ElasticTokDec, InputState, Pictures};
 use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, contradiction, error_message, lock, video_info};
 
 /// Advice for a stream that is not cut into packets.
-pub const ADVICE: &str = "what comes in is not cut into packets; put elastictokparse before elastictokdec";
+pub const ADVICE: &str = "the input is not packetized; put elastictokparse before elastictokdec";
 
 impl ElasticTokDec {
     /// Makes a decoder for caps, unless the one in use fits them, and tells downstream the format.

@@ -20,7 +20,7 @@ use crate::common::{
     MEDIA_TYPE, UNKNOWN_COLORIMETRY, chroma_site_to_header, colorimetry_to_header, error_message, lock, stream_caps, unsigned,
 };
 
-/// An encoder's configuration for pictures of a size; the rest of the stream's description is as yet unknown.
+/// An encoder's configuration for pictures of a size; the rest of the stream's description is not known yet.
 fn config(bundle: Arc<Bundle>, settings: &Settings, canceller: &Canceller, width: u32, height: u32) -> EncoderConfig {
     EncoderConfig {
         search: settings.search_method(SearchMethod::best_for(&bundle.manifest)),
@@ -103,7 +103,7 @@ impl ElasticTokEnc {
             return Err(gst::error_msg!(
                 gst::CoreError::Negotiation,
                 [
-                    "downstream does not take {MEDIA_TYPE}; put elastictokdec, a file sink or a payloader for any data behind the encoder"
+                    "downstream does not take {MEDIA_TYPE}; put elastictokdec, a file sink or a payloader for any data after the encoder"
                 ]
             ));
         }

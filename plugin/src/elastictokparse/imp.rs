@@ -71,7 +71,7 @@ impl ElasticTokParse {
         let src = obj.src_pad();
         let template = src.pad_template_caps();
         let allowed = src.peer_query_caps(Some(&template)).intersect(&template);
-        // Packets unless downstream wants bytes only: they cost it no search, and the decoder that a player puts behind later
+        // Packets unless downstream wants bytes only: they cost it no search, and the decoder that a player adds later
         // takes nothing else.
         let packetized = gst::Caps::builder(MEDIA_TYPE).field("stream-format", "packetized").build();
         let packets = allowed.is_empty() || allowed.can_intersect(&packetized);

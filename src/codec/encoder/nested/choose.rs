@@ -94,7 +94,7 @@ impl NestedBlocks {
         Ok(Choice { quantiser, depth, bits: estimate.bits, estimated_psnr: self.estimated_psnr(&estimate), evaluations: 0 })
     }
 
-    /// Depth for a block: so many layers that layer 0 still gives a picture. In drift-free streams it stays the same until
+    /// Depth for a block: the most layers with which layer 0 still gives a picture. In drift-free streams it stays the same until
     /// the next key block.
     fn depth_for(&self, key: bool, quantiser: u8) -> usize {
         if !key && !self.base.is_empty() {
