@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The steps of a block, but for the choice of its tokens.
+//! The coder of nested blocks and the steps that a block goes through. `choose.rs` has the one in between: which tokens.
 
 use std::time::{Duration, Instant};
 
