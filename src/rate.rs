@@ -26,7 +26,7 @@ pub struct LiveSettings {
     /// Quality to hold in dB, 20..=60: PSNR of luma, or for RGB bundles of all samples.
     pub target_psnr: f64,
     /// Quality to hold as a mean squared error of samples on the \[-1, 1\] scale, above 0 to 4, for `fsq` and `vae` bundles;
-    /// 0 = `target_psnr` counts.
+    /// 0 = use `target_psnr`.
     pub target_mse: f64,
     /// Bitrate to hold in kbit/s, 1..=2_000_000.
     pub bitrate: u32,
@@ -94,7 +94,7 @@ const INDICES_PER_DB: f64 = 1.9;
 const WINDOW: f64 = 1.0;
 /// Largest share of the time since the last key block, or of the window, that a key block may take beyond its own.
 const KEY_SHARE: f64 = 0.5;
-/// Most debt, in windows, so that a debt that could not be avoided is not paid back without end.
+/// Most debt, in windows: a debt that could not be avoided is not paid back in full.
 const MOST_OWED: f64 = 4.0;
 /// Time in seconds after which a bitrate that the coarsest blocks exceed is known to be out of reach.
 const PATIENCE: f64 = 2.0;

@@ -107,7 +107,7 @@ thread_local! {
 }
 
 /// The first byte picks the bundle, the second the header's flags, the third the quantiser, the fourth how many bytes are cut off
-/// the block's end. Then up to four segments: a u16 length, little-endian, and so many bytes, as far as there are any.
+/// the block's end. Then up to four segments: a u16 length, little-endian, and that many bytes, as far as there are any.
 pub fn segments(data: &[u8]) {
     let [which, flags, quantiser, cut, payloads @ ..] = data else { return };
     CASES.with_borrow_mut(|cases| {
@@ -116,7 +116,7 @@ pub fn segments(data: &[u8]) {
     });
 }
 
-/// The block that an input's bytes behind the first stand for.
+/// The block that an input's bytes after the first stand for.
 fn block(flags: u8, quantiser: u8, mut payloads: &[u8], length: u8) -> BytesMut {
     let key = flags & 1 != 0;
     let header = BlockHeader {

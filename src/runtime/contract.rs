@@ -242,7 +242,7 @@ pub(super) fn check_handed(inputs: &[&ContextSpec], outputs: &[ContextSpec]) -> 
 pub(super) fn check_shared(shared: &[ContextSpec], decoder: &[&ContextSpec]) -> Result<()> {
     for c in shared {
         let Some(theirs) = decoder.iter().find(|d| d.name == c.name) else {
-            return Err(broken(format!("encoder graph: input '{}' is no context of the decoder graph", c.name)));
+            return Err(broken(format!("encoder graph: input '{}' is not a context of the decoder graph", c.name)));
         };
         if *theirs != c {
             return Err(broken(format!(

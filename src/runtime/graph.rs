@@ -149,7 +149,7 @@ impl DecoderGraph {
         let picture = if reconstruct { &c.reconstruction } else { &c.frames };
         let memory = memory::needed(m, geometry, memory::DECODING, &contexts, &[&c.tokens, &c.tokens, picture]);
         let memory = (!opened.device.is_gpu()).then(|| Reservation::new(memory, geometry)).transpose()?;
-        let graph = GraphSession::new(opened, contexts, config.device_id, memory)?;
+        let graph = GraphSession::new(opened, contexts, config, memory)?;
         let mut this = Self {
             tokens: buffer(&c.tokens)?,
             inputs: Inputs {
@@ -314,7 +314,7 @@ impl EncoderGraph {
             tokens: buffer(&c.tokens)?,
             distortion: optional(m.has_distortion, &c.distortion)?,
             reads_decoder,
-            graph: GraphSession::new(opened, own, config.device_id, memory)?,
+            graph: GraphSession::new(opened, own, config, memory)?,
         };
         for current in 0..2 {
             for theirs in 0..this.decoder_slots() {

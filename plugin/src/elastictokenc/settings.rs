@@ -178,7 +178,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecDouble::builder("target-mse")
                 .nick("Target MSE")
-                .blurb("Quality to hold instead of target-psnr with FSQ and VAE models: mean squared error of samples on the -1 to 1 scale, as ElasticTok's threshold (0 = target-psnr)")
+                .blurb("Quality to hold instead of target-psnr with FSQ and VAE models: mean squared error of samples on the -1 to 1 scale, as the threshold of ElasticTok's released code (0 = use target-psnr)")
                 .minimum(0.0)
                 .maximum(4.0)
                 .default_value(DEFAULT_TARGET_MSE)

@@ -216,7 +216,7 @@ impl Encoder {
     }
 
     /// Takes a frame; gives a packet when it fills a block. After an error the frames of the block are lost, and the next one
-    /// begins with a key block.
+    /// begins with a key block. [`Error::Cancelled`](crate::Error::Cancelled): it was ended, and coding can continue.
     pub fn push(&mut self, picture: &PlanesRef<'_>, time: FrameTime) -> Result<Option<Packet>> {
         let started = Instant::now();
         let n = self.geometry.frame_bytes();

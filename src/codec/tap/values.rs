@@ -52,7 +52,7 @@ pub struct TokenBlock {
     pub header: BlockHeader,
     /// Times of its real frames in ns; from the stream and the packet that it came in. [`TokenWriter`](super::TokenWriter) takes the header's.
     pub times: Vec<FrameTime>,
-    /// Tokens kept of each cell, \[cells\], 0..=K. Of `nested` tokens they follow from the others: [`TokenWriter`](super::TokenWriter) does not read
+    /// Tokens kept of each cell, \[cells\], 0..=K. Those of `nested` tokens follow from the tokens: [`TokenWriter`](super::TokenWriter) does not read
     /// them.
     pub counts: Vec<i32>,
     /// The tokens.
