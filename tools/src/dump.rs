@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_in_token_order() {
         let (positions, order) = ([[0, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]], [2, 0, 1]);
-        let (motion, first, second) = ([1, -2, 3, -4, 0, 1], [1i16, 2, 3, 4, 5, 6], [-1i16, -2, -3, -4, -5, -6]);
+        let (motion, first, second) = ([1, -2, 3, -4, 0, 1, 5, -6, 7, 8], [1i16, 2, 3, 4, 5, 6], [-1i16, -2, -3, -4, -5, -6]);
         let mut file = Vec::new();
         let mut writer = DumpWriter::new(&mut file, &positions, &order, 3).expect("written");
         for latents in [vec![&first[..]], vec![&first[..], &second[..]]] {
