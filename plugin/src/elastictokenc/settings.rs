@@ -157,6 +157,8 @@ impl Settings {
      * * `quantiser` (guint): quantiser of the last block; with models whose tokens have a fixed width, `token-bits` (gdouble),
      *   the bits of a token, is there instead.
      * * `least-bitrate` (guint): the least bitrate of the last seconds in kbit/s, where it is above #GstElasticTokEnc:bitrate.
+     * * `above-target` (gboolean): the quality is above #GstElasticTokEnc:target-psnr, since a lower one would not cost fewer
+     *   bits. Absent otherwise.
      *
      * Since: 0.1.0
      */

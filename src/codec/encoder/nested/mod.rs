@@ -38,6 +38,10 @@ impl BlockCoder for NestedBlocks {
         self.rate.least_bitrate()
     }
 
+    fn above_target(&self) -> bool {
+        self.rate.above_target()
+    }
+
     fn code(&mut self, place: Place) -> Result<CodedBlock> {
         let before = self.run_time();
         let analysis = self.analyse(place);
