@@ -37,7 +37,7 @@ fn motion(seed: u64, cells: usize) -> Vec<i32> {
         } else {
             out[cell] = (r >> 8 & 0xffff) as i32 % 511 - 255;
             out[cells + cell] = (r >> 20 & 0xffff) as i32 % 511 - 255;
-            if seed % 2 == 0 && r % 3 > 0 {
+            if seed.is_multiple_of(2) && !r.is_multiple_of(3) {
                 out[3 * cells + cell] = (r >> 12 & 0xffff) as i32 % 511 - 255;
                 out[4 * cells + cell] = (r >> 24 & 7) as i32 - 3;
             }
