@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::source::Input;
+use crate::input::Input;
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -27,11 +27,11 @@ def predict(reference, motion, key: bool):
         h, w = plane.shape
         for cell_y in range(h // size):
             for cell_x in range(w // size):
-                dy, dx, mode = (int(v) for v in motion[:, cell_y, cell_x])
+                dy, dx, mode, by, bx = (int(v) for v in motion[:, cell_y, cell_x])
                 if key or mode > 0:
                     continue
                 for t in range(2):
-                    y, x = (d * (t + 1) for d in (dy, dx))
+                    y, x = (d * (t + 1) + bend * (t == 0) for d, bend in ((dy, by), (dx, bx)))
                     rows = np.clip(size * cell_y + y // phases - (taps // 2 - 1) + np.arange(size + taps - 1), 0, h - 1)
                     columns = np.clip(size * cell_x + x // phases - (taps // 2 - 1) + np.arange(size + taps - 1), 0, w - 1)
                     window = plane[np.ix_(rows, columns)].astype(np.int64)

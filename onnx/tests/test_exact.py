@@ -50,7 +50,8 @@ def blocks(rng, count=5) -> dict:
         tokens *= rng.random(tokens.shape) < 0.1
         counts = rng.integers(0, 3, cells).astype(np.int32)
         tokens[counts == 0] = 0
-        motion = np.concatenate([rng.integers(-255, 256, (2, CELLS_Y, CELLS_X)), rng.random((1, CELLS_Y, CELLS_X)) < 0.1]).astype(np.int32)
+        field = lambda most: rng.integers(-most, most + 1, (2, CELLS_Y, CELLS_X))
+        motion = np.concatenate([field(255), rng.random((1, CELLS_Y, CELLS_X)) < 0.1, field(63)]).astype(np.int32)
         step = np.float32(rng.integers(4, 1200) / CFG.scale)
         found.append({"tokens": tokens, "counts": counts, "motion": motion, "position": np.int64(position), "step": step,
                       "dec.reference": np.zeros((CELLS_Y * CELL * 3 // 2, CELLS_X * CELL), np.uint8)})

@@ -31,7 +31,7 @@ pub use limits::{
     DEFAULT_MAX_PIXELS, Limits, MAX_BLOCK_HEADER_BYTES, MAX_BLOCK_LENGTH, MAX_DIMENSION, MAX_LAYERS, MAX_SEQUENCE_BYTES,
 };
 pub use stream::{Probe, StreamReader, StreamWriter, Unit, probe};
-pub use thin::{thin, thin_to_bytes};
+pub use thin::thin;
 pub use thinner::Thinner;
 pub use timing::{BlockTimes, Durations, Explicit, FrameTime, TimeUnit, Timeline, Timing};
 pub use track::{Playback, Tracker};
