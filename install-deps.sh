@@ -46,6 +46,7 @@ packages="build-essential pkg-config python3 python3-pip python3-venv meson ninj
 libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-base-apps
 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x"
 [ -z "$bench" ] || packages="$packages ffmpeg"
+[ -z "$test" ] || packages="$packages qemu-user" # emulated processors must decode the same pictures
 if command -v dpkg-query >/dev/null; then
     missing=
     for p in $packages; do
