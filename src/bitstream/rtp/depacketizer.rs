@@ -157,6 +157,16 @@ impl<T: Copy> Depacketizer<T> {
         Ok(self.header.insert(header))
     }
 
+    /// Whether there is a sequence header.
+    pub fn has_header(&self) -> bool {
+        self.block_bytes.is_some()
+    }
+
+    /// Sets the limits for sequence headers to come.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Sets what [`new`](Self::new) calls `waits_for_key`.
     pub fn set_waits_for_key(&mut self, yes: bool) {
         self.waits_for_key = yes;
