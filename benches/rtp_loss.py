@@ -5,7 +5,7 @@ freeze, PSNR, each with no help, retransmission (RFC 4588), forward error correc
 
 usage: rtp_loss.py [--frames N] [--rate FPS] [--bitrate KBIT] [--seeds N] [--losses LIST] [--means LIST] [--out TABLE.md] [CLIP.y4m]
 Without a clip, the generated scene at 352x288. Both ends are rtpbin with the profile AVPF; the receiver asks for key frames, the
-one-way delay is 20 ms, the jitter buffer 200 ms. Packets are lost by a seeded generator, those of RTCP never. Every session runs in
+one-way delay is 20 ms, the jitter buffer 100 ms. Packets are lost by a seeded generator, those of RTCP never. Every session runs in
 real time; the seeds of a line run side by side. Needs PyGObject, which Debian has as python3-gi and gir1.2-gst-plugins-base-1.0."""
 import argparse
 import random
@@ -29,18 +29,24 @@ gi.require_version("GstRtp", "1.0")
 from gi.repository import Gst, GstRtp  # noqa: E402
 
 MEDIA, RTX, FEC = 96, 97, 122
-DELAY_MS, BUFFER_MS = 20, 200
+# rtpulpfecdec wants to know it from the caps.
+SSRC = 0x45544F4B
+DELAY_MS, BUFFER_MS = 20, 100
+AVPF = 3
 CODECS = {
     "elastictok": {
         "encoder": "elastictokenc name=enc threads=1 rate-control=bitrate bitrate={bitrate} key-int-max={key} {extra} ! rtpelastictokpay",
         "decoder": "rtpelastictokdepay name=depay ! elastictokdec threads=1",
         "encoding": "ELASTICTOK",
+        # As many as the base layer has packets, which comes to a fifth of the bits.
+        "fec": {"percentage": 0, "percentage_important": 100},
     },
     "x264": {
         "encoder": "x264enc name=enc speed-preset=veryfast tune=zerolatency bitrate={bitrate} key-int-max={key} "
         "! rtph264pay config-interval=-1 aggregate-mode=zero-latency mtu=1200",
         "decoder": "rtph264depay name=depay request-keyframe=true wait-for-keyframe=true ! avdec_h264 output-corrupt=false max-threads=1",
         "encoding": "H264",
+        "fec": {"percentage": 20, "percentage_important": 20},
     },
 }
 
@@ -118,21 +124,8 @@ class Session:
         self.args, self.result, self.offset, self.pictures, self.bytes = args, Result(), None, [], 0
         self.codec = CODECS[codec]
         encoder = self.codec["encoder"].format(bitrate=args.bitrate, key=args.key, extra=args.encoder)
-        self.receiver = Gst.parse_launch(
-            f"rtpbin name=rtp latency={BUFFER_MS} rtp-profile=avpf do-lost=true "
-            f"udpsrc name=in port=0 ! netsim min-delay={DELAY_MS} max-delay={DELAY_MS} ! rtp.recv_rtp_sink_0 "
-            "udpsrc name=rtcp port=0 ! rtp.recv_rtcp_sink_0 "
-            "rtp.send_rtcp_src_0 ! udpsink name=back host=127.0.0.1 sync=false async=false")
+        self.receiver = self.build_receiver(means)
         self.sender = self.build_sender(clip, encoder, means)
-        rtp = self.receiver.get_by_name("rtp")
-        rtp.connect("request-pt-map", self.pt_map)
-        rtp.connect("pad-added", self.on_pad)
-        if "rtx" in means:
-            rtp.set_property("do-retransmission", True)
-            rtp.connect("request-aux-receiver", aux("rtprtxreceive", payload_type_map=self.rtx_map()))
-        if "fec" in means:
-            rtp.connect("new-storage", lambda _, storage, __: storage.set_property("size-time", 500_000_000))
-            rtp.connect("request-fec-decoder", self.fec_decoder)
         for pipeline in (self.receiver, self.sender):
             pipeline.set_state(Gst.State.READY)
         connect = (("out", self.receiver, "in"), ("rtcp", self.receiver, "rtcp"))
@@ -144,20 +137,38 @@ class Session:
         self.probe(self.sender, "out", "sink", Gst.PadProbeType.BUFFER | Gst.PadProbeType.BUFFER_LIST, self.on_sent)
         self.probe(self.sender, "enc", "src", Gst.PadProbeType.EVENT_UPSTREAM, self.on_event)
 
+    def build_receiver(self, means):
+        """The receiver but for its decoder. rtpbin asks for its helpers when it gets its pads."""
+        pipeline = Gst.parse_launch(
+            f"udpsrc name=in port=0 ! netsim name=delay min-delay={DELAY_MS} max-delay={DELAY_MS} udpsrc name=rtcp port=0 "
+            "udpsink name=back host=127.0.0.1 sync=false async=false")
+        rtp = make("rtpbin", name="rtp", rtp_profile=AVPF, latency=BUFFER_MS, do_lost=True, do_retransmission="rtx" in means)
+        pipeline.add(rtp)
+        rtp.connect("request-pt-map", self.pt_map)
+        rtp.connect("pad-added", self.on_pad)
+        if "rtx" in means:
+            rtp.connect("request-aux-receiver", aux("rtprtxreceive", payload_type_map=self.rtx_map()))
+        if "fec" in means:
+            rtp.connect("new-storage", lambda _, storage, __: storage.set_property("size-time", 500_000_000))
+            rtp.connect("request-fec-decoder", self.fec_decoder)
+        pipeline.get_by_name("delay").link_pads("src", rtp, "recv_rtp_sink_0")
+        pipeline.get_by_name("rtcp").link_pads("src", rtp, "recv_rtcp_sink_0")
+        rtp.link_pads("send_rtcp_src_0", pipeline.get_by_name("back"), "sink")
+        return pipeline
+
     def build_sender(self, clip, encoder, means):
-        """The sender. rtpbin asks for its helpers when it gets its pads."""
+        """The sender."""
         pipeline = Gst.parse_launch(
             f"filesrc location={clip} ! y4mdec ! clocksync ! queue max-size-buffers=8 max-size-bytes=0 "
-            f"! {encoder} name=pay pt={MEDIA} timestamp-offset=0 "
+            f"! {encoder} name=pay pt={MEDIA} ssrc={SSRC} timestamp-offset=0 "
             "udpsink name=out host=127.0.0.1 sync=false async=false udpsink name=rtcp host=127.0.0.1 sync=false async=false "
             f"udpsrc name=back port=0 ! netsim name=delay min-delay={DELAY_MS} max-delay={DELAY_MS}")
-        rtp = make("rtpbin", name="rtp", rtp_profile=3)
+        rtp = make("rtpbin", name="rtp", rtp_profile=AVPF)
         pipeline.add(rtp)
         if "rtx" in means:
             rtp.connect("request-aux-sender", aux("rtprtxsend", payload_type_map=self.rtx_map(), max_size_time=1000))
         if "fec" in means:
-            rtp.connect("request-fec-encoder", lambda *_: make(
-                "rtpulpfecenc", pt=FEC, percentage_important=100, percentage=0 if self.codec is CODECS["elastictok"] else 100))
+            rtp.connect("request-fec-encoder", lambda *_: make("rtpulpfecenc", pt=FEC, **self.codec["fec"]))
         pipeline.get_by_name("pay").link_pads("src", rtp, "send_rtp_sink_0")
         rtp.link_pads("send_rtp_src_0", pipeline.get_by_name("out"), "sink")
         rtp.link_pads("send_rtcp_src_0", pipeline.get_by_name("rtcp"), "sink")
@@ -177,15 +188,24 @@ class Session:
 
     def pt_map(self, _rtpbin, _session, pt):
         name = {MEDIA: self.codec["encoding"], RTX: f"RTX,apt=(int){MEDIA}", FEC: "ULPFEC"}.get(pt)
+        ssrc = "" if pt == RTX else f",ssrc=(uint){SSRC}"
         return name and Gst.Caps.from_string(
-            f"application/x-rtp,media=video,clock-rate=90000,payload={pt},rtcp-fb-nack-pli=true,rtcp-fb-nack=true,encoding-name={name}")
+            f"application/x-rtp,media=video,clock-rate=90000,payload={pt}{ssrc},rtcp-fb-nack-pli=true,rtcp-fb-nack=true,"
+            f"encoding-name={name}")
 
     @staticmethod
     def fec_decoder(rtpbin, session):
         return make("rtpulpfecdec", pt=FEC, storage=rtpbin.emit("get-internal-storage", session))
 
     def on_pad(self, _rtpbin, pad):
-        if not pad.get_name().startswith("recv_rtp_src_") or not pad.get_name().endswith(f"_{MEDIA}"):
+        if not pad.get_name().startswith("recv_rtp_src_"):
+            return
+        if not pad.get_name().endswith(f"_{MEDIA}"):
+            # Packets that have done their work in the storage of the FEC decoder.
+            sink = make("fakesink", sync=False, **{"async": False})
+            self.receiver.add(sink)
+            sink.sync_state_with_parent()
+            pad.link(sink.get_static_pad("sink"))
             return
         chain = Gst.parse_bin_from_description(
             self.codec["decoder"] + " ! videoconvert ! video/x-raw,format=I420 ! fakesink name=out sync=false async=false", True)
