@@ -82,8 +82,8 @@ pub fn stream(data: &[u8]) {
 /// The bytes as RTP payloads, each with a byte for its length and one for the RTP header before it: what comes out is no more than
 /// what went in, and was bounded meanwhile. Then as a block, through packets and back.
 pub fn rtp(data: &[u8]) {
-    let mut receiver = Depacketizer::new(Limits::default(), data.len() % 2 == 0);
-    if data.len() % 3 == 0 {
+    let mut receiver = Depacketizer::new(Limits::default(), data.len().is_multiple_of(2));
+    if data.len().is_multiple_of(3) {
         let header = SequenceHeader {
             fingerprint: [0; 8],
             width: 16,
