@@ -62,7 +62,7 @@ class Link(threading.Thread):
 
 class Estimator:
     """Bandwidth in kbit/s from what rtpsession says of the packets of the last feedback: it falls to what arrives where packets are
-    lost or their delay grows, and else rises by 8 % a second, no further than half above what was sent."""
+    lost or their delay grows, and else rises by 25 % a second, no further than half above what was sent."""
 
     def __init__(self, start):
         self.rate, self.growth = start, collections.deque(maxlen=4)
@@ -77,7 +77,7 @@ class Estimator:
         if get("packet-loss-pct") > 5 or overuse:
             self.rate = min(self.rate, 0.85 * received)
         else:
-            self.rate = min(self.rate * (1 + 0.08 * INTERVAL), max(1.5 * sent, self.rate))
+            self.rate = min(self.rate * (1 + 0.25 * INTERVAL), max(1.5 * sent, self.rate))
         self.rate = min(max(self.rate, 100), 3000)
 
 
@@ -159,7 +159,7 @@ def main():
             source.emit("push-buffer", buffer)
 
     threading.Thread(target=feed, daemon=True).start()
-    session = sender.get_by_name("rtp").emit("get-internal-session", 0)
+    session = sender.get_by_name("rtp").emit("get-session", 0)
     estimator, begun, rows, before = Estimator(steps[0] / 2), time.monotonic(), [], (0, 0)
     while (at := time.monotonic() - begun) < total:
         time.sleep(INTERVAL)
