@@ -12,6 +12,7 @@ pub(crate) mod fuzzing;
 mod header;
 mod index;
 mod limits;
+pub mod rtp;
 mod stream;
 #[cfg(test)]
 mod tests;
