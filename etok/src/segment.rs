@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::BytesMut;
 use elastictok::bitstream::{
-    BlockHeader, MediaIndex, MediaSegmentEntry, MediaSegmentWriter, SequenceHeader, Tracker, UnitKind, MAX_MEDIA_INDEX_BYTES,
+    BlockHeader, MAX_MEDIA_INDEX_BYTES, MediaIndex, MediaSegmentEntry, MediaSegmentWriter, SequenceHeader, Tracker, UnitKind,
 };
 
 use crate::cli::SegmentArgs;
@@ -32,6 +32,12 @@ impl Folder<'_> {
         self.data.clear();
         let layer_ends = writer.finish(&mut self.data)?;
         let uri = format!("{:05}.etoks", self.index.segments.len());
+        if self.index.segments.is_empty() {
+            let folder = &self.args.folder;
+            std::fs::create_dir_all(folder).map_err(|e| failure::writing(&folder.display().to_string(), &e))?;
+            // An old index would describe other files, should this run end early.
+            let _ = std::fs::remove_file(folder.join(INDEX));
+        }
         self.save(&uri, &self.data)?;
         self.bytes += self.data.len() as u64;
         self.index.segments.push(MediaSegmentEntry { uri, duration_ns, layer_ends });
@@ -112,9 +118,6 @@ pub fn run(args: &SegmentArgs) -> anyhow::Result<Exit> {
             && let Some(last) = &mut open
             && (last.header != header || last.duration(place.start) >= least)
         {
-            if into.index.segments.is_empty() {
-                std::fs::create_dir_all(&args.folder).map_err(|e| failure::writing(&args.folder.display().to_string(), &e))?;
-            }
             let duration = last.duration(place.start);
             into.write(&mut last.writer, duration)?;
             open = None;
@@ -132,9 +135,12 @@ pub fn run(args: &SegmentArgs) -> anyhow::Result<Exit> {
         open.frames += u64::from(block.frames);
     }
     let (Some(mut into), Some(mut last)) = (made, open) else {
-        return Err(if tracker.header().is_some() { input(format!("{} has no key block", units.name())) } else { units.nothing() });
+        return Err(if tracker.header().is_some() {
+            input(format!("{} has no key block", units.name()))
+        } else {
+            units.nothing()
+        });
     };
-    std::fs::create_dir_all(&args.folder).map_err(|e| failure::writing(&args.folder.display().to_string(), &e))?;
     let duration = last.duration(None);
     into.write(&mut last.writer, duration)?;
     let json = into.index.to_json();
