@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Properties that hold for any bytes, shared by the fuzz targets and the tests.
 
+use super::rtp::{Depacketizer, Descriptor, Packetizer, Received, RtpPacket};
 use super::{Block, Parsed, Probe, StreamReader, StreamWriter, Unit, UnitKind};
-use super::{BlockWriter, SequenceHeader, Timeline, parse_unit, probe, thin, thin_to_bytes};
-use super::{Limits, MediaIndex, MediaSegmentWriter, read_media_segment};
+use super::{BlockWriter, Limits, SequenceHeader, Timeline, parse_unit, probe, thin, thin_to_bytes};
+use super::{MediaIndex, MediaSegmentWriter, read_media_segment};
 use bytes::BytesMut;
 
 /// The first byte chooses the block length; the rest is parsed as a block.
@@ -77,6 +78,67 @@ pub fn stream(data: &[u8]) {
         );
     }
     rewrite(&units);
+}
+
+/// The bytes as RTP payloads, each with a byte for its length and one for the RTP header before it: what comes out is no more than
+/// what went in, and was bounded meanwhile. Then as a block, through packets and back.
+pub fn rtp(data: &[u8]) {
+    let mut receiver = Depacketizer::new(Limits::default(), data.len() % 2 == 0);
+    if data.len() % 3 == 0 {
+        let header = SequenceHeader {
+            fingerprint: [0; 8],
+            width: 16,
+            height: 16,
+            framerate: (30, 1),
+            pixel_aspect_ratio: (1, 1),
+            colorimetry: [0, 2, 2, 2],
+            pixel_format: crate::frame::PixelFormat::I420,
+            block_length: 2,
+            chroma_site: 0,
+        };
+        assert!(receiver.set_header(&header.to_bytes()).is_ok());
+    }
+    let (mut rest, mut sequence, mut received, mut blocks) = (data, 0u16, 0, 0u64);
+    while let [length, bits, after @ ..] = rest {
+        let (payload, after) = after.split_at(usize::from(*length).min(after.len()));
+        sequence = sequence.wrapping_add(if bits % 4 == 0 { u16::from(bits >> 2) } else { 1 });
+        let packet = RtpPacket { sequence, marker: bits % 8 == 7, payload, time: blocks };
+        let mut took = |block: Received<u64>| {
+            assert!(block.layers >= 1 && block.time <= blocks);
+            received += block.data.len();
+            blocks += 1;
+        };
+        if let Err(error) = receiver.push(&packet, &mut took) {
+            assert!(!error.to_string().is_empty());
+        }
+        receiver.key_wanted();
+        if bits % 64 == 33 {
+            receiver.flush();
+        }
+        rest = after;
+    }
+    receiver.finish(&mut |block| {
+        received += block.data.len();
+        blocks += 1;
+    });
+    assert!(received <= data.len());
+    let stats = receiver.stats();
+    assert_eq!(stats.whole + stats.thinned + stats.impaired, blocks);
+
+    let mut pieces = Vec::new();
+    let Some((&room, block)) = data.split_first() else { return };
+    if Packetizer::new(9).split(block, 0, usize::from(room) + 9, &mut pieces).is_err() {
+        return assert!(pieces.is_empty());
+    }
+    let mut at = 0;
+    for piece in &pieces {
+        assert_eq!((piece.data.start, piece.data.len() <= usize::from(room) + 1), (at, true));
+        let payload = [&piece.descriptor.to_bytes()[..], &block[piece.data.clone()]].concat();
+        let read = Descriptor::parse(&payload);
+        assert_eq!(read, Ok((piece.descriptor, &block[piece.data.clone()])));
+        at = piece.data.end;
+    }
+    assert!(pieces.last().is_some_and(|piece| piece.last && piece.descriptor.end));
 }
 
 fn read(data: &[u8], mut piece: impl FnMut(usize) -> usize) -> (Vec<Unit>, u64) {

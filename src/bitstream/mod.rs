@@ -14,6 +14,7 @@ mod index;
 mod limits;
 mod media;
 mod media_index;
+pub mod rtp;
 mod stream;
 #[cfg(test)]
 mod tests;

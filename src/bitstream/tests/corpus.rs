@@ -40,6 +40,33 @@ fn mutate(data: &mut Vec<u8>, random: &mut Random) {
 }
 
 #[test]
+fn packets_from_the_corpus() {
+    let mut random = Random(0x7777_1234_9ABC_DEF1);
+    let seeds = blocks(6, 3, &[3, 0, 40, 90]);
+    let mut pieces = Vec::new();
+    for round in 0..4000 {
+        let mut packetizer = rtp::Packetizer::new(random.next() as u16);
+        let mut data = Vec::new();
+        for block in &seeds[random.below(3)..] {
+            packetizer.split(block, 0, 16 + random.below(200), &mut pieces).expect("a valid block");
+            for piece in &pieces {
+                let payload = [&piece.descriptor.to_bytes()[..], &block[piece.data.clone()]].concat();
+                data.extend([payload.len() as u8, if piece.last { 7 } else { 1 }]);
+                data.extend(payload);
+            }
+        }
+        if round > 0 {
+            mutate(&mut data, &mut random);
+        }
+        fuzzing::rtp(&data);
+        let mut block = vec![random.next() as u8];
+        block.extend(&seeds[round % seeds.len()]);
+        mutate(&mut block, &mut random);
+        fuzzing::rtp(&block);
+    }
+}
+
+#[test]
 fn blocks_from_the_corpus() {
     let seeds = blocks(6, 4, &[3, 0, 40, 200]);
     let mut random = Random(0x1234_5678_9ABC_DEF1);
