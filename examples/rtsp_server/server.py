@@ -32,7 +32,7 @@ from gi.repository import GLib, Gst, GstApp, GstRtsp, GstRtspServer, GstVideo  #
 # Bytes that wait for a viewer's media to play. What is more is dropped, and the viewer goes on at the next key block.
 WAITING = 1 << 20
 # The least ns between two key blocks that viewers ask for.
-KEY_INTERVAL = 500 * Gst.MSECOND
+KEY_INTERVAL = 200 * Gst.MSECOND
 # Packets are kept so long for viewers that ask for them again.
 RETRANSMISSION = 500 * Gst.MSECOND
 
@@ -72,7 +72,6 @@ class Encoder:
     def add(self, viewer) -> None:
         with self.lock:
             self.viewers.append(viewer)
-        self.key()
 
     def remove(self, viewer) -> None:
         with self.lock:
@@ -97,9 +96,9 @@ class Viewer:
         if base == 0 or self.source.get_current_level_bytes() > WAITING:
             # It does not run yet, or its network stands still.
             self.waits_for_key = True
-        if self.waits_for_key and (base == 0 or buffer.has_flags(Gst.BufferFlags.DELTA_UNIT)):
             return
-        if self.source.get_current_level_bytes() > WAITING:
+        if self.waits_for_key and buffer.has_flags(Gst.BufferFlags.DELTA_UNIT):
+            self.encoder.key()
             return
         self.waits_for_key = False
         # The bytes are shared, the time is the viewer's: both pipelines run by one clock, from different base times.
