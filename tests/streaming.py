@@ -4,9 +4,10 @@
 usage: /usr/bin/python3 streaming.py TARGET_DIRECTORY
 
 TARGET_DIRECTORY is where cargo put a build of the plugin. What is not installed is named and skipped."""
+import json
 import os
 import pathlib
-import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -107,12 +108,77 @@ def rtsp() -> None:
         assert rates["?layers=1"] < 0.9 * rates[""] and rates["?bitrate=1"] < 0.9 * rates[""], rates
 
 
+def moq() -> None:
+    python = pathlib.Path(os.environ.get("ELASTICTOK_MOQ_VENV", ROOT / ".cache/moq")) / "bin/python"
+    if not python.exists():
+        raise Skip("the MoQ example is not installed; examples/moq/run.sh relay --help installs its pinned wheels")
+    example = [str(python), str(ROOT / "examples/moq/elastictok_moq.py")]
+    with Started(*example, "relay", "--bind", "127.0.0.1:0") as url:
+        publish = [*example, "publish", "--insecure", "--url", url, "--source", SOURCE, "--bitrate", "900"]
+        publisher = subprocess.Popen([*publish, "--key-int-max", "20"], cwd=ROOT)
+        try:
+            watch = [*example, "watch", "--insecure", "--url", url, "--sink", "fakesink", "--blocks", "30", "--wait", "30"]
+            watch = {n: subprocess.Popen([*watch, "--layers", str(n)], stdout=subprocess.PIPE, text=True, cwd=ROOT) for n in (1, 2)}
+            reports = {n: json.loads(viewer.communicate(timeout=TIMEOUT)[0]) for n, viewer in watch.items()}
+        finally:
+            publisher.terminate()
+            publisher.wait(TIMEOUT)
+        for layers, report in reports.items():
+            assert len(report["layers"]) == layers and all(layer["objects"] >= 15 for layer in report["layers"]), report
+            assert sum(report["blocks_by_layers"].values()) >= 30, report
+        assert reports[1]["blocks_by_layers"].keys() == {"1"} and "2" in reports[2]["blocks_by_layers"], reports
+        per_block = {n: report["bytes"] / sum(report["blocks_by_layers"].values()) for n, report in reports.items()}
+        assert per_block[1] < 0.9 * per_block[2], reports
+
+
+def pipe(sender: str, receiver: str, listens: str) -> None:
+    """Sends a live stream of bytes through a socket, and decodes it at the other end."""
+    sending = Gst.parse_launch(
+        f"{SOURCE} ! elastictokenc key-int-max=30 drift-free=true ! elastictokthin max-layers=1 ! elastictokparse"
+        f" ! video/x-elastictok,stream-format=byte-stream ! {sender}"
+    )
+    receiving = f"{receiver} ! elastictokparse ! elastictokdec ! fakesink name=out"
+    try:
+        if listens == "sender":
+            sending.set_state(Gst.State.PLAYING)
+            time.sleep(1)
+            assert len(receive(receiving, 30)) >= 30
+        else:
+            assert len(receive(receiving, 30, lambda _: threading.Timer(1, sending.set_state, [Gst.State.PLAYING]).start())) >= 30
+        error = sending.get_bus().pop_filtered(Gst.MessageType.ERROR)
+        assert listens == "receiver" or error is None, error and error.parse_error()
+    finally:
+        sending.set_state(Gst.State.NULL)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def tcp() -> None:
+    port = free_port()
+    sender = f"tcpserversink host=127.0.0.1 port={port} recover-policy=keyframe sync-method=latest-keyframe"
+    pipe(sender, f"tcpclientsrc host=127.0.0.1 port={port}", "sender")
+    port = free_port()
+    pipe(f"tcpclientsink host=127.0.0.1 port={port}", f"tcpserversrc host=127.0.0.1 port={port}", "receiver")
+
+
+def srt() -> None:
+    if not Gst.ElementFactory.find("srtsink"):
+        raise Skip("GStreamer has no srtsink; apt install gstreamer1.0-plugins-bad")
+    port = free_port()
+    sender = f'srtsink uri="srt://127.0.0.1:{port}?mode=listener" wait-for-connection=false'
+    pipe(sender, f'srtsrc uri="srt://127.0.0.1:{port}?mode=caller"', "sender")
+
+
 def main() -> int:
     Gst.init(None)
     if not Gst.ElementFactory.find("elastictokenc"):
         return print(f"{TARGET} holds no plugin; cargo build --workspace makes one", file=sys.stderr) or 1
     only = sys.argv[2:]
-    for test in (rtsp,):
+    for test in (rtsp, moq, tcp, srt):
         if only and test.__name__ not in only:
             continue
         try:

@@ -206,6 +206,7 @@ class Viewer:
         seconds = time.monotonic() - self.started
         return {
             "first_block_s": self.first and round(self.first, 2),
+            "bytes": self.bytes,
             "kbps": round(self.bytes * 8e-3 / seconds),
             "blocks_by_layers": self.shown,
             "layers": late,
@@ -259,7 +260,19 @@ async def relay(args, ready=None) -> None:
         print(f"https://localhost:{port}", flush=True)
         if ready:
             ready.set_result(f"https://localhost:{port}")
-        await server.serve()
+        sessions = set()
+        async for request in server:
+            session = asyncio.create_task(serve(request))
+            sessions.add(session)
+            session.add_done_callback(sessions.discard)
+
+
+async def serve(request) -> None:
+    try:
+        session = await request.accept()
+        await session.closed()
+    except moq.Error:
+        pass  # The peer went away.
 
 
 async def demo(args) -> None:
