@@ -435,7 +435,7 @@ fn a_receiver_joins_in_the_middle() {
 #[test]
 fn an_sdp_file_is_all_a_player_needs() {
     let (caps, blocks) = stream();
-    for (plugger, headers) in [("decodebin", -1), ("uridecodebin", 0), ("uridecodebin3", -1)] {
+    for (plugger, headers) in [("decodebin", -1), ("decodebin3", 0), ("uridecodebin", 0), ("uridecodebin3", -1)] {
         let (caps, packets) = packetise(&caps, &blocks, &format!("config-interval={headers}"));
         let config: &str = caps.structure(0).unwrap().get("config").unwrap();
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -448,8 +448,9 @@ fn an_sdp_file_is_all_a_player_needs() {
         );
         std::fs::write(&path, sdp).unwrap();
         let source = match plugger {
-            "decodebin" => format!("filesrc location={} ! decodebin", path.display()),
-            _ => format!("{plugger} uri=file://{}", path.display()),
+            "decodebin" | "decodebin3" => format!("filesrc location={} ! sdpdemux ! {plugger}", path.display()),
+            // The demultiplexer's rank is none, so that a file alone is not enough.
+            _ => format!("{plugger} uri=sdp://{}", path.display()),
         };
         let player = Pipeline::new(&format!("{source} ! fakesink name=out sync=false async=false"));
         let pictures = Arc::new(AtomicUsize::new(0));
@@ -478,9 +479,9 @@ fn an_sdp_file_is_all_a_player_needs() {
 }
 
 #[test]
-fn forward_error_correction_protects_the_base_layer_alone() {
+fn forward_error_correction_goes_by_the_packets_of_the_base_layer() {
     let (caps, blocks) = stream();
-    let mut h = harness("rtpelastictokpay ! rtpulpfecenc pt=122 multipacket=false percentage=0 percentage-important=100");
+    let mut h = harness("rtpelastictokpay mtu=300 ! rtpulpfecenc pt=122 percentage=0 percentage-important=100");
     h.set_src_caps(caps);
     blocks.iter().for_each(|b| assert!(h.push(b.copy()).is_ok()));
     h.push_event(gst::event::Eos::new());
