@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# Installs what ElasticTok needs on Debian 12 or alike: compilers, GStreamer, and the ONNX Runtime library. Does nothing, and
+# Installs what ElasticTok needs on Debian 12 or similar: compilers, GStreamer, and the ONNX Runtime library. Does nothing, and
 # says nothing, where all is there. Rust comes from rustup and is only checked for.
 #
 # usage: install-deps.sh [--demo] [--test] [--bench] [--train]

@@ -20,7 +20,7 @@ def coded_format(path) -> y4m.Format:
     text = subprocess.run(args, capture_output=True, text=True).stdout
     found = [re.search(rf"x-elastictok.* {k}=\({t}\)([\d/]+)", text) for k, t in (("width", "int"), ("height", "int"), ("framerate", "fraction"))]
     if not all(found):
-        raise SystemExit(f"{path} is no ElasticTok stream")
+        raise SystemExit(f"{path} is not an ElasticTok stream")
     w, h, rate = (m[1] for m in found)
     return y4m.Format(int(w), int(h), tuple(map(int, rate.split("/"))))
 

@@ -20,6 +20,11 @@ OTHERS = {
     VERYFAST: (CRF, [*X264, "-preset", "veryfast", "-tune", "zerolatency"]),
     "x264 medium zerolatency": (CRF, [*X264, "-preset", "medium", "-tune", "zerolatency"]),
     "x264 medium": (CRF, [*X264, "-preset", "medium"]),
+    "x264 veryfast zerolatency, no psy": (CRF, [*X264, "-preset", "veryfast", "-tune", "zerolatency", "-x264-params", "psy=0:aq-mode=0"]),
+    "x265 veryfast zerolatency": (CRF, ["-c:v", "libx265", "-preset", "veryfast", "-tune", "zerolatency", "-x265-params", "log-level=error:keyint=240"]),
+    "libaom realtime cpu 8": (CRF_AV1, ["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "8", "-lag-in-frames", "0", "-b:v", "0", "-g", "240"]),
+    "SVT-AV1 p10 low delay": (CRF_AV1, ["-c:v", "libsvtav1", "-preset", "10", "-svtav1-params", "pred-struct=1", "-g", "240"]),
+    "SVT-AV1 p8 low delay": (CRF_AV1, ["-c:v", "libsvtav1", "-preset", "8", "-svtav1-params", "pred-struct=1", "-g", "240"]),
     "x265 medium": (CRF, ["-c:v", "libx265", "-preset", "medium", "-x265-params", "log-level=error:keyint=240"]),
     "SVT-AV1 p8": (CRF_AV1, ["-c:v", "libsvtav1", "-preset", "8", "-g", "240"]),
 }

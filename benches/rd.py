@@ -128,7 +128,7 @@ def table(results, screen, layers: int) -> str:
     if screen:
         camera = [r for k, r in results.items() if k not in screen]
         lines.append("| **mean without screen recordings** | " + " | ".join(percent(mean(camera, k)) for k in others) + " | |")
-    lines += ["", "What is asked of it:", ""] + [f"- {'met' if met else '**MISSED**'}: {text}" for text, met in bars(results, screen)]
+    lines += ["", "Requirements:", ""] + [f"- {'met' if met else '**MISSED**'}: {text}" for text, met in bars(results, screen)]
     behind = [k for k, r in results.items() if (r["bd"][encoders.VERYFAST] or 0) > 0]
     lines += ["", f"It needs more bits than {encoders.VERYFAST} on: {', '.join(behind) or 'no clip'}.", "",
               f"Range of the rate, bit/pixel, from target-psnr {EXTREMES[0]} to {EXTREMES[1]} dB:", "", "| clip | lowest | highest |", "| --- | --- | --- |"]

@@ -170,7 +170,7 @@ def main():
     text = f"Made by `{command}`: {a.clip.stem if a.clip else 'the generated scene'}, {form.width}x{form.height}, {n} frames, {cores} processors, medians of {a.runs} runs. "
     text += f"Both encoders at {reached:.1f} dB luma PSNR.\n\n| | ElasticTok | x264enc, avdec_h264 | ratio |\n| --- | --- | --- | --- |\n"
     text += "".join(f"| {' | '.join(r)} |\n" for r in rows)
-    text += "\nWhat is asked of it:\n\n" + "".join(f"- {'met' if met else '**MISSED**'}: {t}\n" for t, met in bars)
+    text += "\nRequirements:\n\n" + "".join(f"- {'met' if met else '**MISSED**'}: {t}\n" for t, met in bars)
     print(text)
     if a.out:
         a.out.write_text(text)

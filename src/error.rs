@@ -26,6 +26,9 @@ pub enum Error {
     /// A setting is out of range or contradicts another.
     #[error("setting: {0}")]
     Settings(String),
+    /// [`Canceller::cancel`](crate::runtime::Canceller::cancel) ended it. Call `resume` there to continue with a key block.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 /// Result with the core's [`Error`].

@@ -27,6 +27,7 @@ pub mod search {
 
 pub mod tokens {
     //! The coder of nested tokens.
+    pub use crate::tokens::motion;
     pub use crate::tokens::{
         BIASES, CLASSES, CONTEXTS, Estimate, NestedEncoder, NestedLayout, Rdo, bias_index, describe, span, step,
     };

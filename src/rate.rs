@@ -26,7 +26,7 @@ pub struct LiveSettings {
     /// Quality to hold in dB, 20..=60: PSNR of luma, or for RGB bundles of all samples.
     pub target_psnr: f64,
     /// Quality to hold as a mean squared error of samples on the \[-1, 1\] scale, above 0 to 4, for `fsq` and `vae` bundles;
-    /// 0 = `target_psnr` counts.
+    /// 0 = use `target_psnr`.
     pub target_mse: f64,
     /// Bitrate to hold in kbit/s, 1..=2_000_000.
     pub bitrate: u32,
@@ -73,6 +73,12 @@ impl LiveSettings {
 
 /// Coarsest quantiser that is used. Above it pictures get worse, and streams of scenes that are partly still get larger.
 pub const COARSEST: u8 = 72;
+/// Coarsest quantisers with constant quality, of key blocks and of others. Anything coarser costs more bits than it saves: later
+/// blocks mend it, and go on doing so.
+const COARSEST_KEY: f64 = 61.0;
+const COARSEST_QUALITY: f64 = 70.0;
+/// Mean excess of quality in dB from which on a target counts as below what pays.
+const ABOVE_TARGET: f64 = 0.5;
 /// Quantiser of the constant-tokens mode, a step of four grey levels: the counts decide on quality.
 const TOKENS_QUANTISER: f64 = 24.0;
 /// Key blocks are quantised finer than the others by this much (a factor of 0.5 in step), since later blocks are predicted
@@ -94,7 +100,7 @@ const INDICES_PER_DB: f64 = 1.9;
 const WINDOW: f64 = 1.0;
 /// Largest share of the time since the last key block, or of the window, that a key block may take beyond its own.
 const KEY_SHARE: f64 = 0.5;
-/// Most debt, in windows, so that a debt that could not be avoided is not paid back without end.
+/// Most debt, in windows: a debt that could not be avoided is not paid back in full.
 const MOST_OWED: f64 = 4.0;
 /// Time in seconds after which a bitrate that the coarsest blocks exceed is known to be out of reach.
 const PATIENCE: f64 = 2.0;
@@ -118,8 +124,8 @@ pub struct RateController {
     since_key: usize,
     /// Bits sent beyond what the rate allows so far; negative = saved up.
     excess: f64,
-    /// Mean shortfall of quality in dB, recent blocks.
-    shortfall: f64,
+    /// Mean excess of quality over the target in dB, recent blocks; negative = it falls short.
+    excess_psnr: f64,
     /// Gain of the loop filter over the estimated quality in dB, recent blocks.
     filter_gain: f64,
 }
@@ -136,7 +142,7 @@ impl RateController {
             started: false,
             since_key: 0,
             excess: 0.0,
-            shortfall: 0.0,
+            excess_psnr: 0.0,
             filter_gain: 0.3,
         }
     }
@@ -182,13 +188,27 @@ impl RateController {
         out_of_reach.then(|| bits / seconds / 1000.0)
     }
 
+    /// Whether the quality is above the target because coarser blocks would not cost fewer bits.
+    pub fn above_target(&self) -> bool {
+        self.live.rate_control == RateControl::Quality && self.quantiser >= COARSEST_QUALITY && self.excess_psnr > ABOVE_TARGET
+    }
+
     /// Settings in force.
     pub fn live(&self) -> &LiveSettings {
         &self.live
     }
 
-    fn limit(quantiser: f64) -> u8 {
-        quantiser.round().clamp(0.0, f64::from(COARSEST)) as u8
+    /// The coarsest quantiser of a block.
+    fn coarsest(&self, key: bool) -> f64 {
+        match self.live.rate_control {
+            RateControl::Quality if key => COARSEST_KEY,
+            RateControl::Quality => COARSEST_QUALITY,
+            _ => f64::from(COARSEST),
+        }
+    }
+
+    fn limit(&self, quantiser: f64, key: bool) -> u8 {
+        quantiser.round().clamp(0.0, self.coarsest(key)) as u8
     }
 
     /// By how much the next block is quantised finer than the mean of inter blocks.
@@ -203,8 +223,8 @@ impl RateController {
     /// Quantiser to try first.
     pub fn propose(&self, key: bool) -> u8 {
         match self.live.rate_control {
-            RateControl::Tokens => Self::limit(TOKENS_QUANTISER),
-            _ => Self::limit(self.quantiser - self.refinement(key)),
+            RateControl::Tokens => self.limit(TOKENS_QUANTISER, key),
+            _ => self.limit(self.quantiser - self.refinement(key), key),
         }
     }
 
@@ -244,7 +264,7 @@ impl RateController {
                 }
             }
         };
-        let other = Self::limit(other);
+        let other = self.limit(other, key);
         (other != tried).then_some(other)
     }
 
@@ -278,18 +298,21 @@ impl RateController {
                 self.quantiser += (self.excess / (rate * WINDOW)).clamp(-1.0, 1.0);
             }
             RateControl::Quality => {
-                if !self.started || (inter - self.quantiser).abs() > 2.0 {
+                if !self.started && f64::from(used) >= COARSEST_KEY {
+                    // Where no target would give a coarser key block, none gives coarser blocks after it.
+                    self.quantiser = COARSEST_QUALITY;
+                } else if !self.started || (inter - self.quantiser).abs() > 2.0 {
                     self.quantiser = inter;
                 }
                 // A key block's better picture is not an error to correct.
                 if !key {
                     let off = psnr - self.live.target_psnr;
-                    self.shortfall += 0.25 * (off - self.shortfall);
-                    self.quantiser += CORRECTION * self.shortfall * INDICES_PER_DB;
+                    self.excess_psnr += 0.25 * (off - self.excess_psnr);
+                    self.quantiser += CORRECTION * self.excess_psnr * INDICES_PER_DB;
                 }
             }
         }
-        self.quantiser = self.quantiser.clamp(0.0, f64::from(COARSEST));
+        self.quantiser = self.quantiser.clamp(0.0, self.coarsest(false));
         self.started = true;
     }
 }
@@ -393,6 +416,19 @@ mod tests {
         c.set_live(LiveSettings { bitrate: 2000, ..*c.live() });
         assert_eq!(c.least_bitrate(), None);
         assert_eq!(run(2000).1, None);
+    }
+
+    #[test]
+    fn targets_below_what_pays_are_one() {
+        let quiet = |target_psnr| {
+            let mut c = RateController::new(LiveSettings { target_psnr, ..LiveSettings::default() });
+            let blocks = simulate(&mut c, 100, |_| 0.001);
+            (blocks, c.above_target())
+        };
+        let (lowest, above) = quiet(20.0);
+        assert!(above && lowest == quiet(24.0).0, "below what pays, the target changes nothing");
+        let (normal, above) = quiet(40.0);
+        assert!(!above && normal != lowest);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Bundles imported from official checkpoints, through encoder and decoder, against what the official code computed.
 //!
-//! They need PyTorch to make, so they are not in the repository: export the fixtures' checkpoints into one folder, each under its
-//! case's name, and name the folder in `ELASTICTOK_FIXTURE_BUNDLES`.
+//! They need PyTorch to make, so they are not in the repository. `tests/run.sh` makes them from the fixtures' checkpoints in one
+//! folder, each under its case's name, which `ELASTICTOK_FIXTURE_BUNDLES` names, and runs these tests, which are ignored otherwise.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -21,18 +21,13 @@ use elastictok::internals::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensM
 
 const SIZE: Rgb = Rgb { width: 32, height: 32 };
 
-/// Reference data and bundle of a case; `None`, and a line that says why, where one of them is missing.
-fn case(name: &str) -> Option<(Npz, serde_json::Value, Bundle)> {
+/// Reference data and bundle of a case.
+fn case(name: &str) -> (Npz, serde_json::Value, Bundle) {
     let bundles = std::env::var_os("ELASTICTOK_FIXTURE_BUNDLES").map(PathBuf::from);
-    let Some(bundles) = bundles.filter(|b| b.join(name).is_dir()) else {
-        eprintln!(
-            "skipped: no bundle {name} in ELASTICTOK_FIXTURE_BUNDLES; make it with import-official from the fixture's checkpoint (docs/official-checkpoints.md)"
-        );
-        return None;
-    };
-    let folder = fixtures()?.join(name);
+    let bundle = bundles.expect("ELASTICTOK_FIXTURE_BUNDLES is set").join(name);
+    let folder = fixtures().join(name);
     let config = serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
-    Some((Npz::open(&folder.join("data.npz")), config, Bundle::load(&bundles.join(name)).unwrap()))
+    (Npz::open(&folder.join("data.npz")), config, Bundle::load(&bundle).unwrap())
 }
 
 /// Bytes of a frame.
@@ -86,9 +81,10 @@ fn tokens(n: i32) -> LiveSettings {
 }
 
 #[test]
+#[ignore = "needs the official fixtures; tests/run.sh runs it where they are"]
 fn fsq_tokens_and_pictures_are_the_official_ones() {
     for name in ["fsq_single", "fsq_multi"] {
-        let Some((mut data, _, bundle)) = case(name) else { continue };
+        let (mut data, _, bundle) = case(name);
         let bundle = Arc::new(bundle);
         let frames: Vec<u8> = data.get("frames");
         let (kept, indices): (Vec<i32>, Vec<u32>) = (data.get("kept"), data.get("indices"));
@@ -111,9 +107,10 @@ fn fsq_tokens_and_pictures_are_the_official_ones() {
 }
 
 #[test]
+#[ignore = "needs the official fixtures; tests/run.sh runs it where they are"]
 fn vae_pictures_are_the_official_ones_up_to_quantisation() {
     for (name, side) in [("vae_single", 64), ("vae_multi", 32), ("vae_fullsize", 256)] {
-        let Some((mut data, _, bundle)) = case(name) else { continue };
+        let (mut data, _, bundle) = case(name);
         let (bundle, size) = (Arc::new(bundle), Rgb { width: side, height: side });
         let frames: Vec<u8> = data.get("frames");
         let (kept, recon): (Vec<i32>, Vec<u8>) = (data.get("kept"), data.get("recon_u8"));
@@ -155,11 +152,12 @@ fn vae_pictures_are_the_official_ones_up_to_quantisation() {
 }
 
 #[test]
+#[ignore = "needs the official fixtures; tests/run.sh runs it where they are"]
 fn searches_give_the_official_counts() {
     for (name, search) in [("binary_search", SearchMethod::Binary), ("linear_search", SearchMethod::Full)] {
         // Both cases have one checkpoint.
-        let Some((_, _, bundle)) = case("binary_search") else { return };
-        let Some(folder) = fixtures() else { return };
+        let (_, _, bundle) = case("binary_search");
+        let folder = fixtures();
         let config: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(folder.join(name).join("config.json")).unwrap()).unwrap();
         let mut data = Npz::open(&folder.join(name).join("data.npz"));

@@ -155,7 +155,7 @@ fn nested_blocks_come_back_byte_for_byte() {
                 let TokenValues::Nested { indices, layer_counts, motion } = &block.tokens else { panic!("nested") };
                 let came = indices.len() / (shape.cells() * shape.numbers);
                 assert_eq!(layer_counts.len(), came * shape.cells());
-                assert_eq!(motion.len(), 3 * shape.cells());
+                assert_eq!(motion.len(), 5 * shape.cells());
                 assert_eq!(shape.tokens, 3 * shape.numbers);
                 most = most.max(came);
                 for (cell, &count) in block.counts.iter().enumerate() {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::input::Input;
 use crate::media::Rate;
-use crate::source::Input;
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -8,10 +8,11 @@ mod view;
 
 use crate::cli::CompareArgs;
 use crate::failure::{Exit, usage};
+use crate::input::Input;
 use crate::output::{self, Destination};
 use crate::pipeline;
 use crate::progress::Progress;
-use crate::source::{Input, Shape};
+use crate::source::Shape;
 use encoders::{ELASTICTOK, Encoder, OTHERS};
 use measure::{Clip, Outcome};
 
@@ -63,7 +64,7 @@ pub fn run(args: &CompareArgs) -> anyhow::Result<Exit> {
     }
     let paths = || args.clips.iter().filter_map(Input::path);
     let place = args.output.as_ref().map(|path| Destination::new(path, args.common.force, paths())).transpose()?;
-    paths().try_for_each(crate::source::check_file)?;
+    paths().try_for_each(crate::input::check_file)?;
     pipeline::init()?;
     pipeline::check_model(&args.model)?;
     let asked =

@@ -41,7 +41,7 @@ impl Form {
             "mp4" => Ok(Self::Mp4),
             "png" if !name.contains('%') => Ok(Self::Picture),
             "png" if numbered(&name, 0).is_some() => Ok(Self::Pictures),
-            "png" => Err(usage(format!("'{name}' is no pattern for numbered files; write %05d where the number goes, once"))),
+            "png" => Err(usage(format!("'{name}' is not a pattern for numbered files; write %05d, once, where the number goes"))),
             _ => Err(usage(format!("cannot tell from '{name}' what to write; end it in .y4m, .mkv, .mp4 or .png"))),
         }
     }

@@ -7,6 +7,7 @@ mod decode;
 mod encode;
 mod failure;
 mod info;
+mod input;
 mod manual;
 mod media;
 mod output;

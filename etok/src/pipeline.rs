@@ -13,6 +13,7 @@ use gst::prelude::*;
 use crate::cli::ModelArgs;
 use crate::failure::{self, Exit};
 use error::Missing;
+pub use error::NO_VIDEO;
 pub use error::text as error_text;
 
 /// How often Ctrl-C was pressed.
@@ -190,9 +191,6 @@ impl Pipeline {
         Ok(if ending { End::Interrupted } else { End::Finished })
     }
 }
-
-/// Name of the message that tells of an input without pictures.
-pub const NO_VIDEO: &str = "etok-no-video";
 
 /// Checks that `model` is there before anything is opened or written.
 pub fn check_model(model: &ModelArgs) -> anyhow::Result<std::sync::Arc<elastictok::bundle::Bundle>> {

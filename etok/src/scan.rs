@@ -55,7 +55,7 @@ pub struct Stream {
     pub format_changes: u64,
 }
 
-/// What the blocks that hang on a sequence header are read with.
+/// What the blocks that depend on a sequence header are read with.
 struct Section {
     header: SequenceHeader,
     timeline: Timeline,

@@ -8,7 +8,7 @@ use std::path::Path;
 use elastictok::bitstream::{SequenceHeader, StreamReader, Unit, UnitKind};
 
 use crate::failure::input;
-use crate::source::check_file;
+use crate::input::check_file;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 16;

@@ -36,7 +36,7 @@ def _io(cfg: Config):
         "tokens": value("tokens", TensorProto.INT16, ["cells", cfg.coefficients]),
         "counts": value("counts", TensorProto.INT32, ["cells"]),
         "position": value("position", TensorProto.INT64, []),
-        "motion": value("motion", TensorProto.INT32, [3, "cells_y", "cells_x"]),
+        "motion": value("motion", TensorProto.INT32, [5, "cells_y", "cells_x"]),
         "step": value("step", TensorProto.FLOAT, []),
         "dec.reference": value("dec.reference", TensorProto.UINT8, ["frame_rows", "width"]),
         "loop.luma": value("loop.luma", TensorProto.FLOAT, ["cells_y", "cells_x", t, CELL, CELL]),

@@ -58,9 +58,9 @@ def _median(a, b, c):
 @nb.njit(cache=True, nogil=True)
 def search(ref, cur, lam, previous, filters):
     """ref u8 [H, W], cur u8 [T, H, W], lam SAD per bit, previous int32 [2, H/16, W/16] (the last field, candidates).
-    Returns int32 [3, H/16, W/16]: dy, dx in quarter pixels at the last frame, mode (0 inter, 1 intra)."""
+    Returns int32 [5, H/16, W/16]: dy, dx in quarter pixels at the last frame, mode (0 inter, 1 intra), no bends."""
     ny, nx = ref.shape[0] // CELL, ref.shape[1] // CELL
-    mv = np.zeros((3, ny, nx), np.int32)
+    mv = np.zeros((5, ny, nx), np.int32)
     tmp, out = np.zeros((CELL + 7, CELL), np.float32), np.zeros((CELL, CELL), np.float32)
     cand = np.zeros((10, 2), np.int64)
     near = np.zeros((3, 2), np.int64)

@@ -29,12 +29,13 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
     luma = b.reshape(b.slice(flat, 0, grid.pixels, 0), 1, grid.height, grid.width)
     chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 0), 2, grid.half_height, grid.half_width)
     intra = b.op("Unsqueeze", b.op("Squeeze", intra_cells(b, motion, position), b.ints(0)), b.ints(2))
-    # displacement of frame t in eighths of a luma pixel = sixteenths of a chroma pixel
+    # displacement of frame t in eighths of a luma pixel = sixteenths of a chroma pixel: on the straight line, and off it before the last
     factors = b.const(np.array([2 * (t + 1) // t_len for t in range(t_len)], np.int32))
+    bends = b.const(np.array([int(t + 1 < t_len) for t in range(t_len)], np.int32))
     axes = []
-    for plane in range(2):
-        d = b.op("Squeeze", b.slice(motion, plane, plane + 1, 0), b.ints(0))
-        axes.append(b.op("Mul", b.op("Unsqueeze", d, b.ints(2)), factors))  # [cells_y, cells_x, T]
+    for vector, bend in ((0, 3), (1, 4)):
+        plane = lambda i: b.op("Unsqueeze", b.op("Squeeze", b.slice(motion, i, i + 1, 0), b.ints(0)), b.ints(2))
+        axes.append(b.op("Add", b.op("Mul", plane(vector), factors), b.op("Mul", plane(bend), bends)))  # [cells_y, cells_x, T]
     i32 = lambda v: b.const(v, np.int32)
     to32 = lambda v: b.op("Cast", v, to=TensorProto.INT32)
     blocks = []

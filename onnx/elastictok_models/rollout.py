@@ -46,7 +46,7 @@ def run_clip(frames, cfg: Config, decoder_model, encoder_model, rng, emit, block
     base = float(np.exp(rng.uniform(np.log(4.5), np.log(110.0))))  # pixel units
     rank = np.argsort(order(cfg))[None] / cfg.coefficients
     reference = np.zeros(frames.shape[1:], np.uint8)
-    field = np.zeros((3, cells_y, cells_x), np.int32)
+    field = np.zeros((5, cells_y, cells_x), np.int32)
     for b in range(min(blocks, (len(frames) - start) // t_len)):
         source = frames[start + b * t_len:start + (b + 1) * t_len]
         step = base * (rng.uniform(0.45, 0.75) if b == 0 else rng.uniform(0.9, 1.1))

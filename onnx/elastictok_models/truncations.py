@@ -61,7 +61,7 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
         reference, position = np.zeros(source.shape[1:], np.uint8), 0
         for n in range(len(source) // cfg.block_length):
             key = again.stdout.read(4)[0] != 0
-            motion = np.frombuffer(again.stdout.read(12 * cells), "<i4").reshape(3, cells_y, cells_x)
+            motion = np.frombuffer(again.stdout.read(20 * cells), "<i4").reshape(5, cells_y, cells_x)
             latents = np.frombuffer(again.stdout.read(2 * cells * cfg.coefficients), "<i2").reshape(cells, -1)
             position = 0 if key else position + 1
             shown = source[n * cfg.block_length:(n + 1) * cfg.block_length]

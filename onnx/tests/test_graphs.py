@@ -23,7 +23,7 @@ def scene(rng, n):
 
 def inputs(rng, cfg, position=1):
     motion = np.stack([rng.integers(-255, 256, (CELLS_Y, CELLS_X)), rng.integers(-255, 256, (CELLS_Y, CELLS_X)),
-                       rng.integers(0, 8, (CELLS_Y, CELLS_X)) == 0]).astype(np.int32)
+                       rng.integers(0, 8, (CELLS_Y, CELLS_X)) == 0, *rng.integers(-60, 61, (2, CELLS_Y, CELLS_X))]).astype(np.int32)
     return {"position": np.asarray(position, np.int64), "motion": motion, "dec.reference": scene(rng, 1)[0]}
 
 
@@ -42,11 +42,11 @@ def reference_prediction(cfg, reference, motion):
             pred = np.zeros(plane.shape)
             for y in range(plane.shape[0]):
                 for x in range(plane.shape[1]):
-                    dy, dx, intra = motion[:, y // size, x // size]
+                    dy, dx, intra, *bend = motion[:, y // size, x // size]
                     if intra:
                         pred[y, x] = 128
                         continue
-                    at = [int(d) * 2 * (t + 1) // cfg.block_length for d in (dy, dx)]
+                    at = [int(d) * 2 * (t + 1) // cfg.block_length + (t + 1 < cfg.block_length) * int(b) for d, b in zip((dy, dx), bend)]
                     ys = np.clip(y + at[0] // phases + np.arange(taps) - (taps // 2 - 1), 0, plane.shape[0] - 1)
                     xs = np.clip(x + at[1] // phases + np.arange(taps) - (taps // 2 - 1), 0, plane.shape[1] - 1)
                     ky, kx = (interpolation_taps(d % phases / phases, taps) / TAP_UNIT for d in at)

@@ -20,7 +20,7 @@
 //! | `indices` | i16 [B, L, cells_y, cells_x, C] | signed quantisation indices as each layer leaves them, zero in layers that did not come |
 //! | `layers` | i32 [B] | layers that came, 1..=L |
 //! | `layer_counts` | i32 [B, L, cells_y, cells_x] | coefficients that each cell sent in each layer |
-//! | `motion` | i32 [B, 3, cells_y, cells_x] | dy and dx in quarter pixels, and mode: 0 inter, 1 intra |
+//! | `motion` | i32 [B, 5, cells_y, cells_x] | dy and dx in quarter pixels, mode (0 inter, 1 intra), by and bx in eighths of a pixel |
 //!
 //! And of every bundle:
 //!
@@ -160,7 +160,7 @@ fn save_nested(npz: &mut NpzWriter<BufWriter<File>>, shape: TokenShape, blocks: 
     save::<i16>(npz, "indices", &[n, layers, y, x, shape.numbers], indices)?;
     save(npz, "layers", &[n], came)?;
     save(npz, "layer_counts", &[n, layers, y, x], layer_counts)?;
-    save(npz, "motion", &[n, 3, y, x], motion)
+    save(npz, "motion", &[n, 5, y, x], motion)
 }
 
 /// Reads tokens out of the stream that `pipeline` (in gst-launch syntax) ends in, and writes them as arrays to `output`.
@@ -222,7 +222,7 @@ fn load_tokens(npz: &mut NpzArchive<BufReader<File>>, bundle: &Bundle, shape: To
         }
         Bottleneck::Nested { .. } => {
             let (indices, motion): (Vec<i16>, Vec<i32>) = (load(npz, "indices")?, load(npz, "motion")?);
-            let blocks = indices.chunks_exact(numbers).zip(motion.chunks_exact(3 * shape.cells()));
+            let blocks = indices.chunks_exact(numbers).zip(motion.chunks_exact(5 * shape.cells()));
             let nested = |((indices, motion), layers): ((&[i16], &[i32]), i32)| {
                 let came = usize::try_from(layers).unwrap_or(0).saturating_mul(shape.cells() * shape.numbers);
                 let indices = indices.get(..came).context("'layers' are more than 'indices' has")?.to_vec();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use elastictok::bitstream::{DEFAULT_MAX_PIXELS, Limits};
-use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
+use elastictok::runtime::{Canceller, ExecutionProvider, RuntimeConfig};
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -71,14 +71,21 @@ impl Default for ModelSettings {
 }
 
 impl ModelSettings {
-    pub fn runtime(&self) -> RuntimeConfig {
+    /// The settings for the core. `canceller` ends runs when the element is flushed or stopped.
+    pub fn runtime(&self, canceller: &Canceller) -> RuntimeConfig {
         let provider = match self.provider {
             Provider::Auto => ExecutionProvider::Auto,
             Provider::Cpu => ExecutionProvider::Cpu,
             Provider::Cuda => ExecutionProvider::Cuda,
             Provider::Tensorrt => ExecutionProvider::TensorRt,
         };
-        RuntimeConfig { provider, device_id: self.device_id, threads: self.threads as usize, ..Default::default() }
+        RuntimeConfig {
+            provider,
+            device_id: self.device_id,
+            threads: self.threads as usize,
+            canceller: Some(canceller.clone()),
+            ..Default::default()
+        }
     }
 
     /**
@@ -167,8 +174,8 @@ impl MaxPixels {
         glib::ParamSpecUInt::builder(Self::NAME)
             .nick("Maximum Pixels")
             .blurb(
-                "Largest picture to accept, in pixels (width times height); a stream of larger ones is an error before any memory is \
-                 taken for it (0 = all that the format allows); effective from the next sequence header",
+                "Largest picture to accept, in pixels (width times height). A stream of larger pictures is an error, and no memory is \
+                 taken for it (0 = all that the format allows). Effective from the next sequence header",
             )
             .maximum(Limits::FORMAT.max_pixels)
             .default_value(DEFAULT_MAX_PIXELS)
@@ -200,6 +207,15 @@ pub fn error_message(error: &elastictok::Error) -> gst::ErrorMessage {
         Runtime(_) => gst::error_msg!(gst::LibraryError::Init, ("{error}")),
         Settings(_) => gst::error_msg!(gst::LibraryError::Settings, ("{error}")),
         _ => gst::error_msg!(gst::CoreError::Failed, ("{error}")),
+    }
+}
+
+/// Ends the runs of a flush: `event` came to `pad`, whose streaming thread may be in one. `canceller` is to be resumed where the
+/// base class flushes.
+pub fn end_runs(canceller: &Canceller, pad: &gst::Pad, event: &gst::Event) {
+    // An inactive pad gets no flush-stop; its next start resumes.
+    if event.type_() == gst::EventType::FlushStart && pad.is_active() {
+        canceller.cancel();
     }
 }
 

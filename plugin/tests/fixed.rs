@@ -271,7 +271,7 @@ fn tokens_become_arrays_and_the_same_stream_again() {
         assert_eq!(arrays.by_name("counts").unwrap().unwrap().shape(), [blocks, 4, 7]);
         if nested {
             assert_eq!(arrays.by_name("indices").unwrap().unwrap().shape()[..4], [blocks, 3, 4, 7]);
-            assert_eq!(arrays.by_name("motion").unwrap().unwrap().shape(), [blocks, 3, 4, 7]);
+            assert_eq!(arrays.by_name("motion").unwrap().unwrap().shape(), [blocks, 5, 4, 7]);
         }
         let pts: Vec<i64> = arrays.by_name("pts").unwrap().unwrap().into_vec().unwrap();
         assert_eq!(pts[1], 33_333_333);
@@ -288,16 +288,14 @@ fn tokens_become_arrays_and_the_same_stream_again() {
 
 /// The official code's binary search through the elements, twice over: after four blocks it starts anew.
 #[test]
+#[ignore = "needs the official fixtures; tests/run.sh runs it where they are"]
 fn an_official_checkpoint_streams_number_for_number() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = std::env::var_os("ELASTICTOK_FIXTURES")
         .map_or(here.join("../../shared/fixtures/official"), PathBuf::from)
         .join("binary_search");
-    let bundle = std::env::var_os("ELASTICTOK_FIXTURE_BUNDLES").map(|b| PathBuf::from(b).join("binary_search"));
-    let Some(bundle) = bundle.filter(|b| b.is_dir() && folder.is_dir()) else {
-        eprintln!("skipped: set ELASTICTOK_FIXTURES and ELASTICTOK_FIXTURE_BUNDLES (see tests/official.rs)");
-        return;
-    };
+    let bundles = std::env::var_os("ELASTICTOK_FIXTURE_BUNDLES").expect("ELASTICTOK_FIXTURE_BUNDLES is set");
+    let bundle = PathBuf::from(bundles).join("binary_search");
     let mut data = npyz::npz::NpzArchive::open(folder.join("data.npz")).unwrap();
     let frames: Vec<u8> = data.by_name("frames").unwrap().unwrap().into_vec().unwrap();
     let kept: Vec<i32> = data.by_name("run0_kept").unwrap().unwrap().into_vec().unwrap();

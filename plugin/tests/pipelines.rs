@@ -79,7 +79,7 @@ fn a_file_plays_through_decodebin3() {
 }
 
 #[test]
-fn a_byte_stream_decodes_behind_the_parser_only() {
+fn a_byte_stream_decodes_after_the_parser_only() {
     let path = record("forms.etok", 21);
     let source = format!("filesrc location={path} blocksize=100");
     for parser in ["elastictokparse", "elastictokparse ! video/x-elastictok,stream-format=byte-stream ! elastictokparse"] {
@@ -168,7 +168,7 @@ fn a_format_that_downstream_does_not_take_is_refused_with_advice() {
     );
     let _ = p.0.set_state(gst::State::Playing);
     let error = p.0.bus().unwrap().timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Error]).unwrap();
-    assert!(format!("{:?}", error.view()).contains("put videoconvert behind"), "{error:?}");
+    assert!(format!("{:?}", error.view()).contains("put videoconvert after"), "{error:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use super::rtp::{Depacketizer, Descriptor, Packetizer, Received, RtpPacket};
 use super::{Block, Parsed, Probe, StreamReader, StreamWriter, Unit, UnitKind};
-use super::{BlockWriter, Limits, SequenceHeader, Timeline, parse_unit, probe, thin, thin_to_bytes};
+use super::{BlockWriter, Limits, SequenceHeader, Timeline, parse_unit, probe, thin};
 use super::{MediaIndex, MediaSegmentWriter, read_media_segment};
 use bytes::BytesMut;
 
@@ -49,7 +49,6 @@ pub fn block(data: &[u8]) {
         let kept: Vec<_> = parsed.segments().collect();
         assert_eq!(kept[..], whole[..kept.len()]);
         assert!(kept.len() <= layers.max(1));
-        assert!(thin_to_bytes(data, thinned.len()).is_ok_and(|fit| fit.len() >= thinned.len() && data.starts_with(fit)));
     }
 }
 
@@ -83,8 +82,8 @@ pub fn stream(data: &[u8]) {
 /// The bytes as RTP payloads, each with a byte for its length and one for the RTP header before it: what comes out is no more than
 /// what went in, and was bounded meanwhile. Then as a block, through packets and back.
 pub fn rtp(data: &[u8]) {
-    let mut receiver = Depacketizer::new(Limits::default(), data.len() % 2 == 0);
-    if data.len() % 3 == 0 {
+    let mut receiver = Depacketizer::new(Limits::default(), data.len().is_multiple_of(2));
+    if data.len().is_multiple_of(3) {
         let header = SequenceHeader {
             fingerprint: [0; 8],
             width: 16,
@@ -101,7 +100,7 @@ pub fn rtp(data: &[u8]) {
     let (mut rest, mut sequence, mut received, mut blocks) = (data, 0u16, 0, 0u64);
     while let [length, bits, after @ ..] = rest {
         let (payload, after) = after.split_at(usize::from(*length).min(after.len()));
-        sequence = sequence.wrapping_add(if bits % 4 == 0 { u16::from(bits >> 2) } else { 1 });
+        sequence = sequence.wrapping_add(if bits.is_multiple_of(4) { u16::from(bits >> 2) } else { 1 });
         let packet = RtpPacket { sequence, marker: bits % 8 == 7, payload, time: blocks };
         let mut took = |block: Received<u64>| {
             assert!(block.layers >= 1 && block.time <= blocks);

@@ -58,7 +58,7 @@ impl SequenceHeader {
         }
         let (rate, rate_denominator) = self.framerate;
         if rate_denominator == 0 || (rate == 0 && rate_denominator != 1) {
-            return Err(malformed(format!("framerate {rate}/{rate_denominator} is no fraction; 0/1 means variable")));
+            return Err(malformed(format!("framerate {rate}/{rate_denominator} is not a fraction; use 0/1 for a variable rate")));
         }
         let (par_width, par_height) = self.pixel_aspect_ratio;
         if par_width == 0 || par_height == 0 {

@@ -13,7 +13,7 @@ use super::unit::{Parsed, UnitKind, parse_last_unit, parse_unit};
 /// Bytes read per unit: enough for its header and the longest block header.
 const WINDOW: usize = 512;
 
-/// A key block, with all that is needed to time the blocks that depend on it.
+/// A key block, and what is needed to place the blocks that depend on it in time.
 #[derive(Debug, Clone)]
 pub struct KeyBlock {
     /// Where parsing may begin: at the sequence header before it, if there is one.

@@ -68,7 +68,7 @@ impl Limits {
         let pixels = u64::from(width) * u64::from(height);
         if pixels > u64::from(self.max_pixels) {
             return Err(Error::Limit(format!(
-                "sequence header: pictures of {width}x{height} have {pixels} pixels, and max-pixels is {}; set max-pixels to {pixels} or more if the stream is to be trusted with the memory, else scale the video down before it is encoded",
+                "sequence header: pictures of {width}x{height} have {pixels} pixels, and max-pixels is {}; set max-pixels to {pixels} or more if you trust the stream, or scale the video down before it is encoded",
                 self.max_pixels
             )));
         }

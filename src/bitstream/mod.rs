@@ -36,7 +36,7 @@ pub use limits::{
 pub use media::{MAX_MEDIA_SEGMENT_BYTES, MediaSegmentWriter, read_media_segment};
 pub use media_index::{MAX_MEDIA_INDEX_BYTES, MediaIndex, MediaSegmentEntry};
 pub use stream::{Probe, StreamReader, StreamWriter, Unit, probe};
-pub use thin::{thin, thin_to_bytes};
+pub use thin::thin;
 pub use thinner::Thinner;
 pub use timing::{BlockTimes, Durations, Explicit, FrameTime, TimeUnit, Timeline, Timing};
 pub use track::{Playback, Tracker};

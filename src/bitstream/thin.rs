@@ -10,16 +10,7 @@ use crate::{Error, Result};
 /// What follows a segment that is cut short is dropped. Payloads are not read, so damage in them passes through. A block
 /// whose first segment with a payload is cut short is an error.
 pub fn thin(block: &[u8], layers: usize) -> Result<&[u8]> {
-    cut(block, layers.max(1), usize::MAX)
-}
-
-/// The block with as many whole segments as fit in `max_bytes`: a prefix of `block`, at least header and first segment
-/// whatever they take. As [`thin`] otherwise.
-pub fn thin_to_bytes(block: &[u8], max_bytes: usize) -> Result<&[u8]> {
-    cut(block, usize::MAX, max_bytes)
-}
-
-fn cut(block: &[u8], layers: usize, max_bytes: usize) -> Result<&[u8]> {
+    let layers = layers.max(1);
     let mut kept = RawHeader::read(block)?.len;
     let mut at = kept;
     let mut layer = 0;
@@ -33,7 +24,7 @@ fn cut(block: &[u8], layers: usize, max_bytes: usize) -> Result<&[u8]> {
         };
         layer += span.empty + 1;
         at = span.payload.end;
-        if layer > layers || (layer > 1 && at > max_bytes) {
+        if layer > layers {
             break;
         }
         kept = at;

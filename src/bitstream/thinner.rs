@@ -6,20 +6,20 @@ use super::limits::MAX_LAYERS;
 use super::thin;
 use crate::Result;
 
-/// Time whose worth of bits may pass beyond the bitrate, in seconds.
+/// How much may pass beyond the bitrate, as seconds of that bitrate.
 const WINDOW: f64 = 1.0;
 /// Least time over which the rate of groups is a mean, in seconds: a few blocks say little.
 const MEAN: f64 = 3.0;
-/// Most that passes beyond the bitrate before layers are given up, and how much more after each time, as shares of a window's
-/// worth: bits that come once the layers are fewer must not cost another one at once.
+/// Most that passes beyond the bitrate before a layer is given up, and how much more after each one, as shares of the window: the
+/// bits that still come after one layer was given up must not cost another one at once.
 const DEBT: f64 = 1.0;
 const MORE_DEBT: f64 = 0.125;
 /// How long a group is taken to be before one was measured, in seconds: the usual distance of key blocks.
 const USUAL_GROUP: f64 = 8.0;
 /// Seconds' worth of bits that the first key block may take, when nothing is known of what follows it.
 const FIRST_KEY: f64 = 2.0;
-/// What groups may be above the bitrate, as long as little is owed: for layers to stay, and for layers to come. Groups differ a
-/// little, and should not lose a layer for it.
+/// How far a group may be above the bitrate while little is owed: to keep a layer, and to add one. Groups differ a little, and
+/// should not lose a layer because of that.
 const STAY: f64 = 0.08;
 const COME: f64 = 0.02;
 /// Longest silence that counts, in seconds: time stamps may jump.
@@ -75,17 +75,18 @@ impl Group {
     }
 }
 
-/// By what share a rate measured over so many seconds may be too high to mean something: single blocks take several times the mean.
+/// By what share a rate measured over this many seconds may exceed the limit before it counts: single blocks take several times
+/// the mean.
 fn doubt(seconds: f64) -> f64 {
     if seconds < MEAN { (0.2 / seconds.max(1e-3)).min(3.0) } else { 0.0 }
 }
 
-/// Cuts the blocks of one stream to a bitrate, a count of layers, or both. Knows no model: a block says where its layers end.
+/// Cuts the blocks of one stream to a bitrate, a number of layers, or both. It needs no model: a block says where its layers end.
 ///
-/// A key block takes the most layers whose rate over the last whole group was within the bitrate, so a key block's bits are spread
-/// over its group. Until a group was seen, what has come of the first one is judged. Layers are given up at any block where bits
-/// passed are about a second's worth beyond that, but taken back only at key blocks: a receiver's picture differs from that
-/// of a receiver of more layers until then, and upper layers refine the other one.
+/// At a key block it chooses the most layers whose rate over the last whole group was within the bitrate, so the bits of a key
+/// block are spread over its group. In the first group it goes by the blocks that have come so far. It gives up layers at any
+/// block once about a second's worth of bits has passed beyond the bitrate. It takes layers back at key blocks only: until then
+/// the receiver's reference lacks them, and upper layers would refine a picture that it does not have.
 #[derive(Debug, Clone)]
 pub struct Thinner {
     max_layers: usize,
@@ -96,7 +97,7 @@ pub struct Thinner {
     known: usize,
     running: Group,
     last: Option<Group>,
-    /// Bits per second of late, key blocks aside.
+    /// Recent bits per second, without key blocks.
     recent: Bits,
     /// Bits passed beyond the bitrate.
     owed: f64,
@@ -226,7 +227,7 @@ impl Thinner {
         thin(block, self.layers)
     }
 
-    /// Chooses the layers of the group that begins with a key block of so many bits.
+    /// Chooses the layers of the group that begins with a key block of this many bits.
     fn begin_group(&mut self, key: &Bits) {
         let ended = std::mem::replace(&mut self.running, Group { key: Some(*key), ..Group::EMPTY });
         let (before, bitrate) = (self.layers, self.bitrate);
@@ -262,7 +263,7 @@ impl Thinner {
         self.raised = false;
     }
 
-    /// Gives up layers of the stream's first group that it will not have room for, the more surely the more of it has come.
+    /// Gives up layers of the stream's first group that will not fit. The more of the group has come, the less doubt is allowed.
     fn judge_first_group(&mut self) {
         let group = self.running;
         if group.seconds > 0.0 {

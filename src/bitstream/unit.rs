@@ -56,7 +56,7 @@ pub enum Parsed {
 /// Looks at the front of `data`, in which blocks of up to `max_block_bytes` are accepted (0: none, as long as no sequence
 /// header is known).
 ///
-/// Where a unit starts is decided by its own checksum together with that of the header in its payload. Damage behind that is
+/// Where a unit starts is decided by its own checksum together with that of the header in its payload. Damage after that is
 /// left to [`Block::segments`](super::Block::segments). What follows a unit does not change the result.
 pub fn parse_unit(data: &[u8], max_block_bytes: usize) -> Parsed {
     examine(data, max_block_bytes, More::MayCome)

@@ -235,7 +235,7 @@ impl Manifest {
                 let mut sorted = order.clone();
                 sorted.sort_unstable();
                 if !sorted.iter().map(|&i| u32::from(i)).eq(0..c) {
-                    return Err("order is no permutation of the coefficients".into());
+                    return Err("order is not a permutation of the coefficients".into());
                 }
                 let mut seen = std::collections::HashSet::new();
                 let [width, height] = self.cell;

@@ -92,9 +92,10 @@ impl Case {
         };
         assert!(counts.iter().all(|&n| (0..=k as i32).contains(&n)), "{counts:?} of {k} tokens");
         if let Some(motion) = self.reader.motion() {
-            let (vectors, modes) = motion.split_at(2 * cells);
-            assert!(vectors.iter().all(|v| v.abs() <= MAX_MOTION) && modes.iter().all(|m| [0, 1].contains(m)));
-            assert!(!header.key || (vectors.iter().all(|v| *v == 0) && modes.iter().all(|m| *m == 1)));
+            let (modes, (vectors, bends)) = (&motion[2 * cells..3 * cells], (&motion[..2 * cells], &motion[3 * cells..]));
+            let mut components = vectors.iter().chain(bends);
+            assert!(components.clone().all(|v| v.abs() <= MAX_MOTION) && modes.iter().all(|m| [0, 1].contains(m)));
+            assert!(!header.key || (components.all(|v| *v == 0) && modes.iter().all(|m| *m == 1)));
         }
         assert!(self.reader.step(header).is_none_or(|step| step.is_finite() && step > 0.0));
         Ok((layers, counts, tokens))
@@ -106,7 +107,7 @@ thread_local! {
 }
 
 /// The first byte picks the bundle, the second the header's flags, the third the quantiser, the fourth how many bytes are cut off
-/// the block's end. Then up to four segments: a u16 length, little-endian, and so many bytes, as far as there are any.
+/// the block's end. Then up to four segments: a u16 length, little-endian, and that many bytes, as far as there are any.
 pub fn segments(data: &[u8]) {
     let [which, flags, quantiser, cut, payloads @ ..] = data else { return };
     CASES.with_borrow_mut(|cases| {
@@ -115,7 +116,7 @@ pub fn segments(data: &[u8]) {
     });
 }
 
-/// The block that an input's bytes behind the first stand for.
+/// The block that an input's bytes after the first stand for.
 fn block(flags: u8, quantiser: u8, mut payloads: &[u8], length: u8) -> BytesMut {
     let key = flags & 1 != 0;
     let header = BlockHeader {
@@ -184,8 +185,9 @@ mod tests {
         for (i, quantiser) in (0u8..).zip([0, 20, 40, 60, 87]) {
             let latent = |n: usize| ((n * 2_654_435_761) >> 7) as i16 % (30_000 / (1 + (n % c / 4) as i16)).max(2);
             let latents: Vec<i16> = (0..cells * c).map(latent).collect();
+            let mode = 2 * cells..3 * cells;
             let motion: Vec<i32> =
-                (0..3 * cells as i32).map(|n| if n < 2 * cells as i32 { n * 7 % 511 - 255 } else { n % 5 / 4 }).collect();
+                (0..5 * cells).map(|n| if mode.contains(&n) { n as i32 % 5 / 4 } else { n as i32 * 7 % 511 - 255 }).collect();
             let key = i % 2 == 0;
             let depth = layers - usize::from(i) % layers;
             let motion = (!key).then_some(&motion[..]);

@@ -25,12 +25,11 @@ use crate::bundle::{Bottleneck, Manifest};
 /// How the encoder finds the tokens that meet its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SearchMethod {
-    /// Decode every candidate and take the cheapest that meets the target: the reference, slow.
+    /// Decode every candidate and take the cheapest that meets the target. Slow; a reference for the others.
     Full,
     /// Bisect, decoding each candidate.
     Binary,
-    /// Predict from the latents; nothing is decoded but the chosen block. `fsq` and `vae` bundles need `has_distortion` for
-    /// it.
+    /// Predict from the latents, and decode the chosen block only. `fsq` and `vae` bundles need `has_distortion`.
     #[default]
     Regression,
 }

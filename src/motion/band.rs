@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use super::coarse::Coarse;
-use super::field::{CELL, MotionField, RANGE, Vector};
+use super::field::{CELL, Motion, MotionField, RANGE};
 use super::planes::{Interpolated, activity};
-use crate::tokens::motion::{Near, cost};
+use crate::tokens::motion::{cost, predict};
 
 /// A cell's frames and reference.
 #[derive(Clone, Copy)]
@@ -19,12 +19,48 @@ struct CellSearch<'a> {
     lambda: u32,
 }
 
-/// A candidate: Lagrangian cost (see [`CellSearch::rate`] for its unit), SAD, vector.
+/// A candidate: Lagrangian cost (see [`CellSearch::rate`] for its unit), SAD, motion.
 #[derive(Clone, Copy)]
-struct PricedVector {
+struct Priced {
     cost: u32,
-    sad: u32,
-    vector: Vector,
+    sad: Sads,
+    motion: Motion,
+}
+
+/// SAD of a block's last frame, and of those before it.
+#[derive(Clone, Copy)]
+struct Sads {
+    last: u32,
+    others: u32,
+}
+
+impl Sads {
+    fn total(self) -> u32 {
+        self.last + self.others
+    }
+}
+
+/// What a refinement moves.
+#[derive(Clone, Copy)]
+enum Moves {
+    /// All frames, along the line.
+    Vector,
+    /// The last frame only: T = 2.
+    Last,
+    /// The frames before the last.
+    Bend,
+}
+
+impl Moves {
+    fn moved(self, m: Motion, [dy, dx]: [i32; 2]) -> Motion {
+        let add = |a: [i32; 2], sign: i32| [a[0] + sign * dy, a[1] + sign * dx];
+        match self {
+            Self::Vector => Motion { vector: add(m.vector, 1), ..m },
+            // A quarter at the last frame is an eighth at the one before it.
+            Self::Last => Motion { vector: add(m.vector, 1), bend: add(m.bend, -1) },
+            Self::Bend => Motion { bend: add(m.bend, 1), ..m },
+        }
+    }
 }
 
 impl<'a> CellSearch<'a> {
@@ -32,18 +68,41 @@ impl<'a> CellSearch<'a> {
         Self { frames: scene.frames, reference: scene.reference, y: y * CELL, x: x * CELL, lambda: scene.lambda }
     }
 
-    /// Sum over the block's frames, the last one first: its vector is the most telling.
-    fn sad(&self, v: Vector, limit: u32) -> u32 {
+    /// Displacement of frame `i` in eighths of a pixel.
+    fn displacement(&self, m: Motion, i: usize) -> (i32, i32) {
         let t = self.frames.len() as i32;
+        let part = |d: i32| (4 * d * (i as i32 + 1) + t).div_euclid(2 * t);
+        let [by, bx] = if i + 1 < self.frames.len() { m.bend } else { [0; 2] };
+        (part(m.vector[0]) + by, part(m.vector[1]) + bx)
+    }
+
+    /// Over some of the block's frames; or any number of at least `limit`, once it reaches that.
+    fn sad_of(&self, m: Motion, frames: Range<usize>, limit: u32) -> u32 {
         let mut sum = 0;
-        for (i, frame) in self.frames.iter().enumerate().rev() {
+        for i in frames.rev() {
             if sum >= limit {
                 break;
             }
-            let part = |d: i32| (4 * d * (i as i32 + 1) + t).div_euclid(2 * t);
-            sum += self.reference.sad(frame, (self.y, self.x), (part(v[0]), part(v[1])), limit - sum);
+            sum += self.reference.sad(self.frames[i], (self.y, self.x), self.displacement(m, i), limit - sum);
         }
         sum
+    }
+
+    /// The last frame first: its vector is the most telling.
+    fn sad(&self, m: Motion, limit: u32) -> Sads {
+        let last = self.frames.len() - 1;
+        let sum = self.sad_of(m, last..last + 1, limit);
+        Sads { last: sum, others: self.sad_of(m, 0..last, limit.saturating_sub(sum)) }
+    }
+
+    /// [`sad`](Self::sad), where `moves` made the motion from one with the SADs `before`.
+    fn sad_moved(&self, m: Motion, moves: Moves, before: Sads, limit: u32) -> Sads {
+        let last = self.frames.len() - 1;
+        match moves {
+            Moves::Vector => self.sad(m, limit),
+            Moves::Last => Sads { last: self.sad_of(m, last..last + 1, limit.saturating_sub(before.others)), ..before },
+            Moves::Bend => Sads { others: self.sad_of(m, 0..last, limit.saturating_sub(before.last)), ..before },
+        }
     }
 
     /// Bits (1/256) in units of SAD.
@@ -51,52 +110,74 @@ impl<'a> CellSearch<'a> {
         ((u64::from(self.lambda) * u64::from(bits)) >> 16) as u32
     }
 
-    fn consider(&self, best: &mut PricedVector, v: Vector, bits: impl FnOnce() -> u32) {
-        if v == best.vector || v[0].abs() > RANGE || v[1].abs() > RANGE {
+    fn allowed(&self, m: Motion) -> bool {
+        let within = |d: i32, most: i32| d.abs() <= most;
+        let (ey, ex) = self.displacement(m, 0);
+        let all = m.vector.into_iter().chain(m.bend);
+        all.fold(true, |ok, d| ok & within(d, RANGE)) && within(ey, 2 * RANGE) && within(ex, 2 * RANGE)
+    }
+
+    fn consider(&self, best: &mut Priced, m: Motion, bits: impl FnOnce() -> u32) {
+        self.consider_moved(best, m, Moves::Vector, bits);
+    }
+
+    fn consider_moved(&self, best: &mut Priced, m: Motion, moves: Moves, bits: impl FnOnce() -> u32) {
+        if m == best.motion || !self.allowed(m) {
             return;
         }
         let rate = self.rate(bits());
         if rate >= best.cost {
             return;
         }
-        let sad = self.sad(v, best.cost - rate);
-        if sad + rate < best.cost {
-            *best = PricedVector { cost: sad + rate, sad, vector: v };
+        let sad = self.sad_moved(m, moves, best.sad, best.cost - rate);
+        if sad.total() + rate < best.cost {
+            *best = Priced { cost: sad.total() + rate, sad, motion: m };
         }
     }
 
-    /// Considers vectors that are likely to repeat, each once.
-    fn consider_each(&self, best: &mut PricedVector, vectors: impl Iterator<Item = Vector>, mut bits: impl FnMut(Vector) -> u32) {
-        let (mut tried, mut n) = ([best.vector; 16], 1);
-        for v in vectors {
-            if !tried[..n].contains(&v) {
+    /// Considers motion that is likely to repeat, each once.
+    fn consider_each(
+        &self,
+        best: &mut Priced,
+        moves: Moves,
+        likely: impl Iterator<Item = Motion>,
+        mut bits: impl FnMut(Motion) -> u32,
+    ) {
+        let (mut tried, mut n) = ([best.motion; 16], 1);
+        for m in likely {
+            if !tried[..n].contains(&m) {
                 if n < tried.len() {
-                    tried[n] = v;
+                    tried[n] = m;
                     n += 1;
                 }
-                self.consider(best, v, || bits(v));
+                self.consider_moved(best, m, moves, || bits(m));
             }
         }
     }
 
-    /// Searches around `best` in steps that shrink.
-    fn refine(&self, best: &mut PricedVector, near: Near, steps: &[(i32, usize)]) {
+    /// Searches around `best` in steps that shrink: (step, rounds).
+    fn refine(&self, best: &mut Priced, moves: Moves, mut bits: impl FnMut(Motion) -> u32, steps: &[(i32, usize)]) {
         for &(step, rounds) in steps {
-            let mut before = None;
+            let mut before: Option<[i32; 2]> = None;
             for _ in 0..rounds {
-                let centre = best.vector;
+                let centre = best.motion;
+                let mut taken = [0; 2];
                 for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)] {
-                    let v = [centre[0] + dy * step, centre[1] + dx * step];
+                    let offset = [dy * step, dx * step];
                     // the neighbours of the centre before were tried already
-                    let known = |b: Vector| (v[0] - b[0]).abs().max((v[1] - b[1]).abs()) <= step;
+                    let known = |b: [i32; 2]| (offset[0] + b[0]).abs().max((offset[1] + b[1]).abs()) <= step;
                     if !before.is_some_and(known) {
-                        self.consider(best, v, || cost(v, near));
+                        let m = moves.moved(centre, offset);
+                        self.consider_moved(best, m, moves, || bits(m));
+                        if best.motion == m {
+                            taken = offset;
+                        }
                     }
                 }
-                if best.vector == centre {
+                if best.motion == centre {
                     break;
                 }
-                before = Some(centre);
+                before = Some(taken);
             }
         }
     }
@@ -108,8 +189,8 @@ pub(super) struct Scene<'a> {
     pub frames: &'a [&'a [u8]],
     pub reference: &'a Interpolated,
     pub coarse: &'a Coarse,
-    /// The last block's vectors.
-    pub previous: &'a [Vector],
+    /// The last block's motion.
+    pub previous: &'a [Motion],
     pub width: usize,
     /// SAD that 1/256 bit is worth, in 1/65536.
     pub lambda: u32,
@@ -129,13 +210,17 @@ pub(super) struct Band {
     /// Sweeps so far, and for each cell of the picture the first sweep that sees its present vector.
     sweeps: u8,
     changed: Vec<u8>,
+    /// Field and distortions without bends.
+    saved: (MotionField, Vec<u32>),
 }
 
 impl Band {
     pub(super) fn new(rows: Range<usize>, cells_y: usize, cells_x: usize) -> Self {
         let sad = vec![0; rows.len() * cells_x];
         let changed = vec![0; cells_y * cells_x];
-        Self { rows, cells_x, cells_y, field: MotionField::new(cells_y, cells_x), sad, sweeps: 0, changed }
+        let field = MotionField::new(cells_y, cells_x);
+        let saved = (field.clone(), sad.clone());
+        Self { rows, cells_x, cells_y, field, sad, sweeps: 0, changed, saved }
     }
 
     /// Distortion of a cell at its vector.
@@ -158,13 +243,14 @@ impl Band {
 
     /// Searches all cells in coding order.
     pub(super) fn search(&mut self, scene: Scene<'_>) {
-        self.field.fill(Some([0; 2]));
+        self.field.fill(Some(Motion::default()));
+        self.field.bent = false;
         self.sweeps = 0;
         self.changed.fill(1);
         if let Some(above) = self.rows.start.checked_sub(1) {
             // the band above is being searched, so its last field is used
             for x in 0..self.cells_x {
-                self.field.set(above, x, Some(scene.previous[above * self.cells_x + x]));
+                self.field.set(above, x, Some(Motion::straight(scene.previous[above * self.cells_x + x].vector)));
             }
         }
         for y in self.rows.clone() {
@@ -196,49 +282,128 @@ impl Band {
     fn first(&mut self, scene: Scene<'_>, y: usize, x: usize) {
         let Scene { frames, previous, .. } = scene;
         let cell = CellSearch::new(scene, y, x);
-        let prediction = self.field.prediction(y, x);
+        let prediction = Motion::straight(self.field.prediction(y, x));
         let near = self.field.near(y, x);
-        let bits = |v| cost(v, near);
-        let zero = [0; 2];
+        let bits = |m: Motion| cost(m.vector, near);
+        let zero = Motion::default();
         let sad = cell.sad(zero, u32::MAX);
-        let mut best = PricedVector { cost: sad + cell.rate(bits(zero)), sad, vector: zero };
+        let mut best = Priced { cost: sad.total() + cell.rate(bits(zero)), sad, motion: zero };
         cell.consider(&mut best, prediction, || bits(prediction));
         // Below half a grey level there is nothing to gain.
         let samples = (CELL * CELL * frames.len()) as u32;
-        if best.sad > samples / 2 {
+        if best.sad.total() > samples / 2 {
             let i = y * self.cells_x + x;
             let right = (x + 1 < self.cells_x).then(|| previous[i + 1]);
             let below = (y + 1 < self.cells_y).then(|| previous[i + self.cells_x]);
             let around = self.field.around(y, x).into_iter().take(4).flatten();
-            let likely = around.chain([previous[i]]).chain(right).chain(below).chain([scene.coarse.at(y, x)]);
-            cell.consider_each(&mut best, likely.filter(|v| *v != zero && *v != prediction), bits);
-            cell.refine(&mut best, near, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
+            let likely = around.chain([previous[i]]).chain(right).chain(below).map(|m| m.vector).chain([scene.coarse.at(y, x)]);
+            let likely = likely.map(Motion::straight).filter(|m| *m != zero && *m != prediction);
+            cell.consider_each(&mut best, Moves::Vector, likely, bits);
+            cell.refine(&mut best, Moves::Vector, bits, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
         }
         let flat: u32 = frames.iter().map(|f| activity(f, scene.width, y * CELL, x * CELL)).sum();
-        let intra = best.sad > 4 * samples && flat + flat / 7 + cell.rate(12 * 256) < best.cost;
-        *self.sad_mut(y, x) = best.sad;
-        self.field.set(y, x, (!intra).then_some(best.vector));
+        let intra = best.sad.total() > 4 * samples && flat + flat / 7 + cell.rate(12 * 256) < best.cost;
+        *self.sad_mut(y, x) = best.sad.total();
+        self.field.set(y, x, (!intra).then_some(best.motion));
     }
 
     fn revise(&mut self, scene: Scene<'_>, y: usize, x: usize) {
-        let Some(vector) = self.field.get(y, x) else { return };
+        let Some(motion) = self.field.get(y, x) else { return };
         let cell = CellSearch::new(scene, y, x);
-        let sad = self.sad(y, x);
-        let cost = sad + cell.rate(self.field.bits_with(y, x, Some(vector)));
-        let mut best = PricedVector { cost, sad, vector };
-        let prediction = self.field.prediction(y, x);
-        let zero = [0; 2];
-        let likely = self.field.around(y, x).into_iter().flatten().chain([prediction, zero]);
-        cell.consider_each(&mut best, likely, |v| self.field.bits_with(y, x, Some(v)));
-        if best.vector != vector {
-            let centre = best.vector;
+        // Moves::Vector does not look at the parts.
+        let sad = Sads { last: self.sad(y, x), others: 0 };
+        let cost = sad.total() + cell.rate(self.field.bits_with(y, x, Some(motion)));
+        let mut best = Priced { cost, sad, motion };
+        let prediction = Motion::straight(self.field.prediction(y, x));
+        let likely = self.field.around(y, x).into_iter().flatten().chain([prediction, Motion::default()]);
+        cell.consider_each(&mut best, Moves::Vector, likely, |m| self.field.bits_with(y, x, Some(m)));
+        if best.motion != motion {
+            let centre = best.motion;
             for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1)] {
-                let v = [centre[0] + dy, centre[1] + dx];
-                cell.consider(&mut best, v, || self.field.bits_with(y, x, Some(v)));
+                let m = Moves::Vector.moved(centre, [dy, dx]);
+                cell.consider(&mut best, m, || self.field.bits_with(y, x, Some(m)));
             }
-            *self.sad_mut(y, x) = best.sad;
-            self.field.set(y, x, Some(best.vector));
+            *self.sad_mut(y, x) = best.sad.total();
+            self.field.set(y, x, Some(best.motion));
             self.changed[y * self.cells_x + x] = self.sweeps + 1;
         }
+    }
+
+    /// Lets cells leave the straight line, in coding order. T = 2.
+    pub(super) fn bend(&mut self, scene: Scene<'_>) {
+        self.sweeps = 0;
+        self.changed.fill(1);
+        for y in self.rows.clone() {
+            for x in 0..self.cells_x {
+                self.bend_cell(scene, y, x);
+            }
+        }
+        self.field.bent = true;
+    }
+
+    fn bend_cell(&mut self, scene: Scene<'_>, y: usize, x: usize) {
+        let Some(motion) = self.field.get(y, x) else { return };
+        let cell = CellSearch::new(scene, y, x);
+        let near = self.field.near_bends(y, x);
+        let sad = cell.sad(motion, u32::MAX);
+        // The cells that depend on the bend have none yet, so only its own bits count.
+        let of_vector = self.field.bits_with(y, x, Some(motion));
+        let bits = |m: Motion| of_vector + cost(m.bend, near);
+        let mut best = Priced { cost: sad.total() + cell.rate(bits(motion)), sad, motion };
+        let likely = near.into_iter().flatten().chain([predict(near), scene.previous[y * self.cells_x + x].bend]);
+        cell.consider_each(&mut best, Moves::Bend, likely.map(|bend| Motion { bend, ..motion }), bits);
+        if best.sad.total() > (CELL * CELL * scene.frames.len()) as u32 {
+            cell.refine(&mut best, Moves::Bend, bits, &[(16, 2), (8, 2), (4, 4), (2, 2), (1, 2)]);
+            if best.motion.bend != [0; 2] {
+                let field = &mut self.field;
+                let bits = |m: Motion| field.bits_with(y, x, Some(m)) + cost(m.bend, near);
+                cell.refine(&mut best, Moves::Last, bits, &[(4, 2), (2, 2), (1, 2)]);
+                let of_vector = self.field.bits_with(y, x, Some(best.motion));
+                cell.refine(&mut best, Moves::Bend, |m| of_vector + cost(m.bend, near), &[(2, 1), (1, 1)]);
+            }
+        }
+        *self.sad_mut(y, x) = best.sad.total();
+        self.field.set(y, x, Some(best.motion));
+    }
+
+    /// By how much bends would lower the SAD of every eighth cell, and that SAD.
+    pub(super) fn bend_gain(&self, scene: Scene<'_>) -> (u64, u64) {
+        let (mut gain, mut sum) = (0, 0);
+        let samples = (CELL * CELL * scene.frames.len()) as u32;
+        for y in self.rows.clone() {
+            for x in (3 * y % 8..self.cells_x).step_by(8) {
+                let Some(motion) = self.field.get(y, x) else { continue };
+                if self.sad(y, x) <= samples {
+                    sum += u64::from(self.sad(y, x));
+                    continue;
+                }
+                let cell = CellSearch::new(scene, y, x);
+                let sad = cell.sad(motion, u32::MAX);
+                let mut best = Priced { cost: sad.total(), sad, motion };
+                cell.refine(&mut best, Moves::Bend, |_| 0, &[(8, 2), (4, 2), (2, 2)]);
+                sum += u64::from(sad.total());
+                gain += u64::from(sad.total() - best.sad.total());
+            }
+        }
+        (gain, sum)
+    }
+
+    /// SAD of the band's cells and the bits of their motion (1/256), in the unit of [`CellSearch::rate`].
+    pub(super) fn total_cost(&self, lambda: u32) -> u64 {
+        let cells = self.rows.clone().flat_map(|y| (0..self.cells_x).map(move |x| (y, x)));
+        let (sad, bits) =
+            cells.fold((0, 0), |(sad, bits), (y, x)| (sad + u64::from(self.sad(y, x)), bits + u64::from(self.field.bits(y, x))));
+        sad + ((u64::from(lambda) * bits) >> 16)
+    }
+
+    /// Keeps a copy of what was found, for [`restore`](Self::restore).
+    pub(super) fn save(&mut self) {
+        self.saved.0.copy_from(&self.field);
+        self.saved.1.copy_from_slice(&self.sad);
+    }
+
+    pub(super) fn restore(&mut self) {
+        self.field.copy_from(&self.saved.0);
+        self.sad.copy_from_slice(&self.saved.1);
     }
 }

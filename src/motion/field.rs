@@ -11,28 +11,51 @@ pub const RANGE: i32 = 255;
 /// A displacement (dy, dx) in quarter pixels.
 pub(super) type Vector = [i32; 2];
 
+/// The motion of a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Motion {
+    /// Displacement of the last frame.
+    pub vector: Vector,
+    /// By how much the frames before it leave the straight line, in eighths of a pixel.
+    pub bend: [i32; 2],
+}
+
+impl Motion {
+    pub(super) fn straight(vector: Vector) -> Self {
+        Self { vector, bend: [0; 2] }
+    }
+}
+
 /// Cost of the flag of an inter cell among inter cells, in 1/256 bit.
 const INTER: u32 = 16;
 /// Cost of the flag of an intra cell with no, one and two intra neighbours.
 const INTRA: [u32; 3] = [1536, 640, 256];
 
-/// Vectors of all cells, with a border of absent cells; `None` = absent, or intra.
-#[derive(Debug)]
+/// Motion of all cells, with a border of absent cells; `None` = absent, or intra.
+#[derive(Debug, Clone)]
 pub(super) struct MotionField {
     pitch: usize,
     cells_x: usize,
     cells_y: usize,
-    cells: Vec<Option<Vector>>,
+    cells: Vec<Option<Motion>>,
+    /// Whether bends are coded.
+    pub bent: bool,
 }
 
 impl MotionField {
     pub(super) fn new(cells_y: usize, cells_x: usize) -> Self {
         let pitch = cells_x + 2;
-        Self { pitch, cells_x, cells_y, cells: vec![None; pitch * (cells_y + 2)] }
+        Self { pitch, cells_x, cells_y, cells: vec![None; pitch * (cells_y + 2)], bent: false }
+    }
+
+    /// Becomes like another field of the same size.
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.cells.copy_from_slice(&other.cells);
+        self.bent = other.bent;
     }
 
     /// Sets all cells of the picture.
-    pub(super) fn fill(&mut self, value: Option<Vector>) {
+    pub(super) fn fill(&mut self, value: Option<Motion>) {
         for row in self.cells.chunks_exact_mut(self.pitch).skip(1).take(self.cells_y) {
             row[1..=self.cells_x].fill(value);
         }
@@ -44,18 +67,18 @@ impl MotionField {
     }
 
     #[inline]
-    pub(super) fn get(&self, y: usize, x: usize) -> Option<Vector> {
+    pub(super) fn get(&self, y: usize, x: usize) -> Option<Motion> {
         self.cells[self.index(y, x)]
     }
 
     #[inline]
-    pub(super) fn set(&mut self, y: usize, x: usize, value: Option<Vector>) {
+    pub(super) fn set(&mut self, y: usize, x: usize, value: Option<Motion>) {
         let i = self.index(y, x);
         self.cells[i] = value;
     }
 
     /// The eight cells around a cell: those coded before it first.
-    pub(super) fn around(&self, y: usize, x: usize) -> [Option<Vector>; 8] {
+    pub(super) fn around(&self, y: usize, x: usize) -> [Option<Motion>; 8] {
         let i = self.index(y, x);
         let (above, below) = (i - self.pitch, i + self.pitch);
         [i - 1, above, above + 1, above - 1, i + 1, below, below + 1, below - 1].map(|i| self.cells[i])
@@ -64,12 +87,23 @@ impl MotionField {
     #[inline]
     fn near_index(&self, i: usize) -> Near {
         let above = i - self.pitch;
-        [self.cells[i - 1], self.cells[above], self.cells[above + 1]]
+        [self.cells[i - 1], self.cells[above], self.cells[above + 1]].map(|m| m.map(|m| m.vector))
+    }
+
+    #[inline]
+    fn near_bends_index(&self, i: usize) -> Near {
+        let above = i - self.pitch;
+        [self.cells[i - 1], self.cells[above], self.cells[above + 1]].map(|m| m.map(|m| m.bend))
     }
 
     /// The neighbours from which a cell's vector is predicted.
     pub(super) fn near(&self, y: usize, x: usize) -> Near {
         self.near_index(self.index(y, x))
+    }
+
+    /// The neighbours from which a cell's bend is predicted.
+    pub(super) fn near_bends(&self, y: usize, x: usize) -> Near {
+        self.near_bends_index(self.index(y, x))
     }
 
     /// The decoder's prediction of a cell's vector.
@@ -80,7 +114,10 @@ impl MotionField {
     #[inline]
     fn bits_at(&self, i: usize) -> u32 {
         match self.cells[i] {
-            Some(v) => INTER + cost(v, self.near_index(i)),
+            Some(m) => {
+                let bend = if self.bent { cost(m.bend, self.near_bends_index(i)) } else { 0 };
+                INTER + cost(m.vector, self.near_index(i)) + bend
+            }
             None => INTRA[usize::from(self.cells[i - 1].is_none()) + usize::from(self.cells[i - self.pitch].is_none())],
         }
     }
@@ -91,7 +128,7 @@ impl MotionField {
     }
 
     /// Cost in 1/256 bit of a cell and of those it helps to predict, if it had `value`.
-    pub(super) fn bits_with(&mut self, y: usize, x: usize, value: Option<Vector>) -> u32 {
+    pub(super) fn bits_with(&mut self, y: usize, x: usize, value: Option<Motion>) -> u32 {
         let i = self.index(y, x);
         let old = std::mem::replace(&mut self.cells[i], value);
         let mut bits = self.bits_at(i);

@@ -2,16 +2,19 @@
 //! Block motion search, for the encoder.
 //!
 //! A cell of 16x16 luma samples has one displacement D in quarter pixels, between the last decoded frame and the last frame
-//! of the block; frame i of T is predicted at D*(i+1)/T. Every choice is by SAD + lambda * bits, because at low rates vectors
-//! cost as much as residuals, and bits are counted as the token coder will code them:
+//! of the block; frame i of T is predicted at D*(i+1)/T. In blocks of two frames the first may leave that line by a *bend*, in
+//! eighths of a pixel: hand-held cameras shake. Every choice is by SAD + lambda * bits, because at low rates vectors cost as
+//! much as residuals, and bits are counted as the token coder will code them:
 //!
 //! 1. `coarse.rs`: a search at a quarter of the resolution finds large motion.
 //! 2. Each cell, in coding order, takes the best of its neighbours' vectors, its own of the block before and the coarse one, and
 //!    refines it in shrinking diamonds.
 //! 3. Sweeps over the whole field let each cell take the vector of any neighbour. The cost of the cells predicted from it
 //!    counts too.
+//! 4. If a sample of cells gains enough from bends, each cell looks for its own and then moves its last frame again. One more
+//!    sweep follows. The straight field stays if it costs less.
 //!
-//! Steps 2 and 3 are done for two halves of the picture (`band.rs`), in parallel where there are two threads.
+//! Steps 2 to 4 are done for two halves of the picture (`band.rs`), in parallel where there are two threads.
 
 mod band;
 mod coarse;
@@ -25,7 +28,7 @@ use crate::{Error, Result};
 use band::{Band, Scene};
 use coarse::Coarse;
 pub use field::CELL;
-use field::Vector;
+use field::Motion;
 use planes::Interpolated;
 
 /// The result of a search.
@@ -41,6 +44,28 @@ pub struct MotionStats {
 
 /// Sweeps of step 3.
 const SWEEPS: usize = 2;
+
+/// Share of the SAD that bends must save in a sample of cells, as 1/n, so that they are searched for at all.
+const BEND_GAIN: u64 = 100;
+
+/// Does `work` on both bands, and tells each what is next to it in the other.
+fn pass(bands: &mut [Band; 2], pair: &Pair, work: impl Fn(&mut Band) + Sync) {
+    let [upper, lower] = bands;
+    pair.run(|| work(upper), || work(lower));
+    if !lower.rows.is_empty() {
+        upper.copy_row(lower, lower.rows.start);
+        lower.copy_row(upper, upper.rows.end - 1);
+    }
+}
+
+fn bends_pay(bands: &[Band; 2], scene: Scene<'_>) -> bool {
+    let [(g0, s0), (g1, s1)] = bands.each_ref().map(|band| band.bend_gain(scene));
+    (g0 + g1) * BEND_GAIN > s0 + s1
+}
+
+fn total_cost(bands: &[Band; 2], scene: Scene<'_>) -> u64 {
+    bands.iter().map(|band| band.total_cost(scene.lambda)).sum()
+}
 
 /// Runs two jobs, in parallel if there is a thread for the second.
 #[derive(Debug)]
@@ -70,7 +95,7 @@ pub struct MotionSearch {
     reference: Interpolated,
     coarse: Coarse,
     bands: [Band; 2],
-    previous: Vec<Vector>,
+    previous: Vec<Motion>,
     pair: Pair,
 }
 
@@ -89,19 +114,19 @@ impl MotionSearch {
             reference: Interpolated::new(width, height),
             coarse: Coarse::new(width, height),
             bands: [0..half, half..cells_y].map(|rows| Band::new(rows, cells_y, cells_x)),
-            previous: vec![[0; 2]; cells_x * cells_y],
+            previous: vec![Motion::default(); cells_x * cells_y],
             pair: Pair(second.map_err(|e| Error::Runtime(format!("no thread for the motion search: {e}; set threads=1")))?),
         })
     }
 
     /// Forgets the previous block's field: a key block follows.
     pub fn reset(&mut self) {
-        self.previous.fill([0; 2]);
+        self.previous.fill(Motion::default());
         self.coarse.reset();
     }
 
     /// Searches one block. `frames`: the T aligned luma planes; `reference`: the last decoded luma plane; `lambda`: SAD per
-    /// bit; `motion`: out, planes dy, dx, mode [3, cells_y, cells_x].
+    /// bit; `motion`: out, planes dy, dx, mode, by, bx [5, cells_y, cells_x].
     pub fn search(&mut self, frames: &[&[u8]], reference: &[u8], lambda: f32, motion: &mut [i32]) -> MotionStats {
         debug_assert_eq!(frames.len(), self.block_length);
         let Some(last) = frames.last() else { return MotionStats::default() };
@@ -115,13 +140,18 @@ impl MotionSearch {
             width: self.width,
             lambda: (lambda.clamp(0.0, 1e4) * 256.0) as u32,
         };
-        for pass in 0..=SWEEPS {
-            let [upper, lower] = &mut self.bands;
-            let work = |band: &mut Band| if pass == 0 { band.search(scene) } else { band.sweep(scene) };
-            self.pair.run(|| work(upper), || work(lower));
-            if !lower.rows.is_empty() {
-                upper.copy_row(lower, lower.rows.start);
-                lower.copy_row(upper, upper.rows.end - 1);
+        let (bands, pair) = (&mut self.bands, &self.pair);
+        pass(bands, pair, |band| band.search(scene));
+        for _ in 0..SWEEPS {
+            pass(bands, pair, |band| band.sweep(scene));
+        }
+        if self.block_length == 2 && bends_pay(bands, scene) {
+            let straight = total_cost(bands, scene);
+            bands.iter_mut().for_each(Band::save);
+            pass(bands, pair, |band| band.bend(scene));
+            pass(bands, pair, |band| band.sweep(scene));
+            if total_cost(bands, scene) >= straight {
+                bands.iter_mut().for_each(Band::restore);
             }
         }
         self.finish(motion)
@@ -130,20 +160,23 @@ impl MotionSearch {
     fn finish(&mut self, motion: &mut [i32]) -> MotionStats {
         let n = self.previous.len();
         let (dy, rest) = motion.split_at_mut(n);
-        let (dx, mode) = rest.split_at_mut(n);
+        let (dx, rest) = rest.split_at_mut(n);
+        let (mode, rest) = rest.split_at_mut(n);
+        let (by, bx) = rest.split_at_mut(n);
         let (mut error, mut intra, mut bits) = (0u64, 0usize, 0u64);
         for band in &self.bands {
             for (y, x) in band.rows.clone().flat_map(|y| (0..self.cells_x).map(move |x| (y, x))) {
                 let i = y * self.cells_x + x;
-                let vector = band.field.get(y, x);
+                let motion = band.field.get(y, x);
                 bits += u64::from(band.field.bits(y, x));
-                match vector {
+                match motion {
                     Some(_) => error += u64::from(band.sad(y, x)),
                     None => intra += 1,
                 }
-                self.previous[i] = vector.unwrap_or_default();
-                [dy[i], dx[i]] = self.previous[i];
-                mode[i] = i32::from(vector.is_none());
+                self.previous[i] = motion.unwrap_or_default();
+                let Motion { vector, bend } = self.previous[i];
+                [dy[i], dx[i], by[i], bx[i]] = [vector[0], vector[1], bend[0], bend[1]];
+                mode[i] = i32::from(motion.is_none());
             }
         }
         let samples = (n - intra).max(1) * CELL * CELL * self.block_length;

@@ -19,7 +19,7 @@ fn picture(dy: f32, dx: f32) -> Vec<u8> {
 }
 
 fn search(frames: &[&[u8]], reference: &[u8]) -> (Vec<i32>, MotionStats) {
-    let mut motion = vec![0; 3 * (W / CELL) * (H / CELL)];
+    let mut motion = vec![0; 5 * (W / CELL) * (H / CELL)];
     let stats = MotionSearch::new(W, H, frames.len(), 1).expect("no thread").search(frames, reference, 4.0, &mut motion);
     (motion, stats)
 }
@@ -31,11 +31,29 @@ fn a_pan_is_found_to_the_quarter_pixel() {
         let reference = picture(0.0, 0.0);
         let (first, last) = (picture(qy / 2.0, qx / 2.0), picture(qy, qx));
         let (motion, stats) = search(&[&first, &last], &reference);
-        let n = motion.len() / 3;
+        let n = motion.len() / 5;
         let right = (0..n).filter(|&i| (motion[i] - dy).abs() <= 1 && (motion[n + i] - dx).abs() <= 1).count();
         assert!(right * 10 >= n * 7, "{dy},{dx}: {right} of {n}, {:?}", &motion[..2 * n]);
         assert!(stats.intra < 0.2);
     }
+}
+
+#[test]
+fn a_shake_bends() {
+    let reference = picture(0.0, 0.0);
+    // to (1.5, -2) and then back beyond the start
+    let (first, last) = (picture(1.5, -2.0), picture(-1.0, 0.5));
+    let (motion, stats) = search(&[&first, &last], &reference);
+    let n = motion.len() / 5;
+    // in quarters; in eighths, from the half of that
+    let near = |i: usize, wanted: [i32; 4]| {
+        [motion[i], motion[n + i], motion[3 * n + i], motion[4 * n + i]].iter().zip(wanted).all(|(a, b)| (a - b).abs() <= 2)
+    };
+    let right = (0..n).filter(|&i| near(i, [-4, 2, 12 + 4, -16 - 2])).count();
+    assert!(right * 10 >= n * 7, "{right} of {n}, {motion:?}");
+    assert!(stats.error < 1.0, "{stats:?}");
+    let (motion, _) = search(&[&picture(0.5, 1.0), &picture(1.0, 2.0)], &reference);
+    assert!(motion[3 * n..].iter().all(|b| *b == 0), "a straight pan does not bend: {motion:?}");
 }
 
 #[test]
@@ -53,7 +71,7 @@ fn a_new_scene_is_intra() {
     let flat = vec![200u8; H * W];
     let (motion, stats) = search(&[&flat, &flat], &reference);
     assert!(stats.intra > 0.9, "{stats:?}");
-    assert!(motion[motion.len() / 3 * 2..].iter().filter(|&&m| m == 1).count() > 50);
+    assert!(motion[motion.len() / 5 * 2..motion.len() / 5 * 3].iter().filter(|&&m| m == 1).count() > 50);
 }
 
 #[test]
@@ -61,9 +79,9 @@ fn one_cell_and_any_block_length() {
     for t in 1..=4 {
         let plane = vec![7u8; 256];
         let frames = vec![plane.as_slice(); t];
-        let mut motion = vec![9; 3];
+        let mut motion = vec![9; 5];
         MotionSearch::new(16, 16, t, 2).expect("a thread").search(&frames, &plane, 4.0, &mut motion);
-        assert_eq!(motion, [0, 0, 0]);
+        assert_eq!(motion, [0; 5]);
     }
 }
 
@@ -74,12 +92,12 @@ fn a_second_thread_changes_nothing() {
     for block in 0..4 {
         let n = block as f32;
         let [reference, first, last] = [0.0, 0.6, 1.2].map(|t| {
-            let mut p = picture(1.3 * (n + t), -2.2 * (n + t));
+            let mut p = picture(1.3 * (n + t), -2.2 * (n + t * t));
             p.iter_mut().enumerate().for_each(|(i, v)| *v = v.saturating_add(noise(block)(i)));
             p
         });
         let [one, two] = searches.each_mut().map(|s| {
-            let mut motion = vec![0; 3 * (W / CELL) * (H / CELL)];
+            let mut motion = vec![0; 5 * (W / CELL) * (H / CELL)];
             let stats = s.search(&[&first, &last], &reference, 4.0, &mut motion);
             (motion, stats)
         });

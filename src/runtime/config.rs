@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use super::Canceller;
+
 /// Where graphs run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ExecutionProvider {
@@ -31,6 +33,8 @@ pub struct RuntimeConfig {
     pub fp16: bool,
     /// Where TensorRT keeps engines; `None` = `elastictok` in the user's cache directory.
     pub cache_dir: Option<PathBuf>,
+    /// Ends runs from another thread; `None` = they cannot be ended.
+    pub canceller: Option<Canceller>,
 }
 
 impl RuntimeConfig {

@@ -5,6 +5,7 @@ use ort::value::{Outlet, TensorElementType as Type, ValueType};
 
 use crate::bundle::{Bottleneck, Manifest};
 use crate::frame::{Geometry, PixelFormat};
+use crate::tokens::motion::PLANES as MOTION_PLANES;
 use crate::{Error, Result};
 
 /// Suffix of a context's output name: ONNX wants inputs and outputs of a graph to differ.
@@ -71,7 +72,7 @@ impl Contract {
             tokens,
             counts: spec("counts", Type::Int32, &[cells]),
             position: spec("position", Type::Int64, &[]),
-            motion: spec("motion", Type::Int32, &[3, g.cells_y, g.cells_x]),
+            motion: spec("motion", Type::Int32, &[MOTION_PLANES, g.cells_y, g.cells_x]),
             step: spec("step", Type::Float32, &[]),
             reconstruction: spec("reconstruction", Type::Float32, &[t, g.aligned_height, g.aligned_width, 3]),
             distortion: spec("distortion", Type::Float32, &[cells, m.layers.len()]),
@@ -241,7 +242,7 @@ pub(super) fn check_handed(inputs: &[&ContextSpec], outputs: &[ContextSpec]) -> 
 pub(super) fn check_shared(shared: &[ContextSpec], decoder: &[&ContextSpec]) -> Result<()> {
     for c in shared {
         let Some(theirs) = decoder.iter().find(|d| d.name == c.name) else {
-            return Err(broken(format!("encoder graph: input '{}' is no context of the decoder graph", c.name)));
+            return Err(broken(format!("encoder graph: input '{}' is not a context of the decoder graph", c.name)));
         };
         if *theirs != c {
             return Err(broken(format!(

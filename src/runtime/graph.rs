@@ -149,7 +149,7 @@ impl DecoderGraph {
         let picture = if reconstruct { &c.reconstruction } else { &c.frames };
         let memory = memory::needed(m, geometry, memory::DECODING, &contexts, &[&c.tokens, &c.tokens, picture]);
         let memory = (!opened.device.is_gpu()).then(|| Reservation::new(memory, geometry)).transpose()?;
-        let graph = GraphSession::new(opened, contexts, config.device_id, memory)?;
+        let graph = GraphSession::new(opened, contexts, config, memory)?;
         let mut this = Self {
             tokens: buffer(&c.tokens)?,
             inputs: Inputs {
@@ -184,7 +184,7 @@ impl DecoderGraph {
         self.inputs.counts_mut()
     }
 
-    /// Motion planes [3, cells_y, cells_x]; empty if the model takes none.
+    /// Motion planes [5, cells_y, cells_x]; empty if the model takes none.
     pub fn motion_mut(&mut self) -> &mut [i32] {
         self.inputs.motion_mut()
     }
@@ -314,7 +314,7 @@ impl EncoderGraph {
             tokens: buffer(&c.tokens)?,
             distortion: optional(m.has_distortion, &c.distortion)?,
             reads_decoder,
-            graph: GraphSession::new(opened, own, config.device_id, memory)?,
+            graph: GraphSession::new(opened, own, config, memory)?,
         };
         for current in 0..2 {
             for theirs in 0..this.decoder_slots() {
@@ -350,7 +350,7 @@ impl EncoderGraph {
         self.inputs.counts_mut()
     }
 
-    /// Motion planes [3, cells_y, cells_x]; empty if the model takes none.
+    /// Motion planes [5, cells_y, cells_x]; empty if the model takes none.
     pub fn motion_mut(&mut self) -> &mut [i32] {
         self.inputs.motion_mut()
     }

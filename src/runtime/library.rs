@@ -98,7 +98,7 @@ fn open() -> Result<Library> {
         if !named.is_absolute() {
             return Err(failed(
                 &format!(
-                    "ORT_DYLIB_PATH={} is relative, and would name whatever lies where the process runs; set the whole path",
+                    "ORT_DYLIB_PATH={} is a relative path, which depends on the working directory; set an absolute path",
                     named.display()
                 ),
                 &looked,

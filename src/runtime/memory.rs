@@ -47,7 +47,7 @@ impl Ledger {
                 taken => format!(", of which other instances in this process have asked for {:.1} GiB", gib(taken)),
             };
             return Err(Error::Limit(format!(
-                "the model takes some {:.1} GiB for pictures of {}x{}, and {:.1} GiB of memory are free{others}; scale the video down (videoscale), or use a bundle with less context",
+                "the model needs about {:.1} GiB for pictures of {}x{}, and {:.1} GiB of memory are free{others}; scale the video down (videoscale), or use a bundle with less context",
                 gib(bytes),
                 g.width,
                 g.height,

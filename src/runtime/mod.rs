@@ -2,6 +2,7 @@
 //! ONNX Runtime: finding its library, choosing a provider, running a bundle's graphs.
 
 mod available;
+mod cancel;
 mod config;
 mod contract;
 pub(crate) mod graph;
@@ -12,6 +13,7 @@ mod provider;
 mod session;
 
 use crate::Result;
+pub use cancel::Canceller;
 pub use config::{ExecutionProvider, RuntimeConfig};
 pub(crate) use graph::{DecoderGraph, EncoderGraph, PictureOutput, Tokens, TokensMut};
 pub use library::set_search_directory;

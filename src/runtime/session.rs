@@ -4,12 +4,15 @@
 //! A context has two tensors that swap roles: a run reads one and writes the other, and committing the run is flipping an
 //! index. A binding is made in advance for each combination of roles.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, Session};
+use ort::session::{IoBinding, RunOptions, Session};
 use ort::value::{DynTensor, PrimitiveTensorElementType, TensorElementType as Type};
 
+use super::RuntimeConfig;
+use super::cancel::Canceller;
 use super::contract::{ContextSpec, NEXT, Spec};
 use super::memory::Reservation;
 use super::provider::{Device, OpenedSession};
@@ -112,14 +115,22 @@ pub(super) struct GraphSession {
     time: Duration,
     /// Until the first run; `None` on a GPU.
     memory: Option<Reservation>,
+    cancel: Option<(Canceller, Arc<RunOptions>)>,
 }
 
 impl GraphSession {
     /// `memory`: what is reserved for it in host memory.
-    pub fn new(opened: OpenedSession, contexts: Vec<ContextSpec>, device_id: i32, memory: Option<Reservation>) -> Result<Self> {
+    pub fn new(
+        opened: OpenedSession,
+        contexts: Vec<ContextSpec>,
+        config: &RuntimeConfig,
+        memory: Option<Reservation>,
+    ) -> Result<Self> {
         let OpenedSession { session, device } = opened;
-        let contexts = contexts.into_iter().map(|c| GraphContext::new(&session, c, device, device_id)).collect::<Result<_>>()?;
-        Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO, memory })
+        let context = |spec| GraphContext::new(&session, spec, device, config.device_id);
+        let contexts = contexts.into_iter().map(context).collect::<Result<_>>()?;
+        let cancel = config.canceller.as_ref().map(|c| Ok::<_, Error>((c.clone(), c.options()?))).transpose()?;
+        Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO, memory, cancel })
     }
 
     /// Buffers of the given specifications where the graph runs.
@@ -179,6 +190,9 @@ impl GraphSession {
 
     /// Runs on the given binding. `inputs` are the ones in host memory, which it was bound to.
     pub fn run<'a>(&mut self, binding: usize, inputs: impl Iterator<Item = Named<'a>>) -> Result<()> {
+        if self.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         let started = Instant::now();
         let binding = self.bindings.get_mut(binding).ok_or_else(|| Error::Runtime("the graph has no such binding".into()))?;
         if self.device.is_gpu() {
@@ -187,10 +201,21 @@ impl GraphSession {
                 binding.bind_input(name, tensor).map_err(runtime("copying to the GPU failed"))?;
             }
         }
-        self.session.run_binding(binding).map_err(runtime("running the graph failed"))?;
+        let run = match &self.cancel {
+            Some((_, options)) => self.session.run_binding_with_options(binding, options),
+            None => self.session.run_binding(binding),
+        };
+        match run.map(drop) {
+            Err(_) if self.is_cancelled() => return Err(Error::Cancelled),
+            run => run.map_err(runtime("running the graph failed"))?,
+        }
         self.time += started.elapsed();
         self.memory = None;
         Ok(())
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.as_ref().is_some_and(|(canceller, _)| canceller.is_cancelled())
     }
 
     /// Makes the last run's contexts the current ones.

@@ -41,7 +41,7 @@ const LAYER_SETS: usize = MAX_NESTED_LAYERS * (MAX_NESTED_LAYERS + 1) / 2;
 /// First context of motion.
 pub(super) const MOTION: usize = 2 * LAYER_SETS * SET;
 /// Contexts of motion.
-pub(super) const MOTION_CONTEXTS: usize = 96;
+pub(super) const MOTION_CONTEXTS: usize = 190;
 
 /// Number of contexts a bundle's tables must have.
 pub const CONTEXTS: usize = MOTION + MOTION_CONTEXTS;

@@ -105,7 +105,7 @@ impl NestedLayout {
             match ranks.get_mut(usize::from(slot)) {
                 Some(free @ None) => *free = Some(i as u16),
                 _ => {
-                    return Err(Error::Model("the order of coefficients is no permutation; export the bundle again".into()));
+                    return Err(Error::Model("the order of coefficients is not a permutation; export the bundle again".into()));
                 }
             }
         }

@@ -1,31 +1,39 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Motion of cells: median prediction, coding as part of layer 0, and the cost of a vector.
 //!
-//! Vectors are (dy, dx) in quarter pixels, each in -[`MAX_MOTION`]..=[`MAX_MOTION`]; a field is three planes dy, dx, mode (0 inter,
-//! 1 intra) of cells in raster order.
+//! A field is [`PLANES`] planes of cells in raster order: the vector dy, dx in quarter pixels, the mode (0 inter, 1 intra), and the
+//! bend by, bx in eighths of a pixel. Vectors and bends are within +-[`MAX_MOTION`].
 
 use super::contexts::{MOTION, MOTION_CONTEXTS};
 use super::layer::code_escape;
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
 
-/// Largest component of a vector, in quarter pixels.
+/// Largest component of a vector in quarter pixels, and of a bend in eighths.
 pub const MAX_MOTION: i32 = 255;
+/// Planes of a field.
+pub const PLANES: usize = 5;
 
 const INTRA: usize = MOTION;
-const OTHER: usize = INTRA + 3;
+const VECTOR: usize = INTRA + 3;
+const BENT: usize = VECTOR + SET;
+const BEND: usize = BENT + 1;
+
+/// Contexts of a vector or a bend, from the first of the set on.
+const OTHER: usize = 0;
 const WHICH: usize = OTHER + 1;
 const SAME: usize = WHICH + 2;
 const ZERO_DY: usize = SAME + 4 * ERROR_CLASSES;
 const ZERO_DX: usize = ZERO_DY + 3;
 const SIZE: usize = ZERO_DX + 3;
+const SET: usize = SIZE + 6 * SIZES;
 /// Classes of how well the neighbours' vectors were predicted.
 const ERROR_CLASSES: usize = 6;
 /// Contexts of a component's prefix, and its most ones: sizes go up to 2 * [`MAX_MOTION`].
 const SIZES: usize = 10;
-const _: () = assert!(SIZE + 6 * SIZES <= MOTION + MOTION_CONTEXTS && 2 * MAX_MOTION < 1 << SIZES);
+const _: () = assert!(BEND + SET == MOTION + MOTION_CONTEXTS && 2 * MAX_MOTION < 1 << SIZES);
 
-/// Vectors of a cell's left, top and top-right neighbours; `None`: outside the picture, or intra.
+/// Vectors, or bends, of a cell's left, top and top-right neighbours; `None`: outside the picture, or intra.
 pub type Near = [Option<[i32; 2]>; 3];
 
 /// Prediction of a cell's vector: with one neighbour that one's vector, otherwise the component-wise median, where a missing
@@ -71,11 +79,11 @@ pub fn cost(vector: [i32; 2], near: Near) -> u32 {
     700 + part(dy) + part(dx)
 }
 
-/// Neighbours of cell (x, y) of a field whose cells before it in raster order are known.
-fn neighbours(motion: &[i32], cells_x: usize, cells: usize, x: usize, y: usize) -> Near {
+/// Left, top and top-right neighbours of cell (x, y) in two planes, of which the cells before it in raster order are known.
+fn neighbours(pair: [&[i32]; 2], mode: &[i32], cells_x: usize, x: usize, y: usize) -> Near {
     let at = |x: usize, y: usize| {
         let cell = y * cells_x + x;
-        (motion[2 * cells + cell] == 0).then(|| [motion[cell], motion[cells + cell]])
+        (mode[cell] == 0).then(|| pair.map(|plane| plane[cell]))
     };
     [
         if x > 0 { at(x - 1, y) } else { None },
@@ -84,7 +92,46 @@ fn neighbours(motion: &[i32], cells_x: usize, cells: usize, x: usize, y: usize) 
     ]
 }
 
-/// Codes the motion of a block: an encoder reads `motion`, a decoder fills it. `scratch` needs `cells_x` + 1 entries.
+/// How well a row's vectors were predicted: 0 as predicted, 1 near the prediction, 2 far from it or intra. Holds the row above,
+/// overwritten from the left.
+struct Errors<'a> {
+    above: &'a mut [u8],
+    left: u8,
+}
+
+impl Errors<'_> {
+    /// Class of what is around cell `x`.
+    fn around(&self, x: usize) -> usize {
+        usize::from(2 * self.left + 2 * self.above[x] + self.above[x + 1]).div_ceil(2)
+    }
+
+    fn set(&mut self, x: usize, class: u8) {
+        (self.above[x], self.left) = (class, class);
+    }
+}
+
+/// Codes one of the two pairs of planes of a cell that is not intra.
+fn code_pair<C: BitCoder>(
+    coder: &mut C,
+    set: usize,
+    pair: [&mut [i32]; 2],
+    cell: usize,
+    near: Near,
+    errors: &mut Errors<'_>,
+    x: usize,
+) -> Result<()> {
+    let prediction = predict(near);
+    let vector = code_vector(coder, set, [pair[0][cell], pair[1][cell]], near, errors.around(x))?;
+    if vector[0].abs() > MAX_MOTION || vector[1].abs() > MAX_MOTION {
+        return Err(Error::Malformed(format!("a motion vector of {vector:?}; wait for the next block")));
+    }
+    (pair[0][cell], pair[1][cell]) = (vector[0], vector[1]);
+    let size = (vector[0] - prediction[0]).abs() + (vector[1] - prediction[1]).abs();
+    errors.set(x, u8::from(size > 0) + u8::from(size > 4));
+    Ok(())
+}
+
+/// Codes the motion of a block: an encoder reads `motion`, a decoder fills it. `scratch` needs 2 * (`cells_x` + 1) entries.
 pub(super) fn code_motion<C: BitCoder>(
     coder: &mut C,
     motion: &mut [i32],
@@ -93,34 +140,36 @@ pub(super) fn code_motion<C: BitCoder>(
     scratch: &mut [u8],
 ) -> Result<()> {
     let cells = cells_x * cells_y;
-    // of the row above, overwritten from the left: 0: as predicted, 1: near the prediction, 2: far from it or intra
+    let (dy, rest) = motion.split_at_mut(cells);
+    let (dx, rest) = rest.split_at_mut(cells);
+    let (mode, bends) = rest.split_at_mut(cells);
+    let (by, bx) = bends.split_at_mut(cells);
+    let bent = coder.bit(BENT, by.iter().chain(bx.iter()).any(|&b| b != 0));
     scratch.fill(0);
+    let (above, above_bends) = scratch.split_at_mut(cells_x + 1);
+    let mut errors = Errors { above, left: 0 };
+    let mut bend_errors = Errors { above: above_bends, left: 0 };
     for y in 0..cells_y {
-        let (mut left_intra, mut left_class) = (false, 0);
+        let mut left_intra = false;
+        (errors.left, bend_errors.left) = (0, 0);
         for x in 0..cells_x {
             let cell = y * cells_x + x;
-            let top_intra = y > 0 && motion[2 * cells + cell - cells_x] != 0;
-            let intra = coder.bit(INTRA + usize::from(left_intra) + usize::from(top_intra), motion[2 * cells + cell] != 0);
+            let top_intra = y > 0 && mode[cell - cells_x] != 0;
+            let intra = coder.bit(INTRA + usize::from(left_intra) + usize::from(top_intra), mode[cell] != 0);
             left_intra = intra;
-            let error = usize::from(2 * left_class + 2 * scratch[x] + scratch[x + 1]).div_ceil(2);
-            let mut class = 2;
+            mode[cell] = i32::from(intra);
             if intra {
-                (motion[cell], motion[cells + cell], motion[2 * cells + cell]) = (0, 0, 1);
-            } else {
-                let near = neighbours(motion, cells_x, cells, x, y);
-                let prediction = predict(near);
-                let vector = code_vector(coder, [motion[cell], motion[cells + cell]], near, error)?;
-                if vector[0].abs() > MAX_MOTION || vector[1].abs() > MAX_MOTION {
-                    return Err(Error::Malformed(format!(
-                        "a motion vector of {vector:?} quarter pixels; wait for the next block"
-                    )));
-                }
-                (motion[cell], motion[cells + cell], motion[2 * cells + cell]) = (vector[0], vector[1], 0);
-                let size = (vector[0] - prediction[0]).abs() + (vector[1] - prediction[1]).abs();
-                class = u8::from(size > 0) + u8::from(size > 4);
+                (dy[cell], dx[cell], by[cell], bx[cell]) = (0, 0, 0, 0);
+                errors.set(x, 2);
+                bend_errors.set(x, 2);
+                continue;
             }
-            scratch[x] = class;
-            left_class = class;
+            let near = neighbours([dy, dx], mode, cells_x, x, y);
+            code_pair(coder, VECTOR, [dy, dx], cell, near, &mut errors, x)?;
+            if bent {
+                let near = neighbours([by, bx], mode, cells_x, x, y);
+                code_pair(coder, BEND, [by, bx], cell, near, &mut bend_errors, x)?;
+            }
         }
         if C::DECODES && coder.exhausted() {
             return Err(Error::Malformed("motion ends before its cells do; wait for the next block".into()));
@@ -129,39 +178,39 @@ pub(super) fn code_motion<C: BitCoder>(
     Ok(())
 }
 
-fn code_vector<C: BitCoder>(coder: &mut C, vector: [i32; 2], near: Near, error: usize) -> Result<[i32; 2]> {
+fn code_vector<C: BitCoder>(coder: &mut C, set: usize, vector: [i32; 2], near: Near, error: usize) -> Result<[i32; 2]> {
     let prediction = predict(near);
     let agreement = 2 * usize::from(prediction == [0, 0]) + usize::from(near[0] == near[1]);
-    if !coder.bit(SAME + agreement * ERROR_CLASSES + error.min(ERROR_CLASSES - 1), vector != prediction) {
+    if !coder.bit(set + SAME + agreement * ERROR_CLASSES + error.min(ERROR_CLASSES - 1), vector != prediction) {
         return Ok(prediction);
     }
     let (list, n) = others(near, prediction);
     let chosen = list[..n].iter().position(|v| *v == vector);
-    if n > 0 && coder.bit(OTHER, chosen.is_some()) {
+    if n > 0 && coder.bit(set + OTHER, chosen.is_some()) {
         let chosen = chosen.unwrap_or(0);
-        let first = n == 1 || !coder.bit(WHICH, chosen > 0);
-        let at = if first { 0 } else { 1 + usize::from(n > 2 && coder.bit(WHICH + 1, chosen > 1)) };
+        let first = n == 1 || !coder.bit(set + WHICH, chosen > 0);
+        let at = if first { 0 } else { 1 + usize::from(n > 2 && coder.bit(set + WHICH + 1, chosen > 1)) };
         return Ok(list[at]);
     }
     let wanted = [vector[0].wrapping_sub(prediction[0]), vector[1].wrapping_sub(prediction[1])];
-    let difference = code_difference(coder, wanted, error.div_ceil(2).min(2))?;
+    let difference = code_difference(coder, set, wanted, error.div_ceil(2).min(2))?;
     Ok([prediction[0] + difference[0], prediction[1] + difference[1]])
 }
 
 /// A difference that is not zero.
-fn code_difference<C: BitCoder>(coder: &mut C, wanted: [i32; 2], class: usize) -> Result<[i32; 2]> {
-    let dy_moves = coder.bit(ZERO_DY + class, wanted[0] != 0);
+fn code_difference<C: BitCoder>(coder: &mut C, set: usize, wanted: [i32; 2], class: usize) -> Result<[i32; 2]> {
+    let dy_moves = coder.bit(set + ZERO_DY + class, wanted[0] != 0);
     let mut out = [0; 2];
     if dy_moves {
-        out[0] = code_component(coder, 2 * class, wanted[0])?;
+        out[0] = code_component(coder, set, 2 * class, wanted[0])?;
     }
-    if !dy_moves || coder.bit(ZERO_DX + class, wanted[1] != 0) {
-        out[1] = code_component(coder, 2 * class + 1, wanted[1])?;
+    if !dy_moves || coder.bit(set + ZERO_DX + class, wanted[1] != 0) {
+        out[1] = code_component(coder, set, 2 * class + 1, wanted[1])?;
     }
     Ok(out)
 }
 
-fn code_component<C: BitCoder>(coder: &mut C, kind: usize, wanted: i32) -> Result<i32> {
-    let size = 1 + code_escape(coder, SIZE + SIZES * kind, SIZES, wanted.unsigned_abs().wrapping_sub(1))? as i32;
+fn code_component<C: BitCoder>(coder: &mut C, set: usize, kind: usize, wanted: i32) -> Result<i32> {
+    let size = 1 + code_escape(coder, set + SIZE + SIZES * kind, SIZES, wanted.unsigned_abs().wrapping_sub(1))? as i32;
     Ok(if coder.bypass(u32::from(wanted < 0), 1) == 1 { -size } else { size })
 }

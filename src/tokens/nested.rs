@@ -39,8 +39,8 @@ impl Common {
         Ok(Self {
             state: BlockState::new(layout),
             around: Neighbourhood::new(layout),
-            motion: vec![0; 3 * layout.cells()],
-            scratch: vec![0; layout.cells_x + 1],
+            motion: vec![0; motion::PLANES * layout.cells()],
+            scratch: vec![0; 2 * (layout.cells_x + 1)],
             layout: layout.clone(),
             tables: tables.clone(),
             classes,
@@ -312,7 +312,7 @@ impl NestedDecoder {
         if layer == 0 {
             motion.fill(0);
             if key {
-                motion[2 * layout.cells()..].fill(1);
+                motion[2 * layout.cells()..3 * layout.cells()].fill(1);
             } else {
                 motion::code_motion(&mut coder, motion, layout.cells_x, layout.cells_y, scratch)?;
             }
@@ -331,7 +331,7 @@ impl NestedDecoder {
         self.read
     }
 
-    /// Motion planes dy, dx, mode of the block, \[3, cells\]; in a key block mode is 1 (intra) everywhere.
+    /// Motion planes dy, dx, mode, by, bx of the block, \[5, cells\]; in a key block mode is 1 (intra) everywhere.
     pub fn motion(&self) -> &[i32] {
         &self.common.motion
     }
@@ -409,11 +409,11 @@ fn check_latents(layout: &NestedLayout, found: usize) -> Result<()> {
 fn check_motion(layout: &NestedLayout, motion: Option<&[i32]>) -> Result<()> {
     let Some(m) = motion else { return Ok(()) };
     let cells = layout.cells();
-    if m.len() != 3 * cells {
-        return Err(Error::Settings(format!("motion of {} values for {cells} cells; give three planes", m.len())));
+    if m.len() != motion::PLANES * cells {
+        return Err(Error::Settings(format!("motion of {} values for {cells} cells; give {} planes", m.len(), motion::PLANES)));
     }
-    if m[..2 * cells].iter().any(|v| v.abs() > motion::MAX_MOTION) {
-        return Err(Error::Settings(format!("motion beyond {} quarter pixels; limit the search", motion::MAX_MOTION)));
+    if m.iter().any(|v| v.abs() > motion::MAX_MOTION) {
+        return Err(Error::Settings(format!("a component of motion beyond {}; limit the search", motion::MAX_MOTION)));
     }
     Ok(())
 }

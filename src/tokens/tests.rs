@@ -29,7 +29,7 @@ pub(super) fn latents(seed: u64, cells: usize, c: usize, scale: f64) -> Vec<i16>
 }
 
 fn motion(seed: u64, cells: usize) -> Vec<i32> {
-    let mut out = vec![0; 3 * cells];
+    let mut out = vec![0; motion::PLANES * cells];
     for cell in 0..cells {
         let r = seed.wrapping_mul(31).wrapping_add(cell as u64 / 3).wrapping_mul(0x2545_f491_4f6c_dd1d) >> 20;
         if r.is_multiple_of(7) {
@@ -37,6 +37,10 @@ fn motion(seed: u64, cells: usize) -> Vec<i32> {
         } else {
             out[cell] = (r >> 8 & 0xffff) as i32 % 511 - 255;
             out[cells + cell] = (r >> 20 & 0xffff) as i32 % 511 - 255;
+            if seed.is_multiple_of(2) && !r.is_multiple_of(3) {
+                out[3 * cells + cell] = (r >> 12 & 0xffff) as i32 % 511 - 255;
+                out[4 * cells + cell] = (r >> 24 & 7) as i32 - 3;
+            }
         }
     }
     out
@@ -176,7 +180,7 @@ fn extreme_latents_round_trip() {
 
 #[test]
 fn nothing_costs_nothing() {
-    let m = vec![0; 45];
+    let m = vec![0; motion::PLANES * 15];
     let sizes = round_trip(3, 30, &[&vec![0; 15 * 192]], Some(&m), &Rdo::default());
     assert!(sizes.iter().sum::<usize>() <= 20, "{sizes:?} bytes for an empty block of an untrained bundle");
 }
@@ -233,9 +237,9 @@ fn estimates_are_near_the_truth() {
 fn segments_stay_as_they_are() {
     let layout = NestedLayout::new(&positions(8), 3, 5, 3).expect("valid");
     let mut encoder = NestedEncoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
-    let (x, m) = (latents(11, 15, 192, 700.0), motion(5, 15));
+    let (x, straight, bent) = (latents(11, 15, 192, 700.0), motion(5, 15), motion(6, 15));
     let mut sums = Vec::new();
-    for motion in [None, Some(&m[..])] {
+    for motion in [None, Some(&straight[..]), Some(&bent[..])] {
         encoder.quantise(&x, 24, 3, motion, &Rdo { lambda: 0.0, ..Rdo::default() }).expect("quantises");
         for layer in 0..3 {
             let mut segment = Vec::new();
@@ -247,6 +251,15 @@ fn segments_stay_as_they_are() {
     assert_eq!(sums, SEGMENTS);
 }
 
-/// Length and FNV-1a of each segment: key block, then inter block.
-const SEGMENTS: [(usize, u32); 6] =
-    [(27, 1786728252), (94, 2960086413), (269, 2685331805), (50, 762713860), (94, 1940004832), (270, 2624332252)];
+/// Length and FNV-1a of each segment: key block, then inter blocks without and with bends.
+const SEGMENTS: [(usize, u32); 9] = [
+    (27, 1786728252),
+    (94, 2960086413),
+    (269, 2685331805),
+    (50, 189214304),
+    (94, 1940004832),
+    (270, 2624332252),
+    (69, 3604549540),
+    (94, 1940004832),
+    (270, 2624332252),
+];

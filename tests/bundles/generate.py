@@ -9,6 +9,7 @@ tokens is a picture, blocks depend on their context, and all is exact enough to 
     official  the same, searched as the released code does, without predictions or end of context; weights in external files
     vae       means; closed loop (the encoder reads the decoder's context), not conditioned, no reconstruction
     long      as vae, with blocks of 8 frames
+    endless   as fsq, without predictions; the decoder graph runs until it is ended
 """
 
 import json
@@ -95,6 +96,17 @@ def frames(length):
     return tensor("frames", T.UINT8, length, "height", "width", 3)
 
 
+def without_end(g, value):
+    """`value`, after more rounds than anyone will wait for."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["going"], ["goes_on"]), helper.make_node("Neg", ["before"], ["after"])],
+        "round",
+        [tensor("round", T.INT64), tensor("going", T.BOOL), tensor("before", T.FLOAT, "cells", 16, 3)],
+        [tensor("goes_on", T.BOOL), tensor("after", T.FLOAT, "cells", 16, 3)],
+    )
+    return g("Loop", g.constant(2**63 - 2, np.int64), g.constant(True, np.bool_), value, body=body)
+
+
 def encoder(folder, kind, length, distortion, external):
     g = Graph()
     context = "dec.last" if kind == "vae" else "enc.last"
@@ -135,7 +147,7 @@ def encoder(folder, kind, length, distortion, external):
     g.save(folder, "encoder", inputs, outputs, external)
 
 
-def decoder(folder, kind, length, external):
+def decoder(folder, kind, length, external, endless):
     g = Graph()
     rows, columns = g.grid("dec.last")
     if kind == "vae":
@@ -147,6 +159,8 @@ def decoder(folder, kind, length, external):
         basis = g.constant([[[1, LEVELS, LEVELS**2]]], np.int32)
         digits = g("Mod", g("Div", index, basis), g.constant(LEVELS, np.int32))
         coded = g("Div", g("Sub", g("Cast", digits, to=T.FLOAT), float(HALF)), float(HALF))
+    if endless:
+        coded = without_end(g, coded)
     after = g("Add", g.prediction("dec.last"), g("Mul", coded, g.mask("counts")))
     g("Reshape", after, g("Shape", "dec.last"), out="dec.last.next")
     means = g("MatMul", transform().T[None], g("Mul", after, 4.0))
@@ -170,7 +184,7 @@ def bundle(name, **fields):
     kind, external = fields["bottleneck"]["kind"], name == "official"
     length = fields.get("block_length", 4)
     encoder(folder, kind, length, fields.get("has_distortion", False), external)
-    decoder(folder, kind, length, external)
+    decoder(folder, kind, length, external, name == "endless")
     common = {
         "format_version": 1,
         "name": f"test-{name}",
@@ -189,6 +203,7 @@ def bundle(name, **fields):
 if __name__ == "__main__":
     fsq = {"bottleneck": {"kind": "fsq", "levels": [LEVELS] * 3}, "count_conditioned": True, "has_reconstruction": True}
     bundle("fsq", **fsq, min_tokens=1, has_distortion=True, max_context_blocks=4)
+    bundle("endless", **fsq, min_tokens=1)
     bundle("official", **fsq, min_tokens=2, search={"rule": "official"})
     vae = {"bottleneck": {"kind": "vae", "dimensions": 3, "scale": 1024.0, "bits": 12}}
     bundle("vae", **vae)

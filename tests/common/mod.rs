@@ -13,19 +13,13 @@ use elastictok::codec::{Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTim
 use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
 
-/// The official code's reference data, from `ELASTICTOK_FIXTURES`, else `../shared/fixtures/official` beside the workspace.
-/// `None`, and a line that says so, where there is none.
-pub fn fixtures() -> Option<PathBuf> {
+/// The official code's reference data: `ELASTICTOK_FIXTURES`, else `../shared/fixtures/official` beside the workspace. Tests that
+/// need it are ignored unless asked for, and fail without it.
+pub fn fixtures() -> PathBuf {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures/official");
     let folder = std::env::var_os("ELASTICTOK_FIXTURES").map_or(default, PathBuf::from);
-    if folder.join("units").is_dir() {
-        return Some(folder);
-    }
-    eprintln!(
-        "no reference data in {}: tested against rows made by hand instead; set ELASTICTOK_FIXTURES to test against the official code's",
-        folder.display()
-    );
-    None
+    assert!(folder.join("units").is_dir(), "no reference data in {}; set ELASTICTOK_FIXTURES", folder.display());
+    folder
 }
 
 /// An .npz archive.

@@ -3,12 +3,13 @@
 //! and `truncate` read them.
 //!
 //! A dump is `ETKDUMP2`, then C and L (u32) and C positions of four u16: component, t, v, u; most important coefficient first.
-//! Then for each block: key u8, quantiser u8, depth u8, n u8 (1 or depth), cells_x u32, cells_y u32, motion i32\[3 * cells\],
+//! Then for each block: key u8, quantiser u8, depth u8, n u8 (1 or depth), cells_x u32, cells_y u32, motion i32\[5 * cells\],
 //! latents i16\[n * cells * C\]. All little-endian.
 
 use std::io::{Read, Write};
 
 use elastictok::internals::BlockView;
+use elastictok::internals::tokens::motion::PLANES as MOTION_PLANES;
 use elastictok::internals::tokens::{Estimate, NestedEncoder, Rdo};
 use elastictok::{Error, Result};
 
@@ -139,7 +140,7 @@ impl<R: Read> DumpReader<R> {
             return Err(Error::Limit(format!("a dump of {cells_x}x{cells_y} cells; write it again")));
         }
         let cells = cells_x * cells_y;
-        let mut bytes = vec![0; 12 * cells];
+        let mut bytes = vec![0; 4 * MOTION_PLANES * cells];
         self.input.read_exact(&mut bytes).map_err(io)?;
         let motion = bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let depth = usize::from(head[2]);
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_in_token_order() {
         let (positions, order) = ([[0, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]], [2, 0, 1]);
-        let (motion, first, second) = ([1, -2, 3, -4, 0, 1], [1i16, 2, 3, 4, 5, 6], [-1i16, -2, -3, -4, -5, -6]);
+        let (motion, first, second) = ([1, -2, 3, -4, 0, 1, 5, -6, 7, 8], [1i16, 2, 3, 4, 5, 6], [-1i16, -2, -3, -4, -5, -6]);
         let mut file = Vec::new();
         let mut writer = DumpWriter::new(&mut file, &positions, &order, 3).expect("written");
         for latents in [vec![&first[..]], vec![&first[..], &second[..]]] {

@@ -10,10 +10,11 @@ use gst::prelude::*;
 use super::encoders::Encoder;
 use crate::cli::ModelArgs;
 use crate::failure::input;
+use crate::input::Input;
 use crate::picture::Picture;
 use crate::pipeline::{self, Pipeline};
 use crate::report::original::copy;
-use crate::source::{self, Input, Shape};
+use crate::source::{self, Shape};
 
 /// How often it is looked whether something went wrong, while no picture comes.
 const LOOK: gst::ClockTime = gst::ClockTime::from_mseconds(200);

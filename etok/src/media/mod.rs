@@ -14,7 +14,7 @@ use gst::glib;
 use gst::prelude::*;
 
 use crate::failure::input;
-use crate::source::Input;
+use crate::input::{Input, check_file};
 use fetch::Fetcher;
 use rate::Chooser;
 pub use rate::Rate;
@@ -92,7 +92,7 @@ pub fn url(from: &Input) -> anyhow::Result<Option<String>> {
             Ok(path.ends_with(".json").then(|| url.clone()))
         }
         Input::File(path) if path.extension().is_some_and(|e| e == "json") => {
-            crate::source::check_file(path)?;
+            check_file(path)?;
             let absolute = std::path::absolute(path).map_err(|e| input(format!("cannot read {}: {e}", path.display())))?;
             Ok(Some(glib::filename_to_uri(absolute, None)?.to_string()))
         }

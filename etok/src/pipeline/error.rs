@@ -6,6 +6,9 @@ use gst::prelude::*;
 
 use crate::failure::{self, Exit};
 
+/// Name of the message that tells of an input without pictures.
+pub const NO_VIDEO: &str = "etok-no-video";
+
 /// Debian's package of an element.
 pub fn package(factory: &str) -> Option<&'static str> {
     Some(match factory {
@@ -76,7 +79,7 @@ pub fn fatal(message: &gst::Message, missing: &Missing) -> Option<anyhow::Error>
     match message.view() {
         gst::MessageView::Error(e) => Some(describe(e, missing)),
         gst::MessageView::Application(a) => {
-            let s = a.structure().filter(|s| s.name() == super::NO_VIDEO)?;
+            let s = a.structure().filter(|s| s.name() == NO_VIDEO)?;
             Some(missing.no_video(s.get::<&str>("found").unwrap_or_default()))
         }
         _ => None,
@@ -101,7 +104,7 @@ fn describe(error: &gst::message::Error, missing: &Missing) -> anyhow::Error {
         () => Exit::Failed,
     };
     let text = match glib.kind::<gst::StreamError>() {
-        Some(gst::StreamError::TypeNotFound) => "this is no video or other media that GStreamer knows".into(),
+        Some(gst::StreamError::TypeNotFound) => "GStreamer does not recognise it as video or other media".into(),
         Some(gst::StreamError::Failed) if name.ends_with("src") => {
             format!("nothing can be read; check the address and the connection ({text})")
         }

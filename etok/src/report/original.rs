@@ -6,9 +6,10 @@ use elastictok::frame::PixelFormat;
 use gst::prelude::*;
 use gst_video::prelude::*;
 
+use crate::input::Input;
 use crate::picture::Picture;
 use crate::pipeline::{self, Pipeline};
-use crate::source::{self, Input, Shape};
+use crate::source::{self, Shape};
 
 /// How often it is looked whether something went wrong, while no picture comes.
 const LOOK: gst::ClockTime = gst::ClockTime::from_mseconds(200);

@@ -198,7 +198,7 @@ fn quality(page: &mut Page, r: &Report, marks: &[(f64, String)]) {
         })
         .collect();
     let mut caption =
-        "How near the decoded pictures are to the original, by the number of layers that arrive; higher is better.".to_string();
+        "How close the decoded pictures are to the original, by the number of layers that arrive; higher is better.".to_string();
     if all > 1 {
         caption.push_str(
             " With fewer layers a receiver predicts from coarser pictures than the sender did, so its error may grow until the next key block; streams encoded with --drift-free do not have this.",
@@ -331,7 +331,7 @@ fn damage(page: &mut Page, r: &Report) {
     let more = if more > 0 { format!("<p class=\"caption\">and {more} more</p>") } else { String::new() };
     page.section(
         "Damage",
-        "What of the stream could not be read. Where a block is lost, the picture before it stays until the next key block.",
+        "The parts of the stream that could not be read. Where a block is lost, the picture before it stays until the next key block.",
         &format!("<ul class=\"damage\">{items}</ul>{more}"),
     );
 }

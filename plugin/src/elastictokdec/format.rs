@@ -9,14 +9,11 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
-use super::imp::{CAT, ElasticTokDec};
-use super::packets::Pictures;
+use super::state::{CAT, ElasticTokDec, InputState, Pictures};
 use crate::common::{DEFAULT_MODEL, MEDIA_TYPE, contradiction, error_message, lock, video_info};
 
-pub type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
-
 /// Advice for a stream that is not cut into packets.
-pub const ADVICE: &str = "what comes in is not cut into packets; put elastictokparse before elastictokdec";
+pub const ADVICE: &str = "the input is not packetized; put elastictokparse before elastictokdec";
 
 impl ElasticTokDec {
     /// Makes a decoder for caps, unless the one in use fits them, and tells downstream the format.
@@ -59,7 +56,7 @@ impl ElasticTokDec {
         let bundle = named.or_else(|| lock(&self.state).bundle.clone());
         let config = DecoderConfig {
             bundle: bundle.ok_or_else(|| Error::Settings("the decoder is not started".into()))?,
-            runtime: settings.model.runtime(),
+            runtime: settings.model.runtime(&self.canceller),
             max_layers: settings.layers(),
             header,
             limits: self.max_pixels.limits(),

@@ -19,72 +19,18 @@
  *
  * Since: 0.1.0
  */
-use std::sync::{Arc, Mutex};
-
 use elastictok::bundle::Bundle;
-use elastictok::codec::Decoder;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_video::prelude::*;
 use gst_video::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
-use super::format::InputState;
-use super::packets::Pictures;
-use super::pictures;
-use super::stats::{self, Snapshot};
-use crate::common::{MEDIA_TYPE, MaxPixels, ModelSettings, error_message, lock, refuse};
+use super::state::{CAT, ElasticTokDec, InputState, Pictures, State};
+use super::{pictures, stats};
+use crate::common::{MEDIA_TYPE, MaxPixels, ModelSettings, end_runs, error_message, lock, refuse};
 use crate::keyrequest::KeyRequest;
-
-pub(super) static CAT: Lazy<gst::DebugCategory> =
-    Lazy::new(|| gst::DebugCategory::new("elastictokdec", gst::DebugColorFlags::empty(), Some("ElasticTok decoder")));
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct Settings {
-    pub model: ModelSettings,
-    pub max_layers: u32,
-}
-
-impl Settings {
-    /// Most layers to decode, as the core has it.
-    pub fn layers(&self) -> Option<usize> {
-        (self.max_layers > 0).then_some(self.max_layers as usize)
-    }
-}
-
-#[derive(Default)]
-pub(super) struct State {
-    /// Set from start to stop.
-    pub bundle: Option<Arc<Bundle>>,
-    /// Set once caps are there.
-    pub decoder: Option<Decoder>,
-    pub info: Option<gst_video::VideoInfo>,
-    /// The decoder's last block, whose pictures are being shown.
-    pub pictures: Pictures,
-    /// A problem began and the user was told.
-    pub troubled: bool,
-    /// Blocks were skipped for the trick mode: the next ones lack their context, and nothing is wrong.
-    pub skipped: bool,
-    pub key_request: KeyRequest,
-}
-
-#[derive(Default)]
-pub struct ElasticTokDec {
-    /// Never held across a call out of the element.
-    pub(super) state: Mutex<State>,
-    /// For the property `stats`, which does not wait for a block to be decoded: locked briefly, after `state`.
-    snapshot: Mutex<Option<Snapshot>>,
-    pub(super) settings: Mutex<Settings>,
-    pub(super) max_pixels: MaxPixels,
-}
-
-impl ElasticTokDec {
-    /// Makes the measurements of `decoder` those that the property `stats` has; none without a stream.
-    pub(super) fn publish(&self, decoder: Option<&Decoder>) {
-        let snapshot = decoder.map(Snapshot::of);
-        *lock(&self.snapshot) = snapshot;
-    }
-}
 
 #[glib::object_subclass]
 impl ObjectSubclass for ElasticTokDec {
@@ -163,6 +109,14 @@ impl ObjectImpl for ElasticTokDec {
 impl GstObjectImpl for ElasticTokDec {}
 
 impl ElementImpl for ElasticTokDec {
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::PausedToReady {
+            // The pads wait for the streaming thread.
+            self.canceller.cancel();
+        }
+        self.parent_change_state(transition)
+    }
+
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
         static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
             gst::subclass::ElementMetadata::new(
@@ -192,6 +146,7 @@ impl ElementImpl for ElasticTokDec {
 
 impl VideoDecoderImpl for ElasticTokDec {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
+        self.canceller.resume();
         // A bundle that is not there fails before data flows.
         let model = lock(&self.settings).model.model.clone();
         let bundle = Bundle::resolve(&model).map_err(|e| error_message(&e))?;
@@ -215,6 +170,7 @@ impl VideoDecoderImpl for ElasticTokDec {
     }
 
     fn flush(&self) -> bool {
+        self.canceller.resume();
         let mut state = lock(&self.state);
         if let Some(decoder) = &mut state.decoder {
             decoder.reset();
@@ -236,6 +192,7 @@ impl VideoDecoderImpl for ElasticTokDec {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
+        end_runs(&self.canceller, self.obj().sink_pad(), &event);
         if let gst::EventView::Segment(segment) = event.view()
             && segment.segment().rate() < 0.0
         {

@@ -7,13 +7,14 @@ mod format;
 mod imp;
 mod packets;
 mod pictures;
+mod state;
 mod stats;
 mod trouble;
 
 use crate::common::Provider;
 
 glib::wrapper! {
-    pub struct ElasticTokDec(ObjectSubclass<imp::ElasticTokDec>) @extends gst_video::VideoDecoder, gst::Element, gst::Object;
+    pub struct ElasticTokDec(ObjectSubclass<state::ElasticTokDec>) @extends gst_video::VideoDecoder, gst::Element, gst::Object;
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

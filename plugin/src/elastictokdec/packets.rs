@@ -21,23 +21,12 @@ use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
 use super::format::ADVICE;
-use super::imp::{CAT, ElasticTokDec};
 use super::pictures::clock_time;
+use super::state::{CAT, ElasticTokDec, Pictures};
 use crate::common::lock;
 use crate::framemetas;
 
 type Flow = Result<gst::FlowSuccess, gst::FlowError>;
-
-/// The pictures of the last block.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Pictures {
-    /// How many of them are to be shown.
-    pub count: usize,
-    /// Which one the next frame shows; none: the next frame has a packet.
-    next: Option<usize>,
-    /// They replace a block that could not be decoded.
-    pub concealed: bool,
-}
 
 impl ElasticTokDec {
     /// Puts [`chain`](Self::chain) before the base class's function.

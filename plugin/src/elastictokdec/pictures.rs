@@ -8,7 +8,7 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
-use super::imp::ElasticTokDec;
+use super::state::ElasticTokDec;
 use crate::common::lock;
 
 pub(super) fn clock_time(ns: Option<u64>) -> Option<gst::ClockTime> {
@@ -66,7 +66,7 @@ impl ElasticTokDec {
             gst::element_imp_error!(
                 self,
                 gst::CoreError::Negotiation,
-                ("downstream does not take the decoder's format; put videoconvert behind elastictokdec"),
+                ("downstream does not take the decoder's format; put videoconvert after elastictokdec"),
                 ["{caps:?}"]
             );
         }
@@ -81,7 +81,7 @@ impl ElasticTokDec {
             gst::element_imp_error!(
                 self,
                 gst::CoreError::Negotiation,
-                ("downstream agrees on no buffers for pictures; see its own messages")
+                ("downstream and the decoder found no common buffers for pictures; see the messages of downstream")
             );
         }
         flow

@@ -11,12 +11,16 @@ use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
-use super::imp::{CAT, ElasticTokDec};
+use super::state::{CAT, ElasticTokDec};
 use crate::common::{error_message, lock};
 use crate::keyrequest::KeyRequest;
 
 impl ElasticTokDec {
+    /// Posts the error; one of a flush or a stop is none.
     pub(super) fn post(&self, error: &Error) -> gst::FlowError {
+        if matches!(error, Error::Cancelled) {
+            return gst::FlowError::Flushing;
+        }
         self.post_error_message(error_message(error));
         gst::FlowError::Error
     }

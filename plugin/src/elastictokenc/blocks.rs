@@ -10,8 +10,7 @@ use elastictok::frame::{PlanesRef, SourceFormat};
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
-use super::imp::{CAT, ElasticTokEnc, State};
-use super::stats::Snapshot;
+use super::state::{CAT, ElasticTokEnc, State};
 use super::times;
 use crate::common::{error_message, lock};
 use crate::framemetas;
@@ -37,7 +36,11 @@ struct Measured {
 }
 
 impl ElasticTokEnc {
+    /// Posts the error; one of a flush or a stop is none.
     fn post(&self, error: &Error) -> gst::FlowError {
+        if matches!(error, Error::Cancelled) {
+            return gst::FlowError::Flushing;
+        }
         self.post_error_message(error_message(error));
         gst::FlowError::Error
     }
@@ -220,12 +223,6 @@ impl ElasticTokEnc {
 }
 
 impl State {
-    /// The measurements so far.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        let stats = self.encoder.stats().clone();
-        Snapshot { stats, search: self.search, token_bits: self.token_bits, provider: self.encoder.provider() }
-    }
-
     /// Makes a buffer of a packet, whose coding `started` when the encoder had counted `tokens`.
     fn take(&mut self, packet: Packet, started: Instant, tokens: u64) -> elastictok::Result<Coded> {
         let buffer = match &mut self.writer {
@@ -248,11 +245,5 @@ impl State {
         self.told_least |= least.is_some();
         let least = least.map(|least| (self.encoder.live().bitrate, least));
         Ok(Coded { buffer, key: packet.key, frames: self.forget_block(), measured, least })
-    }
-
-    /// Ends the block: the next frame begins another one. Returns the block's frames.
-    pub(super) fn forget_block(&mut self) -> Vec<u32> {
-        self.block += 1;
-        std::mem::take(&mut self.waiting)
     }
 }

@@ -6,13 +6,6 @@
 //! pipeline plays, each block that waits has a deadline on the pipeline's clock. Where the last frame took longer to come
 //! than there is time left, the block is coded at once.
 
-use gst::prelude::*;
-use gst::subclass::prelude::*;
-use gst_video::prelude::*;
-
-use super::imp::{CAT, ElasticTokEnc};
-use crate::common::lock;
-
 /// How far past the promised latency a frame may be, as a share of a frame, and its limit: time stamps and schedulers
 /// jitter, and sinks allow for some processing.
 const GRACE_SHARE: u64 = 4;
@@ -22,41 +15,41 @@ const MOST_GRACE: gst::ClockTime = gst::ClockTime::from_mseconds(10);
 #[derive(Default)]
 pub struct Deadline {
     /// Latency of the elements before the encoder, if they are live.
-    upstream: Option<gst::ClockTime>,
+    pub upstream: Option<gst::ClockTime>,
     /// Upstream's latency must be queried.
-    stale: bool,
+    pub stale: bool,
     /// From a block's first frame to its last one, by the caps.
-    wait: gst::ClockTime,
+    pub wait: gst::ClockTime,
     /// One frame, by the caps.
-    frame: gst::ClockTime,
+    pub frame: gst::ClockTime,
     /// How long the last block took to code.
-    coding: gst::ClockTime,
+    pub coding: gst::ClockTime,
     /// Running time at which the last frame was dealt with.
-    done: Option<gst::ClockTime>,
+    pub done: Option<gst::ClockTime>,
     /// Running time of the last frame.
-    last: Option<gst::ClockTime>,
+    pub last: Option<gst::ClockTime>,
     /// How long the source took for the last frame, by the clock and by its time stamp.
-    pace: Option<gst::ClockTime>,
-    step: Option<gst::ClockTime>,
+    pub pace: Option<gst::ClockTime>,
+    pub step: Option<gst::ClockTime>,
     /// The block that waits.
-    block: Option<Due>,
-    timer: Option<gst::SingleShotClockId>,
+    pub block: Option<Due>,
+    pub timer: Option<gst::SingleShotClockId>,
 }
 
 /// When a block has to be coded, in running time.
 #[derive(Clone, Copy)]
-struct Due {
-    block: u64,
+pub struct Due {
+    pub block: u64,
     /// When a source that keeps to its caps has sent all frames. It counts from the first frame's arrival: where the encoder
     /// itself is slow, frames arrive late, and partial blocks would only make it slower.
-    regular: gst::ClockTime,
+    pub regular: gst::ClockTime,
     /// Until when waiting keeps the promised latency: later, if upstream uses less latency than it announces.
-    latest: gst::ClockTime,
+    pub latest: gst::ClockTime,
 }
 
 impl Deadline {
     /// For a block whose first frame has the running time `first` and arrived at `now`.
-    fn due(&self, block: u64, first: Option<gst::ClockTime>, now: gst::ClockTime) -> Option<Due> {
+    pub fn due(&self, block: u64, first: Option<gst::ClockTime>, now: gst::ClockTime) -> Option<Due> {
         let grace = (self.frame / GRACE_SHARE).min(MOST_GRACE);
         let regular = now.checked_add(self.wait)?.checked_add(grace)?;
         let promised =
@@ -67,123 +60,8 @@ impl Deadline {
     /// Whether the next frame, if it takes as long as the last one, comes too late for a regular source. The last one must have
     /// been slow by the clock, unlike frames that waited for a slow encoder, and by its time stamp, unlike a burst's. Upstream's
     /// spare time is not spent on it: decoders and sinks can use that better.
-    fn is_hopeless(&self, due: &Due, now: gst::ClockTime) -> bool {
+    pub fn is_hopeless(&self, due: &Due, now: gst::ClockTime) -> bool {
         let slow = self.pace.zip(self.step).map(|(pace, step)| pace.min(step));
         slow.is_some_and(|slow| now.checked_add(slow).is_none_or(|then| then > due.regular))
-    }
-}
-
-impl ElasticTokEnc {
-    /// What a block waits by the caps: `frame` for each of its frames but the first.
-    pub(super) fn set_wait(&self, frames: u64, frame: gst::ClockTime) {
-        let mut deadline = lock(&self.deadline);
-        (deadline.wait, deadline.frame, deadline.stale) = (frame * frames, frame, true);
-    }
-
-    /// Upstream's latency may have changed.
-    pub(super) fn ask_latency_again(&self) {
-        lock(&self.deadline).stale = true;
-    }
-
-    /// The running time, where it counts: in a live pipeline that plays.
-    pub(super) fn live_time(&self) -> Option<gst::ClockTime> {
-        let obj = self.obj();
-        if obj.current_state() != gst::State::Playing {
-            return None;
-        }
-        if std::mem::take(&mut lock(&self.deadline).stale) {
-            let mut query = gst::query::Latency::new();
-            let live = obj.sink_pad().peer_query(&mut query).then(|| query.result()).filter(|(live, ..)| *live);
-            lock(&self.deadline).upstream = live.map(|(_, least, _)| least);
-            gst::debug!(CAT, imp = self, "upstream's latency where it is live: {live:?}");
-        }
-        lock(&self.deadline).upstream?;
-        obj.current_running_time()
-    }
-
-    /// A frame of running time `running` arrived at `now`.
-    pub(super) fn note_arrival(&self, running: Option<gst::ClockTime>, now: Option<gst::ClockTime>) {
-        let mut deadline = lock(&self.deadline);
-        deadline.pace = now.zip(deadline.done).and_then(|(now, done)| now.checked_sub(done));
-        deadline.step = running.zip(deadline.last).and_then(|(running, last)| running.checked_sub(last));
-        deadline.last = running;
-    }
-
-    /// Whether block `block`, which got a frame of running time `running` at `now` and waits for more, is better coded at once.
-    /// Else it has a deadline from now on.
-    pub(super) fn is_hopeless(&self, block: u64, running: Option<gst::ClockTime>, now: Option<gst::ClockTime>) -> bool {
-        let Some(now) = now else { return false };
-        let due = {
-            let mut deadline = lock(&self.deadline);
-            let due = deadline.block.filter(|due| due.block == block).or_else(|| deadline.due(block, running, now));
-            let Some(due) = due else { return false };
-            if deadline.is_hopeless(&due, now) {
-                return true;
-            }
-            if deadline.timer.is_some() {
-                return false;
-            }
-            deadline.block = Some(due);
-            due
-        };
-        self.start_timer(due);
-        false
-    }
-
-    fn start_timer(&self, Due { block, latest, .. }: Due) {
-        let obj = self.obj();
-        let Some((clock, base)) = obj.clock().zip(obj.base_time()) else { return };
-        let timer = clock.new_single_shot_id(base + latest);
-        let weak = obj.downgrade();
-        // The clock's own thread is not for work.
-        let started = timer.wait_async(move |_, _, _| {
-            if let Some(obj) = weak.upgrade() {
-                obj.call_async(move |obj| obj.imp().end_block(block));
-            }
-        });
-        match started {
-            Ok(_) => lock(&self.deadline).timer = Some(timer),
-            Err(e) => gst::debug!(CAT, imp = self, "no deadline for block {block}: {e:?}"),
-        }
-    }
-
-    /// There is no block to wait for any more.
-    pub(super) fn stop_timer(&self) {
-        let timer = {
-            let mut deadline = lock(&self.deadline);
-            deadline.block = None;
-            deadline.timer.take()
-        };
-        if let Some(timer) = timer {
-            timer.unschedule();
-        }
-    }
-
-    /// A frame has been handled.
-    pub(super) fn note_done(&self) {
-        let now = self.live_time();
-        lock(&self.deadline).done = now;
-    }
-
-    /// Notes how long a block took to code.
-    pub(super) fn note_coding(&self, time: std::time::Duration) {
-        lock(&self.deadline).coding = gst::ClockTime::try_from(time).unwrap_or_default();
-    }
-
-    /// Codes `block` if it still waits.
-    fn end_block(&self, block: u64) {
-        let obj = self.obj();
-        // A frame comes with the base class's stream lock, and so nothing else is coded or sent meanwhile.
-        let Some(_first) = obj.oldest_frame() else { return };
-        if !lock(&self.state).as_ref().is_some_and(|s| s.block == block && !s.waiting.is_empty()) {
-            return;
-        }
-        gst::debug!(CAT, imp = self, "the next frame is late: block {block} goes out without it");
-        if let Err(e) = self.drain()
-            && let Some(state) = lock(&self.state).as_mut()
-        {
-            // The streaming thread returns it.
-            state.failed = Some(e);
-        }
     }
 }

@@ -26,12 +26,9 @@
  *
  * Since: 0.1.0
  */
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 
-use elastictok::bitstream::StreamWriter;
 use elastictok::bundle::Bundle;
-use elastictok::codec::{Encoder, SearchMethod};
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -40,69 +37,12 @@ use gst_video::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
 use super::deadline::Deadline;
-use super::open::InputState;
-use super::settings::{Control, Settings};
-use super::stats::{self, Snapshot};
-use super::times::{self, InputTimes};
-use crate::common::{MEDIA_TYPE, error_message, lock, refuse};
-
-pub(super) static CAT: Lazy<gst::DebugCategory> =
-    Lazy::new(|| gst::DebugCategory::new("elastictokenc", gst::DebugColorFlags::empty(), Some("ElasticTok encoder")));
-
-pub(super) struct State {
-    pub encoder: Encoder,
-    pub info: gst_video::VideoInfo,
-    /// Set where downstream wants a byte stream.
-    pub writer: Option<StreamWriter>,
-    pub search: SearchMethod,
-    /// Bits of a token, for models with tokens of fixed width.
-    pub token_bits: Option<f64>,
-    /// System frame numbers of the frames of the block that is filling, first one first.
-    pub waiting: Vec<u32>,
-    /// Number of the block that is filling.
-    pub block: u64,
-    pub times: InputTimes,
-    /// The error of a block that was pushed outside the streaming thread, which must then stop.
-    pub failed: Option<gst::FlowError>,
-    /// The user knows that the bitrate cannot be held.
-    pub told_least: bool,
-}
-
-#[derive(Default)]
-pub struct ElasticTokEnc {
-    /// Locked before `settings`, and never held across a call out of the element. Blocks are coded and pushed with the base
-    /// class's stream lock, which is taken before.
-    pub(super) state: Mutex<Option<State>>,
-    /// For the property `stats`, which does not wait for a block to be coded: locked briefly, after `state`.
-    snapshot: Mutex<Option<Snapshot>>,
-    pub(super) settings: Mutex<Settings>,
-    /// Set from start to stop.
-    pub(super) bundle: Mutex<Option<Arc<Bundle>>>,
-    /// An encoder whose graphs were loaded before caps came.
-    pub(super) prepared: Mutex<Option<Encoder>>,
-    pub(super) deadline: Mutex<Deadline>,
-    /// Frames that are in another one's buffer are being taken off the base class's list.
-    pub(super) absorbing: AtomicBool,
-    /// Upstream's formats do not suffice and the user was told.
-    pub(super) told: AtomicBool,
-}
+use super::settings::Settings;
+use super::state::{CAT, ElasticTokEnc, InputState};
+use super::{stats, times};
+use crate::common::{MEDIA_TYPE, end_runs, error_message, lock, refuse};
 
 impl ElasticTokEnc {
-    /// Sets tags: the codec and, where a bitrate is held, the bitrate.
-    pub(super) fn set_tags(&self) {
-        let settings = lock(&self.settings).clone();
-        let mut tags = gst::TagList::new();
-        {
-            let tags = tags.make_mut();
-            tags.add::<gst::tags::Encoder>(&"ElasticTok", gst::TagMergeMode::Replace);
-            tags.add::<gst::tags::VideoCodec>(&"ElasticTok", gst::TagMergeMode::Replace);
-            if settings.rate_control == Control::Bitrate {
-                tags.add::<gst::tags::NominalBitrate>(&settings.bitrate.saturating_mul(1000), gst::TagMergeMode::Replace);
-            }
-        }
-        self.obj().merge_tags(Some(&tags), gst::TagMergeMode::Replace);
-    }
-
     /// Applies live properties that changed; the block that is filling is coded with them.
     fn apply_settings(&self) {
         let live = {
@@ -120,12 +60,6 @@ impl ElasticTokEnc {
             }
             _ => self.set_tags(),
         }
-    }
-
-    /// Makes the measurements of `state` those that the property `stats` has; none without a stream.
-    pub(super) fn publish(&self, state: Option<&State>) {
-        let snapshot = state.map(State::snapshot);
-        *lock(&self.snapshot) = snapshot;
     }
 }
 
@@ -167,9 +101,12 @@ impl PresetImpl for ElasticTokEnc {}
 
 impl ElementImpl for ElasticTokEnc {
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
-        if transition == gst::StateChange::PlayingToPaused {
+        match transition {
             // Running time stops, and no frame comes.
-            self.stop_timer();
+            gst::StateChange::PlayingToPaused => self.stop_timer(),
+            // The pads wait for the streaming thread.
+            gst::StateChange::PausedToReady => self.canceller.cancel(),
+            _ => {}
         }
         self.parent_change_state(transition)
     }
@@ -214,6 +151,7 @@ impl ElementImpl for ElasticTokEnc {
 
 impl VideoEncoderImpl for ElasticTokEnc {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
+        self.canceller.resume();
         let model = lock(&self.settings).model.model.clone();
         let bundle = Bundle::resolve(&model).map_err(|e| error_message(&e))?;
         *lock(&self.bundle) = Some(bundle);
@@ -256,6 +194,7 @@ impl VideoEncoderImpl for ElasticTokEnc {
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
+        end_runs(&self.canceller, self.obj().sink_pad(), &event);
         // A block must not reach from one segment into another, nor wait while nothing comes.
         if matches!(event.view(), gst::EventView::StreamStart(_) | gst::EventView::Segment(_) | gst::EventView::Gap(_))
             && let Err(e) = self.drain()
@@ -314,6 +253,7 @@ impl VideoEncoderImpl for ElasticTokEnc {
     }
 
     fn flush(&self) -> bool {
+        self.canceller.resume();
         self.stop_timer();
         if let Some(state) = lock(&self.state).as_mut() {
             state.encoder.reset();

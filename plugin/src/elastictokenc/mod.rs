@@ -8,13 +8,15 @@ mod deadline;
 mod imp;
 mod open;
 mod settings;
+mod state;
 mod stats;
+mod timer;
 mod times;
 
 use crate::common::Provider;
 
 glib::wrapper! {
-    pub struct ElasticTokEnc(ObjectSubclass<imp::ElasticTokEnc>) @extends gst_video::VideoEncoder, gst::Element, gst::Object, @implements gst::Preset;
+    pub struct ElasticTokEnc(ObjectSubclass<state::ElasticTokEnc>) @extends gst_video::VideoEncoder, gst::Element, gst::Object, @implements gst::Preset;
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

@@ -8,25 +8,24 @@ use elastictok::bitstream::StreamWriter;
 use elastictok::bundle::Bundle;
 use elastictok::codec::{Encoder, EncoderConfig, SearchMethod};
 use elastictok::frame::PixelFormat;
+use elastictok::runtime::Canceller;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
-use super::imp::{CAT, ElasticTokEnc, State};
 use super::settings::{Control, Settings};
+use super::state::{CAT, ElasticTokEnc, InputState, State};
 use super::times::InputTimes;
 use crate::common::{
     MEDIA_TYPE, UNKNOWN_COLORIMETRY, chroma_site_to_header, colorimetry_to_header, error_message, lock, stream_caps, unsigned,
 };
 
-pub type InputState = gst_video::VideoCodecState<'static, gst_video::video_codec_state::Readable>;
-
-/// An encoder's configuration for pictures of a size; the rest of the stream's description is as yet unknown.
-fn config(bundle: Arc<Bundle>, settings: &Settings, width: u32, height: u32) -> EncoderConfig {
+/// An encoder's configuration for pictures of a size; the rest of the stream's description is not known yet.
+fn config(bundle: Arc<Bundle>, settings: &Settings, canceller: &Canceller, width: u32, height: u32) -> EncoderConfig {
     EncoderConfig {
         search: settings.search_method(SearchMethod::best_for(&bundle.manifest)),
         bundle,
-        runtime: settings.model.runtime(),
+        runtime: settings.model.runtime(canceller),
         width,
         height,
         framerate: (0, 1),
@@ -86,7 +85,7 @@ impl ElasticTokEnc {
             return Ok(());
         };
         let settings = lock(&self.settings).clone();
-        let encoder = Encoder::new(config(bundle, &settings, width, height)).map_err(|e| error_message(&e))?;
+        let encoder = Encoder::new(config(bundle, &settings, &self.canceller, width, height)).map_err(|e| error_message(&e))?;
         gst::info!(CAT, imp = self, "{width}x{height} on {}, before data flows", encoder.provider());
         *lock(&self.prepared) = Some(encoder);
         Ok(())
@@ -104,7 +103,7 @@ impl ElasticTokEnc {
             return Err(gst::error_msg!(
                 gst::CoreError::Negotiation,
                 [
-                    "downstream does not take {MEDIA_TYPE}; put elastictokdec, a file sink or a payloader for any data behind the encoder"
+                    "downstream does not take {MEDIA_TYPE}; put elastictokdec, a file sink or a payloader for any data after the encoder"
                 ]
             ));
         }
@@ -153,7 +152,7 @@ impl ElasticTokEnc {
             pixel_aspect_ratio: unsigned(info.par()),
             colorimetry: if colorimetry { colorimetry_to_header(info.colorimetry()) } else { UNKNOWN_COLORIMETRY },
             chroma_site: chroma_site_to_header(&site),
-            ..config(bundle, &settings, info.width(), info.height())
+            ..config(bundle, &settings, &self.canceller, info.width(), info.height())
         };
         let search = config.search;
         let encoder = match before {
@@ -184,6 +183,21 @@ impl ElasticTokEnc {
             told_least: false,
         };
         Ok((state, caps.build()))
+    }
+
+    /// Sets tags: the codec and, where a bitrate is held, the bitrate.
+    pub(super) fn set_tags(&self) {
+        let settings = lock(&self.settings).clone();
+        let mut tags = gst::TagList::new();
+        {
+            let tags = tags.make_mut();
+            tags.add::<gst::tags::Encoder>(&"ElasticTok", gst::TagMergeMode::Replace);
+            tags.add::<gst::tags::VideoCodec>(&"ElasticTok", gst::TagMergeMode::Replace);
+            if settings.rate_control == Control::Bitrate {
+                tags.add::<gst::tags::NominalBitrate>(&settings.bitrate.saturating_mul(1000), gst::TagMergeMode::Replace);
+            }
+        }
+        self.obj().merge_tags(Some(&tags), gst::TagMergeMode::Replace);
     }
 
     /// Announces the stream and its latency.

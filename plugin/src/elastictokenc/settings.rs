@@ -157,6 +157,8 @@ impl Settings {
      * * `quantiser` (guint): quantiser of the last block; with models whose tokens have a fixed width, `token-bits` (gdouble),
      *   the bits of a token, is there instead.
      * * `least-bitrate` (guint): the least bitrate of the last seconds in kbit/s, where it is above #GstElasticTokEnc:bitrate.
+     * * `above-target` (gboolean): the quality is above #GstElasticTokEnc:target-psnr, since a lower one would not cost fewer
+     *   bits. Absent otherwise.
      *
      * Since: 0.1.0
      */
@@ -178,7 +180,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecDouble::builder("target-mse")
                 .nick("Target MSE")
-                .blurb("Quality to hold instead of target-psnr with FSQ and VAE models: mean squared error of samples on the -1 to 1 scale, as ElasticTok's threshold (0 = target-psnr)")
+                .blurb("Quality to hold instead of target-psnr with FSQ and VAE models: mean squared error of samples on the -1 to 1 scale, as the threshold of ElasticTok's released code (0 = use target-psnr)")
                 .minimum(0.0)
                 .maximum(4.0)
                 .default_value(DEFAULT_TARGET_MSE)

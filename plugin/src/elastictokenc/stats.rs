@@ -53,6 +53,9 @@ pub fn structure(snapshot: Option<&Snapshot>) -> gst::Structure {
     if let Some(least) = s.least_bitrate {
         stats = stats.field("least-bitrate", least.ceil() as u32);
     }
+    if s.above_target {
+        stats = stats.field("above-target", true);
+    }
     stats = match token_bits {
         Some(bits) => stats.field("token-bits", *bits),
         None => stats.field("quantiser", u32::from(s.quantiser)),

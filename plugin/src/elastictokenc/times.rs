@@ -7,7 +7,7 @@ use gst::ClockTime;
 /// A longer step forwards or back is not a pause but another recording.
 const MOST_AHEAD: ClockTime = ClockTime::from_seconds(5);
 const MOST_BACK: ClockTime = ClockTime::from_seconds(1);
-/// After so many frames in order, a step back of any size is a break. Sources that always have neighbouring frames out of
+/// After this many frames in order, a step back of any size is a break. Sources that always have neighbouring frames out of
 /// order are tolerated.
 const SETTLED: u32 = 30;
 

@@ -1,139 +1,31 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Reads ahead where a source pushes a file, over HTTP or through a queue, before the first block is sent.
-//!
-//! A file that ends within what is read gets an index like one that is pulled, with a duration and exact seeks. The duration
-//! of a longer one is estimated. It does not seek in the source, since servers that cannot seek say that they can.
+//! What is read ahead of a file that is pushed.
 
-use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
-
-use elastictok::bitstream::Index;
-use gst::prelude::*;
-use gst::subclass::prelude::*;
-use gst_base::prelude::*;
-
-use super::imp::{CAT, ElasticTokParse};
-use crate::common::lock;
 
 /// Most bytes that are kept.
 const MOST: u64 = 8 << 20;
 /// Longest time of reading ahead, so that a slow source does not delay the first picture further.
-const BUDGET: Duration = Duration::from_millis(500);
+pub const BUDGET: Duration = Duration::from_millis(500);
 
 /// What has been read.
 #[derive(Debug)]
 pub struct Ahead {
-    size: u64,
-    bytes: Vec<u8>,
-    since: Option<Instant>,
-    done: bool,
+    pub size: u64,
+    pub bytes: Vec<u8>,
+    pub since: Option<Instant>,
+    pub done: bool,
 }
 
 impl Ahead {
-    fn add(&mut self, buffer: &gst::BufferRef) {
+    pub fn add(&mut self, buffer: &gst::BufferRef) {
         self.since.get_or_insert_with(Instant::now);
         if let Ok(map) = buffer.map_readable() {
             self.bytes.extend_from_slice(&map);
         }
     }
 
-    fn is_enough(&self) -> bool {
+    pub fn is_enough(&self) -> bool {
         self.bytes.len() as u64 >= self.size.min(MOST) || self.since.is_some_and(|since| since.elapsed() > BUDGET)
-    }
-}
-
-impl ElasticTokParse {
-    /// Starts to read ahead at the start of a file, if upstream has one.
-    pub(super) fn read_ahead(&self, offset: u64) {
-        let sink = self.obj().sink_pad().clone();
-        let idle = {
-            let state = lock(&self.state);
-            offset == 0 && !state.begun && state.origin.is_none() && state.ahead.is_none() && !state.packets_in
-        };
-        let mut query = gst::query::Seeking::new(gst::Format::Bytes);
-        if !idle || sink.mode() != gst::PadMode::Push || !sink.peer_query(&mut query) || !query.result().0 {
-            return;
-        }
-        let Some(size) = sink.peer_query_duration::<gst::format::Bytes>().map(|b| *b).filter(|&size| size > 0) else { return };
-        let ahead = Arc::new(Mutex::new(Ahead { size, bytes: Vec::new(), since: None, done: false }));
-        let (weak, element) = (Arc::downgrade(&ahead), self.obj().downgrade());
-        lock(&self.state).ahead = Some(ahead);
-        let data = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
-        let events = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::EVENT_FLUSH;
-        sink.add_probe(data | events, move |pad, info| match (Weak::upgrade(&weak), element.upgrade()) {
-            (Some(ahead), Some(element)) => element.imp().keep(&ahead, pad, info),
-            _ => gst::PadProbeReturn::Remove,
-        });
-    }
-
-    /// Keeps data back until there is enough of it.
-    fn keep(&self, ahead: &Mutex<Ahead>, pad: &gst::Pad, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
-        let mut kept = lock(ahead);
-        if kept.done {
-            return gst::PadProbeReturn::Ok;
-        }
-        match &info.data {
-            Some(gst::PadProbeData::Buffer(buffer)) => kept.add(buffer),
-            Some(gst::PadProbeData::BufferList(list)) => list.iter().for_each(|buffer| kept.add(buffer)),
-            Some(gst::PadProbeData::Event(event)) => {
-                match event.view() {
-                    gst::EventView::FlushStop(_) => (kept.bytes, kept.since) = (Vec::new(), None),
-                    gst::EventView::Segment(segment)
-                        if kept.bytes.is_empty() && segment.segment().time() == gst::format::Bytes::ZERO.into() => {}
-                    gst::EventView::Segment(_)
-                    | gst::EventView::Eos(_)
-                    | gst::EventView::StreamStart(_)
-                    | gst::EventView::Caps(_) => {
-                        drop(kept);
-                        if let Some(buffer) = self.deliver(ahead) {
-                            // The result goes to the sender of the next buffer, since an event cannot return it.
-                            let _ = pad.chain(buffer);
-                        }
-                    }
-                    _ => {}
-                }
-                return gst::PadProbeReturn::Ok;
-            }
-            _ => return gst::PadProbeReturn::Ok,
-        }
-        let enough = kept.is_enough();
-        drop(kept);
-        if !enough {
-            return gst::PadProbeReturn::Handled;
-        }
-        match (self.deliver(ahead), &mut info.data) {
-            (Some(all), Some(gst::PadProbeData::Buffer(last))) => {
-                *last = all;
-                gst::PadProbeReturn::Ok
-            }
-            (all, _) => {
-                // A list cannot become a buffer.
-                info.flow_res = all.map_or(Ok(gst::FlowSuccess::Ok), |all| pad.chain(all));
-                gst::PadProbeReturn::Handled
-            }
-        }
-    }
-
-    /// Ends reading ahead: makes the index and returns the data that was kept back, to be sent on.
-    fn deliver(&self, ahead: &Mutex<Ahead>) -> Option<gst::Buffer> {
-        let (bytes, size) = {
-            let mut kept = lock(ahead);
-            kept.done = true;
-            (std::mem::take(&mut kept.bytes), kept.size)
-        };
-        lock(&self.state).ahead = None;
-        if bytes.is_empty() {
-            return None;
-        }
-        let read = |at: u64, length: usize| {
-            let at = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
-            // An incomplete window would be taken for the end of the file.
-            let whole = at + length <= bytes.len();
-            Ok::<_, std::convert::Infallible>(if whole { &bytes[at..at + length] } else { &[] })
-        };
-        let Ok(index) = Index::scan(size, BUDGET, read);
-        gst::debug!(CAT, imp = self, "read {} of {size} bytes ahead", bytes.len());
-        self.use_index(index, size);
-        Some(gst::Buffer::from_slice(bytes))
     }
 }

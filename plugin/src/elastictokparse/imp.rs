@@ -16,7 +16,6 @@
  *
  * Since: 0.1.0
  */
-use std::sync::Mutex;
 use std::time::Instant;
 
 use elastictok::Error;
@@ -28,22 +27,13 @@ use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
+use super::state::{CAT, ElasticTokParse};
 use super::stream::{Arrival, Found, Made, Output, Snap, State, Unit, mark};
 use crate::common::{MEDIA_TYPE, MaxPixels, block_rate, contradiction, error_message, lock, refuse, stream_caps};
 use crate::keyrequest::KeyRequest;
 
-pub(super) static CAT: Lazy<gst::DebugCategory> =
-    Lazy::new(|| gst::DebugCategory::new("elastictokparse", gst::DebugColorFlags::empty(), Some("ElasticTok parser")));
-
 /// Bytes of the shortest unit.
 const MIN_FRAME_SIZE: u32 = 4;
-
-#[derive(Default)]
-pub struct ElasticTokParse {
-    /// Never held across a call out of the element.
-    pub(super) state: Mutex<State>,
-    max_pixels: MaxPixels,
-}
 
 /// Why a header is not accepted.
 enum Refusal {
@@ -81,7 +71,7 @@ impl ElasticTokParse {
         let src = obj.src_pad();
         let template = src.pad_template_caps();
         let allowed = src.peer_query_caps(Some(&template)).intersect(&template);
-        // Packets unless downstream wants bytes only: they cost it no search, and the decoder that a player puts behind later
+        // Packets unless downstream wants bytes only: they cost it no search, and the decoder that a player adds later
         // takes nothing else.
         let packetized = gst::Caps::builder(MEDIA_TYPE).field("stream-format", "packetized").build();
         let packets = allowed.is_empty() || allowed.can_intersect(&packetized);

@@ -5,11 +5,13 @@ use gst::prelude::*;
 
 mod ahead;
 mod imp;
+mod read_ahead;
 mod seek;
+mod state;
 mod stream;
 
 glib::wrapper! {
-    pub struct ElasticTokParse(ObjectSubclass<imp::ElasticTokParse>) @extends gst_base::BaseParse, gst::Element, gst::Object;
+    pub struct ElasticTokParse(ObjectSubclass<state::ElasticTokParse>) @extends gst_base::BaseParse, gst::Element, gst::Object;
 }
 
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

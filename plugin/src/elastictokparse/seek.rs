@@ -9,7 +9,7 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::prelude::*;
 
-use super::imp::{CAT, ElasticTokParse};
+use super::state::{CAT, ElasticTokParse};
 use super::stream::{Arrival, Estimate, Snap};
 use crate::common::lock;
 
@@ -76,7 +76,7 @@ impl ElasticTokParse {
         let gst::EventView::Seek(seek) = event.view() else { return self.parent_src_event(event) };
         let (rate, flags, start_type, start, stop_type, stop) = seek.get();
         if rate < 0.0 {
-            gst::info!(CAT, imp = self, "blocks depend on those before them: no playing backwards");
+            gst::info!(CAT, imp = self, "blocks depend on those before them, so playing backwards is not supported");
             return false;
         }
         let pull = self.obj().sink_pad().mode() == gst::PadMode::Pull;

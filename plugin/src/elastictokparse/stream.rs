@@ -20,7 +20,7 @@ pub const MAX_SKIP: usize = 1 << 20;
 
 /// What is next in the input.
 pub enum Found {
-    /// Too little to tell: so many bytes are needed.
+    /// Too little to tell: this many bytes are needed.
     NeedMore(usize),
     /// Bytes that belong to no unit.
     Junk(usize),
@@ -28,7 +28,7 @@ pub enum Found {
     Rest(usize),
     /// A header that is not accepted, and why.
     Refused(Error, usize),
-    /// A header with no block behind it.
+    /// A header with no block after it.
     Header(SequenceHeader, usize),
     /// A block, with the header before it.
     Block(Option<SequenceHeader>, Unit),

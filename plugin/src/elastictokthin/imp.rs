@@ -71,7 +71,7 @@ impl ElasticTokThin {
             gst::element_imp_error!(
                 self,
                 gst::CoreError::Negotiation,
-                ("what comes in is not cut into blocks; put elastictokparse before")
+                ("the input is not packetized; put elastictokparse before")
             );
             return Err(gst::FlowError::NotNegotiated);
         }
@@ -171,7 +171,7 @@ impl ObjectImpl for ElasticTokThin {
             vec![
                 glib::ParamSpecUInt::builder("max-layers")
                     .nick("Maximum Layers")
-                    .blurb("Layers that pass at the most (0 = all)")
+                    .blurb("Maximum number of layers that pass (0 = all)")
                     .maximum(32)
                     .mutable_playing()
                     .build(),

@@ -8,7 +8,7 @@ use crate::bitstream::{BlockHeader, BlockWriter, Thinner, Timing, thin};
 /// Seconds between blocks.
 const EVERY: f64 = 0.1;
 
-/// A block whose layers take about so many bytes each.
+/// A block whose layers take about this many bytes each.
 fn block(position: u32, layers: &[usize]) -> BytesMut {
     let key = position == 0;
     let timing = Timing { base: key.then_some(0), ..Timing::default() };
@@ -34,7 +34,7 @@ fn stream(n: u32, group: u32, key: &[usize], other: &[usize], noise: f64) -> Vec
     (0..n).map(one).collect()
 }
 
-/// Bytes per second of the whole stream cut to so many layers.
+/// Bytes per second of the whole stream cut to this many layers.
 fn rate(stream: &[BytesMut], layers: usize) -> f64 {
     stream.iter().map(|b| thin(b, layers).expect("whole").len()).sum::<usize>() as f64 / (stream.len() as f64 * EVERY)
 }

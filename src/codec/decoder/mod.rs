@@ -168,9 +168,9 @@ impl Decoder {
     /// Decodes a block. `pts` is the time stamp of the buffer it came in, which takes precedence over the stream's own. The first
     /// key block loads the graph.
     ///
-    /// [`Error::Malformed`]: the block is damaged beyond use; [`Error::ContextLost`]: it depends on blocks that did not come.
-    /// Either way, decoding can continue with the next key block. Any other error is permanent: the bundle is broken, or
-    /// there is too little memory for pictures of this size.
+    /// [`Error::Malformed`]: the block is damaged beyond use; [`Error::ContextLost`]: it depends on blocks that did not come;
+    /// [`Error::Cancelled`]: it was ended. After these, decoding can continue with the next key block. Any other error is
+    /// permanent: the bundle is broken, or there is too little memory for pictures of this size.
     pub fn decode(&mut self, data: &[u8], pts: Option<u64>) -> Result<DecodedBlock<'_>> {
         let started = Instant::now();
         match self.decode_block(data, pts) {
@@ -182,7 +182,12 @@ impl Decoder {
             }
             Err(e) => {
                 self.position = None;
-                self.stats.refused += 1;
+                if matches!(e, Error::Cancelled) {
+                    // The run may have overwritten the frames of the block before.
+                    self.shown = Shown::default();
+                } else {
+                    self.stats.refused += 1;
+                }
                 Err(e)
             }
         }

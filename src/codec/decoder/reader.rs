@@ -88,7 +88,7 @@ impl BlockReader {
         Ok(())
     }
 
-    /// Motion planes dy, dx, mode of the block read, \[3, cells\], where the bottleneck has motion.
+    /// Motion planes dy, dx, mode, by, bx of the block read, \[5, cells\], where the bottleneck has motion.
     pub fn motion(&self) -> Option<&[i32]> {
         self.segments.motion()
     }

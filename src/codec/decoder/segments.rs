@@ -19,7 +19,7 @@ pub(super) trait SegmentReader: Send {
     /// The decoder graph's tokens by the layers read, and the cells' counts.
     fn tokens(&self, header: &BlockHeader, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()>;
 
-    /// Motion planes dy, dx, mode, \[3, cells\], for bottlenecks with motion.
+    /// Motion planes dy, dx, mode, by, bx, \[5, cells\], for bottlenecks with motion.
     fn motion(&self) -> Option<&[i32]> {
         None
     }

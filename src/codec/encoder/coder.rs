@@ -36,6 +36,9 @@ pub(super) trait BlockCoder: Send {
     /// See [`EncoderStats::least_bitrate`](super::EncoderStats::least_bitrate).
     fn least_bitrate(&self) -> Option<f64>;
 
+    /// See [`EncoderStats::above_target`](super::EncoderStats::above_target).
+    fn above_target(&self) -> bool;
+
     /// Codes the frames and commits the contexts. The coder may make any block a key block.
     fn code(&mut self, place: Place) -> Result<CodedBlock>;
 

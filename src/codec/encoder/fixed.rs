@@ -321,6 +321,10 @@ impl BlockCoder for FixedBlocks {
         self.rate.least_bitrate()
     }
 
+    fn above_target(&self) -> bool {
+        false
+    }
+
     fn code(&mut self, place: Place) -> Result<CodedBlock> {
         // Where the decoder graph was idle, its context is out of date.
         let key = place.must_be_key || (self.must_decode() && !self.in_step);

@@ -58,6 +58,8 @@ pub struct EncoderStats {
     pub quantiser: u8,
     /// The least bitrate that the last seconds could be coded at, in kbit/s, where it is above the one to hold.
     pub least_bitrate: Option<f64>,
+    /// The quality is above `target_psnr`, since a lower one would not cost fewer bits.
+    pub above_target: bool,
 }
 
 /// One coded block.
@@ -216,7 +218,7 @@ impl Encoder {
     }
 
     /// Takes a frame; gives a packet when it fills a block. After an error the frames of the block are lost, and the next one
-    /// begins with a key block.
+    /// begins with a key block. [`Error::Cancelled`](crate::Error::Cancelled): it was ended, and coding can continue.
     pub fn push(&mut self, picture: &PlanesRef<'_>, time: FrameTime) -> Result<Option<Packet>> {
         let started = Instant::now();
         let n = self.geometry.frame_bytes();
@@ -302,6 +304,7 @@ impl Encoder {
         s.evaluations += u64::from(coded.evaluations);
         (s.psnr, s.quantiser) = (coded.psnr, coded.quantiser);
         s.least_bitrate = self.coder.least_bitrate();
+        s.above_target = self.coder.above_target();
         (s.runtime_time, s.motion_time, s.token_time) = (spent.runtime_time, spent.motion_time, spent.token_time);
         s.time += started.elapsed();
         Ok(packet)

@@ -41,6 +41,10 @@ impl BlockCoder for FakeCoder {
         None
     }
 
+    fn above_target(&self) -> bool {
+        false
+    }
+
     fn code(&mut self, place: Place) -> Result<CodedBlock> {
         let mut told = self.told.lock().expect("no panic before");
         if std::mem::take(&mut told.fail) {

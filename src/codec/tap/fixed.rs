@@ -52,7 +52,7 @@ impl WriteTokens for FixedTokens {
             TokenValues::Means(means) => coder.load_means(means, &block.counts)?,
             TokenValues::Nested { .. } => {
                 return Err(Error::Settings(
-                    "the tokens are nested, those of the bundle are not; take the bundle that they came from".into(),
+                    "the tokens are nested and those of the bundle are not; use the bundle that they came from".into(),
                 ));
             }
         }

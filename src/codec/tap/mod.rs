@@ -89,8 +89,8 @@ impl TokenReader {
     }
 }
 
-/// Writes the blocks of one stream. What [`TokenReader`] read of a block that this version's encoder made, or of a thinned one, is
-/// written byte for byte as it was.
+/// Writes the blocks of one stream. Tokens that [`TokenReader`] read from a block of this version's encoder, whole or thinned,
+/// become the same bytes again.
 pub struct TokenWriter {
     writer: Box<dyn WriteTokens>,
     block_length: u8,
@@ -111,7 +111,7 @@ impl TokenWriter {
         Ok(Self { writer, block_length: header.block_length, max_quantiser: max_quantiser(bundle), out: BytesMut::new() })
     }
 
-    /// The block of these tokens. [`Error::Settings`] or [`Error::Model`]: a count, an index or an array is not as the bundle has it.
+    /// The block of these tokens. [`Error::Settings`] or [`Error::Model`]: a count, an index or an array does not fit the bundle.
     pub fn write(&mut self, block: &TokenBlock) -> Result<Bytes> {
         if block.header.quantiser > self.max_quantiser {
             return Err(Error::Settings(format!(

@@ -31,7 +31,7 @@ impl ReadTokens for NestedReader {
             layer_counts.extend(self.decoder.layer_counts().map(i32::from));
         }
         let motion = self.decoder.motion().to_vec();
-        let mut counts = vec![0; motion.len() / 3];
+        let mut counts = vec![0; motion.len() / motion::PLANES];
         self.decoder.counts(&mut counts);
         Ok((counts, TokenValues::Nested { indices, layer_counts, motion }))
     }
@@ -54,19 +54,18 @@ impl NestedWriter {
 
     fn check_motion(&self, key: bool, planes: &[i32]) -> Result<()> {
         let wrong = |what: &str| Err(Error::Settings(format!("motion: {what}")));
-        if planes.len() != 3 * self.cells {
-            return wrong(&format!("{} values; give dy, dx and mode of {} cells", planes.len(), self.cells));
+        if planes.len() != motion::PLANES * self.cells {
+            return wrong(&format!("{} values; give dy, dx, mode, by and bx of {} cells", planes.len(), self.cells));
         }
-        let (vectors, modes) = planes.split_at(2 * self.cells);
-        if vectors.iter().any(|v| v.unsigned_abs() > motion::MAX_MOTION.unsigned_abs()) {
-            return wrong(&format!("a component beyond {} quarter pixels", motion::MAX_MOTION));
+        if planes.iter().any(|v| v.unsigned_abs() > motion::MAX_MOTION.unsigned_abs()) {
+            return wrong(&format!("a component beyond {}", motion::MAX_MOTION));
         }
-        for (cell, &mode) in modes.iter().enumerate() {
-            let moves = vectors[cell] != 0 || vectors[self.cells + cell] != 0;
+        for (cell, &mode) in planes[2 * self.cells..3 * self.cells].iter().enumerate() {
+            let moves = [0, 1, 3, 4].iter().any(|plane| planes[plane * self.cells + cell] != 0);
             match mode {
                 0 if key => return wrong("the cells of a key block are all intra; set their mode to 1"),
                 0 => {}
-                1 if moves => return wrong("an intra cell has no vector; set its dy and dx to 0"),
+                1 if moves => return wrong("an intra cell has no vector; set its dy, dx, by and bx to 0"),
                 1 => {}
                 _ => return wrong(&format!("mode {mode}; 0 is inter, 1 is intra")),
             }

@@ -39,7 +39,8 @@ pub enum TokenValues {
         /// Coefficients that each cell sent in each layer, \[layers, cells\], 0..=C. They follow from the indices:
         /// [`TokenWriter`](super::TokenWriter) does not read them.
         layer_counts: Vec<i32>,
-        /// Planes dy, dx (quarter pixels) and mode (0 inter, 1 intra), \[3, cells\]; in a key block all cells are intra.
+        /// Planes dy, dx (quarter pixels), mode (0 inter, 1 intra), by and bx (eighths of a pixel), \[5, cells\]; in a key block all
+        /// cells are intra.
         motion: Vec<i32>,
     },
 }
@@ -51,7 +52,7 @@ pub struct TokenBlock {
     pub header: BlockHeader,
     /// Times of its real frames in ns; from the stream and the packet that it came in. [`TokenWriter`](super::TokenWriter) takes the header's.
     pub times: Vec<FrameTime>,
-    /// Tokens kept of each cell, \[cells\], 0..=K. Of `nested` tokens they follow from the others: [`TokenWriter`](super::TokenWriter) does not read
+    /// Tokens kept of each cell, \[cells\], 0..=K. Those of `nested` tokens follow from the tokens: [`TokenWriter`](super::TokenWriter) does not read
     /// them.
     pub counts: Vec<i32>,
     /// The tokens.

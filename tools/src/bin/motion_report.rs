@@ -61,7 +61,7 @@ fn main() -> Result<()> {
     let planes = luma_planes(&args[1], width, height)?;
     let (w, h) = (width.next_multiple_of(CELL), height.next_multiple_of(CELL));
     let cells = (w / CELL) * (h / CELL);
-    let mut motion = vec![0; 3 * cells];
+    let mut motion = vec![0; 5 * cells];
     let blocks = (planes.len() - 1) / t;
     let mut times = vec![Duration::MAX; blocks];
     let (mut still, mut sum, mut full) = (0.0, MotionStats::default(), 0.0);

@@ -3,7 +3,7 @@
 //!
 //! `truncate DUMP OFFSET...` reads what `codec dump` wrote and quantises every block in all L layers with its own quantiser plus each
 //! OFFSET, cut to the range that the encoder uses. To standard output go, for every block: key u8, zero u8, zero u16, motion
-//! i32\[3 * cells\] and the latents i16\[cells * C\] that receivers of all layers get; then, for every offset and number of layers
+//! i32\[5 * cells\] and the latents i16\[cells * C\] that receivers of all layers get; then, for every offset and number of layers
 //! 1..=L: quantiser u8, layers that hold anything u8 (never more than that number), zero u16, counts i32\[cells\], dequantised
 //! latents i16\[cells * C\]. Latents are in token order, all numbers little-endian. Training of the encoder graph's `distortion`
 //! reads them.

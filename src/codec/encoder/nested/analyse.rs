@@ -4,6 +4,7 @@
 use crate::Result;
 use crate::frame::Geometry;
 use crate::motion::MotionSearch;
+use crate::tokens::motion::PLANES;
 
 /// Share of cells without a usable prediction from which on a block may be a scene cut, and so a key block, ..
 const SCENE_CUT: f32 = 0.55;
@@ -27,7 +28,7 @@ pub(super) struct Analysis {
 /// Searches motion and watches for scene cuts.
 pub(super) struct Analyser {
     search: MotionSearch,
-    /// Planes dy, dx, mode of the current block, \[3, cells\].
+    /// Planes dy, dx, mode, by, bx of the current block, \[5, cells\].
     motion: Vec<i32>,
     /// Share of intra cells in the last block; 1 in a key block.
     intra_share: f32,
@@ -40,7 +41,7 @@ impl Analyser {
     pub fn new(geometry: &Geometry, block_length: usize, threads: usize) -> Result<Self> {
         Ok(Self {
             search: MotionSearch::new(geometry.aligned_width, geometry.aligned_height, block_length, threads)?,
-            motion: vec![0; 3 * geometry.cells()],
+            motion: vec![0; PLANES * geometry.cells()],
             intra_share: 1.0,
             frame_bytes: geometry.frame_bytes(),
             luma_bytes: geometry.aligned_width * geometry.aligned_height,
@@ -65,9 +66,9 @@ impl Analyser {
 
     /// Begins a group with a key block: all cells are intra.
     pub fn begin_group(&mut self) {
-        let vectors = self.motion.len() / 3 * 2;
-        self.motion[..vectors].fill(0);
-        self.motion[vectors..].fill(1);
+        let cells = self.motion.len() / PLANES;
+        self.motion.fill(0);
+        self.motion[2 * cells..3 * cells].fill(1);
         self.search.reset();
         self.intra_share = 1.0;
     }

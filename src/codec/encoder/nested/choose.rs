@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::super::super::SearchMethod;
 use super::super::super::quality::psnr;
 use super::super::super::setup::effective_step;
-use super::NestedBlocks;
 use super::analyse::Analysis;
+use super::steps::{Choice, NestedBlocks};
 use crate::Result;
 use crate::rate::{COARSEST, KEY_OFFSET, RateControl};
 use crate::tokens::{Estimate, Rdo};
@@ -16,19 +16,6 @@ use crate::tokens::{Estimate, Rdo};
 const COARSEST_BASE: f32 = 110.0;
 /// Range around the proposed quantiser in which `search=full` and `binary` look.
 const SEARCH_WINDOW: u8 = 16;
-
-/// How a block is quantised; its tokens are in [`NestedBlocks::tokens`].
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Choice {
-    pub quantiser: u8,
-    /// Layers that the block is coded in.
-    pub depth: usize,
-    /// Bits of the tokens, and luma PSNR before the loop filter.
-    pub bits: f64,
-    pub estimated_psnr: f64,
-    /// Candidates that were decoded to find it.
-    pub evaluations: u32,
-}
 
 impl NestedBlocks {
     /// Chooses quantiser, depth and tokens of the block that was transformed.
@@ -107,7 +94,7 @@ impl NestedBlocks {
         Ok(Choice { quantiser, depth, bits: estimate.bits, estimated_psnr: self.estimated_psnr(&estimate), evaluations: 0 })
     }
 
-    /// Depth for a block: so many layers that layer 0 still gives a picture. In drift-free streams it stays the same until
+    /// Depth for a block: the most layers with which layer 0 still gives a picture. In drift-free streams it stays the same until
     /// the next key block.
     fn depth_for(&self, key: bool, quantiser: u8) -> usize {
         if !key && !self.base.is_empty() {
