@@ -3,11 +3,8 @@
 
 use super::rtp::{Depacketizer, Descriptor, Packetizer, Received, RtpPacket};
 use super::{Block, Parsed, Probe, StreamReader, StreamWriter, Unit, UnitKind};
-<<<<<<< HEAD
-use super::{BlockWriter, SequenceHeader, Timeline, parse_unit, probe, thin};
-=======
-use super::{BlockWriter, Limits, SequenceHeader, Timeline, parse_unit, probe, thin, thin_to_bytes};
->>>>>>> rtp
+use super::{BlockWriter, Limits, SequenceHeader, Timeline, parse_unit, probe, thin};
+use super::{MediaIndex, MediaSegmentWriter, read_media_segment};
 use bytes::BytesMut;
 
 /// The first byte chooses the block length; the rest is parsed as a block.
@@ -103,7 +100,7 @@ pub fn rtp(data: &[u8]) {
     let (mut rest, mut sequence, mut received, mut blocks) = (data, 0u16, 0, 0u64);
     while let [length, bits, after @ ..] = rest {
         let (payload, after) = after.split_at(usize::from(*length).min(after.len()));
-        sequence = sequence.wrapping_add(if bits % 4 == 0 { u16::from(bits >> 2) } else { 1 });
+        sequence = sequence.wrapping_add(if bits.is_multiple_of(4) { u16::from(bits >> 2) } else { 1 });
         let packet = RtpPacket { sequence, marker: bits % 8 == 7, payload, time: blocks };
         let mut took = |block: Received<u64>| {
             assert!(block.layers >= 1 && block.time <= blocks);
@@ -179,4 +176,39 @@ fn rewrite(units: &[Unit]) {
     assert_eq!(rest, 0);
     let again = again.into_iter().filter(|unit| unit.kind == UnitKind::Block).map(|unit| unit.payload);
     assert!(again.eq(blocks));
+}
+
+/// Any bytes as a media index, and as a media segment. What was read can be written, and read again.
+pub fn media(data: &[u8]) {
+    let limits = Limits::default();
+    if let Ok(index) = MediaIndex::parse(data, &limits) {
+        assert_eq!(MediaIndex::parse(index.to_json().as_bytes(), &limits), Ok(index));
+    }
+    let mut out = BytesMut::new();
+    let Ok(layers) = read_media_segment(data, &limits, &mut out) else {
+        return assert!(out.is_empty());
+    };
+    assert!(layers >= 1 && out.len() <= data.len() + 64);
+    let (units, rest) = read(&out, |_| usize::MAX);
+    assert_eq!(rest, 0);
+    let blocks: Vec<_> = units.iter().filter(|unit| unit.kind == UnitKind::Block).map(|unit| &unit.payload).collect();
+    assert!(!blocks.is_empty());
+    // Under the first header, from the first key block on.
+    let Some(writer) = units.first().and_then(|unit| SequenceHeader::parse(&unit.payload).ok()) else {
+        panic!("it does not start with a sequence header")
+    };
+    let Ok(mut writer) = MediaSegmentWriter::new(&writer) else { panic!("a header that was read cannot be written") };
+    let mut pushed = Vec::new();
+    for block in blocks {
+        match writer.push(block) {
+            Ok(()) => pushed.push(block),
+            Err(_) => assert!(pushed.is_empty() || units.iter().filter(|unit| unit.kind == UnitKind::Sequence).count() > 1),
+        }
+    }
+    let mut segment = BytesMut::new();
+    let Ok(ends) = writer.finish(&mut segment) else { return assert!(pushed.is_empty()) };
+    let mut again = BytesMut::new();
+    assert_eq!(read_media_segment(&segment, &limits, &mut again), Ok(ends.len()));
+    let again = read(&again, |_| usize::MAX).0.into_iter().filter(|unit| unit.kind == UnitKind::Block);
+    assert!(again.map(|unit| unit.payload).eq(pushed.into_iter().cloned()));
 }

@@ -124,3 +124,24 @@ fn golden_streams_whole_and_damaged() {
         }
     }
 }
+
+#[test]
+fn media_segments_from_the_corpus() {
+    let mut random = Random(0x0F1E_2D3C_4B5A_6978);
+    let mut seeds = Vec::new();
+    for layers in 1..4 {
+        let mut writer = MediaSegmentWriter::new(&sequence()).expect("valid");
+        blocks(5, layers, &[30, 0, 90]).iter().for_each(|block| writer.push(block).expect("fits"));
+        let mut out = BytesMut::new();
+        writer.finish(&mut out).expect("blocks");
+        seeds.push(out.to_vec());
+    }
+    let mut index = MediaIndex::new(64, 64, (0, 1));
+    index.segments.push(MediaSegmentEntry { uri: "0".into(), duration_ns: 7, layer_ends: vec![9, 10] });
+    seeds.push(index.to_json().into_bytes());
+    for round in 0..8000 {
+        let mut data = seeds[round % seeds.len()].clone();
+        mutate(&mut data, &mut random);
+        fuzzing::media(&data);
+    }
+}
