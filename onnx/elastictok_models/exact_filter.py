@@ -53,8 +53,8 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
     t, half = cfg.block_length, CELL // 2
     tables = Tables(cfg, net)
     # steps are whole in latent units
-    row = b.op("Cast", b.op("Mul", b.op("Min", step, b.const(np.float32(cfg.coarsest_step))), b.const(np.float32(cfg.scale))), to=6)
-    row = b.op("Max", row, b.const(0, np.int32))
+    row = b.op("Mul", b.op("Min", step, b.const(np.float32(cfg.coarsest_step))), b.const(np.float32(cfg.scale)))
+    row = b.op("Max", b.op("Cast", row, to=TensorProto.INT32), b.const(0, np.int32))
     of_step = lambda name: b.op("Gather", b.weight(f"filter.{name}", getattr(tables, name)), row, axis=0)
     one, middle = b.const(np.float32(1)), b.const(MIDDLE, np.uint8)
     eight = lambda x, zero=MIDDLE: b.op("QuantizeLinear", x, one, b.const(zero, np.uint8))

@@ -63,10 +63,11 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--weights", type=Path, help="checkpoint of train.py; without it the codec has no learned part")
+    ap.add_argument("--exact", action="store_true", help="without --weights: in integers; with them, the checkpoint says")
     ap.add_argument("--distortion", type=Path, help="head trained by distortion.py; without it the one that --out holds, if any")
     ap.add_argument("--tables", type=Path, help="entropy tables that collect_tables trained")
     args = ap.parse_args()
-    cfg, net, training = Config(), None, "untrained"
+    cfg, net, training = Config(exact=args.exact), None, "untrained"
     if args.weights:
         cfg, net, training = load_filter(args.weights)
     head = recover_head(args.out, cfg) if (args.out / "encoder.onnx").exists() else None

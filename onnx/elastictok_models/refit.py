@@ -7,6 +7,7 @@ large common parts of inputs, such as brightness, cancels."""
 import torch
 from torch import nn
 
+from .config import Config
 from .quantised import PAIR_MAX, WEIGHT_MAX, QuantisedFilter, spread, weight_units
 
 RIDGE = 1e-2  # of the inputs' mean power: how strongly weights stay what they were
@@ -90,18 +91,14 @@ def rounded(x, w, unit, out, depthwise: bool):
 
 
 @torch.no_grad()
-def refit(net: QuantisedFilter, recon, residual, step, mask) -> None:
+def refit(cfg: Config, net: QuantisedFilter, recon, residual, step, mask) -> None:
     """Changes the weights of `net`, which has the float filter's and its units, to give on these inputs what that gives."""
-    teacher, student = _copy(net, _Float), _copy(net, _Refitted)
-    teacher.given, teacher.stream = [], {}
+    teacher, student = _Float(cfg), _Refitted(cfg)
+    for copy in (teacher, student):
+        copy.load_state_dict(net.state_dict())
+        copy.stream = {}
+    teacher.given = student.wanted = []
     teacher(recon, residual, step, mask)
-    student.wanted, student.stream, student.coded = teacher.given, {}, mask.flatten() > 0
+    student.coded = mask.flatten() > 0
     student(recon, residual, step, mask)
     net.load_state_dict(student.state_dict())
-
-
-def _copy(net: QuantisedFilter, kind):
-    import copy
-    found = copy.deepcopy(net)
-    found.__class__ = kind
-    return found

@@ -54,8 +54,10 @@ def main():
     kind = QuantisedFilter if cfg.exact else LoopFilter
     net, average = kind(cfg), kind(cfg)
     given = config_of(args.from_bundle) if args.from_bundle else cfg
-    if given.exact and (args.distil or not cfg.exact):
-        ap.error("--from-bundle: an exact bundle teaches nothing; it can be trained on with --exact")
+    if args.from_bundle and given.exact and (args.distil or not cfg.exact):
+        ap.error("--from-bundle: an exact bundle cannot teach; it can be trained on with --exact")
+    if args.distil and not args.from_bundle:
+        ap.error("--distil needs the float filter of --from-bundle")
     teacher = recover(args.from_bundle, given) if args.from_bundle else None
     if teacher is not None:
         net.load_state_dict(teacher.state_dict(), strict=False)
@@ -76,7 +78,7 @@ def main():
             rows = [batch(ring, min(ring.count(), ring.size), args.batch, rng) for _ in range(8)]
             rows = [(recon, residual, q, mask) for recon, residual, _, mask, q in rows]
             calibrate(net, rows)
-            refit(net, *(torch.cat(parts) for parts in zip(*rows)))
+            refit(cfg, net, *(torch.cat(parts) for parts in zip(*rows)))
             average.load_state_dict(net.state_dict())
     compiled = torch.compile(net)
     teaching = torch.compile(teacher) if args.distil else None

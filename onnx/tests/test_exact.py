@@ -191,3 +191,26 @@ def test_weights_that_saturate_pairs_of_products_are_refused():
     weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
     with pytest.raises(ValueError, match="16 bits"):
         ranges.Analysis(model, given)
+
+
+def test_fitting_layer_by_layer_brings_the_integer_filter_nearer_to_the_float_one():
+    torch = pytest.importorskip("torch")
+    from elastictok_models.filter import LoopFilter
+    from elastictok_models.quantised import QuantisedFilter, calibrate
+    from elastictok_models.refit import refit
+    generator = torch.Generator().manual_seed(6)
+    random = lambda *shape: torch.randn(*shape, generator=generator)
+    plain, net = LoopFilter(CFG), QuantisedFilter(CFG)
+    with torch.no_grad():
+        for p in plain.parameters():
+            p.copy_(random(*p.shape) * 0.1)
+    net.load_state_dict(plain.state_dict(), strict=False)
+    n = CFG.luma_patch + CFG.chroma_patch
+    ground = 128 + 60 * random(12, 1, 1, 1) + 3 * random(12, n, 16, 16)  # brightness is most of it
+    given = ground.clamp(0, 255), 10 * random(12, n, 16, 16), torch.full((12,), 12.0), torch.ones(12, 1, 16, 16)
+    seen, new = [tuple(x[part] for x in given) for part in (slice(8), slice(8, None))]
+    calibrate(net, [seen])
+    error = lambda: float((net(*new) - plain(*new)).detach().square().mean())
+    before = error()
+    refit(CFG, net, *seen)
+    assert error() < 0.9 * before, (error(), before)
