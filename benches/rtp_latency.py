@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Delay of live video through elastictokenc, RTP over a socket of this machine, and elastictokdec, and of x264enc (zerolatency) and
+avdec_h264 beside it: from the moment a picture is due at the encoder to the moment it leaves the decoder. The jitter buffer adds
+nothing here; on a network it adds its latency. usage: rtp_latency.py [--rate FPS] [--bitrate KBIT] CLIP.y4m.."""
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import y4m
+
+sys.path.append("/usr/lib/python3/dist-packages")
+import gi  # noqa: E402
+
+gi.require_version("Gst", "1.0")
+from gi.repository import Gst  # noqa: E402
+
+CODECS = {
+    "elastictok": (
+        "elastictokenc rate-control=bitrate bitrate={bitrate} ! rtpelastictokpay", "ELASTICTOK", "rtpelastictokdepay ! elastictokdec"),
+    "x264": (
+        "x264enc speed-preset=veryfast tune=zerolatency bitrate={bitrate} ! rtph264pay mtu=1200 config-interval=-1 "
+        "aggregate-mode=zero-latency", "H264", "rtph264depay ! avdec_h264"),
+}
+
+
+def run(clip, codec, args):
+    """Milliseconds of each picture."""
+    encoder, encoding, decoder = CODECS[codec]
+    receiver = Gst.parse_launch(
+        f"udpsrc name=in port=0 caps=application/x-rtp,media=video,clock-rate=90000,encoding-name={encoding} ! {decoder} "
+        "! fakesink name=out sync=false async=false")
+    receiver.set_state(Gst.State.READY)
+    port = receiver.get_by_name("in").get_property("port")
+    # Another rate than the clip's: the same pictures at other times.
+    rate = "" if y4m.Reader(clip).format.rate == (args.rate, 1) else f"capssetter caps=video/x-raw,framerate={args.rate}/1 ! "
+    sender = Gst.parse_launch(
+        f"filesrc location={clip} ! y4mdec ! {rate}clocksync name=due "
+        f"! queue max-size-buffers=100 max-size-time=0 max-size-bytes=0 ! {encoder.format(bitrate=args.bitrate)} "
+        f"! udpsink host=127.0.0.1 port={port} sync=false async=false")
+    came, went = [], []
+    note = lambda times: lambda *_: (times.append(time.monotonic()), Gst.PadProbeReturn.OK)[1]  # noqa: E731
+    sender.get_by_name("due").get_static_pad("src").add_probe(Gst.PadProbeType.BUFFER, note(went))
+    receiver.get_by_name("out").get_static_pad("sink").add_probe(Gst.PadProbeType.BUFFER, note(came))
+    receiver.set_state(Gst.State.PLAYING)
+    receiver.get_state(5 * Gst.SECOND)
+    sender.set_state(Gst.State.PLAYING)
+    message = sender.get_bus().timed_pop_filtered(300 * Gst.SECOND, Gst.MessageType.EOS | Gst.MessageType.ERROR)
+    time.sleep(1)
+    for pipeline in (sender, receiver):
+        pipeline.set_state(Gst.State.NULL)
+    if message is None or message.type == Gst.MessageType.ERROR or len(came) != len(went):
+        sys.exit(f"{codec}: {len(came)} of {len(went)} pictures came; {message and message.type}")
+    # The first second opens graphs and decoders.
+    return [(c - w) * 1000 for c, w in zip(came, went)][args.rate:]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.split(" usage: ")[0])
+    p.add_argument("clips", nargs="+", type=Path)
+    p.add_argument("--rate", type=int, default=30)
+    p.add_argument("--bitrate", type=int, default=1500)
+    args = p.parse_args()
+    Gst.init(None)
+    print("| pictures | codec | median, ms | in frame intervals | 95th percentile, ms |\n| --- | --- | --- | --- | --- |")
+    for clip in args.clips:
+        form = y4m.Reader(clip).format
+        for codec in CODECS:
+            times = sorted(run(clip, codec, args))
+            median = statistics.median(times)
+            print(f"| {form.width}x{form.height} | {codec} | {median:.0f} | {median * args.rate / 1000:.1f} | "
+                  f"{times[int(len(times) * 0.95)]:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
