@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Rate-distortion table: ElasticTok beside x264, x265 and SVT-AV1, all encoded in this run from the same clips.
 
-usage: rd.py [--out TABLE.md] [--plot PLOT.svg] [--screen NAME] [--cache] [--model DIR] CLIP...
+usage: rd.py [--out TABLE.md] [--plot PLOT.svg] [--screen NAME] [--cache] [--model DIR] [--against ENCODER] CLIP...
 ElasticTok's rate is that of the whole .etok file; the others' that of the elementary stream. Quality is luma PSNR, mean of
 the frames' dB. A curve's BD-rate is the mean difference in rate over the range of qualities both have (piecewise cubic).
 Every ElasticTok stream, and every drift-free one, is also thinned to each count of layers and decoded: quality must rise with
@@ -181,6 +181,24 @@ def plot(path, results):
         Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)  # few colours: a quarter of the bytes
 
 
+def differences(clips: list, others: list, etok: encoders.ElasticTok, cache: Path | None, pool) -> str:
+    """Table of the BD-rates of every clip against some encoders."""
+    def one(path: Path) -> list:
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            clip, source = encoders.load(path, work)
+            curve = []
+            for target in TARGETS:
+                etok.encode(clip, work / "o.etok", target)
+                curve.append(etok.point(work / "o.etok", source, work))
+            return [bd_rate(encoders.other_curve(clip, source, work, name, cache), curve) for name in others]
+    rows = list(pool.map(one, clips))
+    known = [[v for v in column if v is not None] for column in zip(*rows)]
+    named = [*((path.stem, row) for path, row in zip(clips, rows)), ("**mean**", [np.mean(k) if k else None for k in known])]
+    lines = ["| clip | " + " | ".join(others) + " |", "| --- |" + " --- |" * len(others)]
+    return "\n".join(lines + [f"| {name} | " + " | ".join(map(percent, row)) + " |" for name, row in named])
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("clips", nargs="+", type=Path)
@@ -190,6 +208,7 @@ def main():
     ap.add_argument("--screen", action="append", default=[], help="clips with this in their name are screen recordings; may be repeated")
     ap.add_argument("--jobs", type=int, default=2, help="clips at a time")
     ap.add_argument("--model", help="a bundle instead of the builtin one")
+    ap.add_argument("--against", action="append", choices=list(encoders.OTHERS), help="only this encoder, and whole streams only: quicker; may be repeated")
     ap.add_argument("--cache", action="store_true", help="keep the other encoders' curves in .cache/rd, and take them from there")
     a = ap.parse_args()
     if len({p.stem for p in a.clips}) < len(a.clips):
@@ -197,6 +216,8 @@ def main():
     encoders.build()
     etok, cache = encoders.ElasticTok(a.model), encoders.ROOT / ".cache/rd" if a.cache else None
     with ThreadPoolExecutor(a.jobs) as pool:
+        if a.against:
+            return print(differences(a.clips, a.against, etok, cache, pool))
         results = dict(zip((p.stem for p in a.clips), pool.map(lambda p: measure(p, etok, cache), a.clips)))
     screen = {k for k in results if any(s in k for s in a.screen)}
     command = "benches/rd.py" + "".join(f" --screen {s}" for s in a.screen) + "".join(f" --{k} {v}" for k, v in (("out", a.out), ("plot", a.plot), ("model", a.model)) if v)

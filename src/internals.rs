@@ -36,6 +36,6 @@ pub mod tokens {
 #[cfg(fuzzing)]
 pub mod fuzzing {
     //! The functions of the fuzz targets.
-    pub use crate::bitstream::fuzzing::{block, stream};
+    pub use crate::bitstream::fuzzing::{block, media, rtp, stream};
     pub use crate::codec::fuzzing::segments;
 }

@@ -28,6 +28,8 @@ cargo test --workspace -- $ignored
 echo "README.md: its commands"
 cargo build --workspace --quiet
 python3 tests/readme.py "${CARGO_TARGET_DIR:-target}/debug"
+echo "streams over sockets: RTSP, MoQ, TCP, SRT"
+/usr/bin/python3 tests/streaming.py "${CARGO_TARGET_DIR:-target}/debug"
 echo "onnx/: graphs against their definition, official models against the fixtures"
 (cd onnx && ../.cache/venv/bin/python -m pytest -q -rs tests)
 if [ "$missing" ]; then

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::input::Input;
+use crate::media::Rate;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -23,6 +24,7 @@ Examples:
   etok encode holiday.mp4 holiday.etok --psnr 38
   etok play holiday.etok
   etok thin holiday.etok small.etok --bitrate 300
+  etok segment holiday.etok site/holiday
   etok info holiday.etok
   etok report holiday.etok holiday.mp4 -o holiday.html
   etok compare holiday.mp4";
@@ -48,6 +50,8 @@ pub enum Command {
     Decode(DecodeArgs),
     /// Make a stream smaller by cutting layers off, without decoding it
     Thin(ThinArgs),
+    /// Store a stream for HTTP servers, layer by layer, so that players choose the rate
+    Segment(SegmentArgs),
     /// Say what is in a stream, and what of it is damaged
     Info(InfoArgs),
     /// Write a page that shows where the tokens and bits of a stream go
@@ -128,6 +132,15 @@ fn positive(text: &str) -> Result<f64, String> {
 
 fn psnr(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|x| (20.0..=60.0).contains(x)).ok_or_else(|| "not a number of dB from 20 to 60".into())
+}
+
+/// kbit/s, or "auto".
+fn bitrate(text: &str) -> Result<Rate, String> {
+    if text == "auto" {
+        return Ok(Rate::Auto);
+    }
+    let kbps = text.parse().ok().filter(|kbps| (1..=2_000_000).contains(kbps));
+    kbps.map(Rate::Kbps).ok_or_else(|| "neither \"auto\" nor a number of kbit/s from 1 to 2000000".into())
 }
 
 /// A picture's size as WxH.
@@ -214,11 +227,16 @@ pub struct CommonArgs {
 Examples:
   etok play holiday.etok
   etok play holiday.etok --layers 1       as a receiver sees it whose sender cut all but the first layer
-  etok play https://example.org/clip.etok")]
+  etok play https://example.org/clip.etok
+  etok play https://example.org/clip/index.json           as many layers as the network gives
+  etok play https://example.org/clip/index.json --bitrate 300")]
 pub struct PlayArgs {
-    /// Stream to play: a file, a URL, or '-'
+    /// Stream to play: a file, a URL, or '-'; where its name ends in .json, the index that etok segment made
     #[arg(value_name = "FILE|URL")]
     pub input: Input,
+    /// Of an index, fetch as many layers as fit in so many kbit/s, or in what the network gives ("auto")
+    #[arg(long, value_name = "KBPS|auto", default_value = "auto", value_parser = bitrate)]
+    pub bitrate: Rate,
     /// GStreamer sink to show the pictures with
     #[arg(long, value_name = "ELEMENT", default_value = "autovideosink")]
     pub sink: String,
@@ -275,6 +293,30 @@ pub struct ThinArgs {
     /// Layers to keep at the most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub layers: Option<u32>,
+    #[command(flatten)]
+    pub common: CommonArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each file holds some seconds of video, first the base layer of all its blocks, then the next layer, and so on. So any server \
+of files with Range serves every rate: a player asks for as much of the front of a file as it has bits for. docs/http.md \
+describes the files. Encode with --drift-free, and with a key block (--key-int-max) every few seconds.
+
+Examples:
+  etok encode holiday.mp4 holiday.etok --drift-free --key-int-max 60
+  etok segment holiday.etok site/holiday
+  etok play https://example.org/holiday/index.json")]
+pub struct SegmentArgs {
+    /// Stream to store: a file, or '-'
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// Folder to write index.json and the media segments into
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Seconds of a media segment at the least; the next key block then ends it
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = positive)]
+    pub duration: f64,
     #[command(flatten)]
     pub common: CommonArgs,
 }

@@ -9,6 +9,7 @@ use gst::prelude::*;
 
 use crate::cli::DecodeArgs;
 use crate::failure::{Exit, input, usage};
+use crate::media::Rate;
 use crate::output::{Destination, Writer};
 use crate::pipeline::{self, End, Pipeline};
 use crate::progress::Progress;
@@ -186,7 +187,7 @@ pub fn run(args: &DecodeArgs) -> anyhow::Result<Exit> {
         _ => Destination::new(&args.output, args.common.force, args.input.path())?,
     };
     let pipeline = Pipeline::new()?;
-    let decoder = source::decoded(&pipeline, &args.input, &args.decoding)?;
+    let (decoder, _feed) = source::decoded(&pipeline, &args.input, &args.decoding, Rate::All)?;
     let mut chain = encoders(form, args.h264_quality)?;
     let sink = match form {
         Form::Pictures => Sink::Each { pattern: args.output.to_string_lossy().into_owned(), force: args.common.force, next: 0 },

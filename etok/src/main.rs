@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `etok`: encode, play, decode, thin, inspect, report on and compare ElasticTok video.
+//! `etok`: encode, play, decode, thin, segment, inspect, report on and compare ElasticTok video.
 
 mod cli;
 mod compare;
@@ -9,6 +9,7 @@ mod failure;
 mod info;
 mod input;
 mod manual;
+mod media;
 mod output;
 mod page;
 mod picture;
@@ -17,6 +18,7 @@ mod play;
 mod progress;
 mod report;
 mod scan;
+mod segment;
 mod source;
 mod stream;
 mod text;
@@ -36,6 +38,7 @@ fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Play(args) => play::run(&args),
         Command::Decode(args) => decode::run(&args),
         Command::Thin(args) => thin::run(&args),
+        Command::Segment(args) => segment::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Compare(args) => compare::run(&args),

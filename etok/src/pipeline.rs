@@ -14,6 +14,7 @@ use crate::cli::ModelArgs;
 use crate::failure::{self, Exit};
 use error::Missing;
 pub use error::NO_VIDEO;
+pub use error::text as error_text;
 
 /// How often Ctrl-C was pressed.
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);

@@ -28,7 +28,7 @@ pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
         return Err(no_display());
     }
     let pipeline = Pipeline::new()?;
-    let decoder = source::decoded(&pipeline, &args.input, &args.decoding)?;
+    let (decoder, feed) = source::decoded(&pipeline, &args.input, &args.decoding, args.bitrate)?;
     let (queue, convert) = (pipeline::make("queue")?, pipeline::make("videoconvert")?);
     queue.set_property("max-size-buffers", 4u32);
     let sink = pipeline::make(&args.sink)?;
@@ -38,6 +38,9 @@ pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
     let ended = pipeline.run(
         None,
         |pipeline| {
+            if let Some(feed) = &feed {
+                feed.tick(pipeline);
+            }
             let seconds = |t: Option<gst::ClockTime>| t.map(|t| t.nseconds() as f64 * 1e-9);
             progress.set_total(seconds(pipeline.query_duration()));
             let Some(at) = seconds(pipeline.query_position()) else { return };
@@ -55,6 +58,9 @@ pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
         },
     );
     progress.clear();
+    if let Some(feed) = feed.filter(|_| !args.quiet && ended.is_ok()) {
+        eprintln!("{}: {}", args.input.name(), feed.summary());
+    }
     Ok(match ended? {
         End::Finished => Exit::Done,
         End::Interrupted => Exit::Interrupted,

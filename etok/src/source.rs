@@ -14,6 +14,7 @@ use gst::prelude::*;
 use crate::cli::DecodingArgs;
 use crate::failure::{input, missing};
 use crate::input::{Input, check_file};
+use crate::media::{self, Feed, Rate};
 use crate::pipeline::{self, NO_VIDEO, Pipeline};
 use crate::y4m;
 
@@ -305,22 +306,32 @@ pub fn other_model(name: &str, fingerprint: &Fingerprint) -> anyhow::Error {
     missing(format!("{name} was made with another model, {}; name its bundle with --model", fingerprint_name(fingerprint)))
 }
 
-/// Adds an ElasticTok stream to the pipeline: source, parser, decoder. The decoder is returned, linked to nothing yet.
-pub fn decoded(pipeline: &Pipeline, from: &Input, args: &DecodingArgs) -> anyhow::Result<gst::Element> {
+/// Adds an ElasticTok stream to the pipeline: source, parser, decoder. The decoder is returned, linked to nothing yet, and what
+/// fetches the stream, where it is stored as media segments; of these come as many layers as fit `rate`.
+pub fn decoded(
+    pipeline: &Pipeline,
+    from: &Input,
+    args: &DecodingArgs,
+    rate: Rate,
+) -> anyhow::Result<(gst::Element, Option<Feed>)> {
     if matches!(from, Input::Camera(_) | Input::Test(_)) {
         return Err(crate::failure::usage(format!("{} is not an ElasticTok stream; name an .etok file or a URL", from.name())));
     }
     let bundle = pipeline::check_model(&args.model)?;
-    if let Input::File(path) = from
+    let index = media::url(from)?;
+    if let (Input::File(path), None) = (from, &index)
         && let Some(header) = crate::stream::header(path)?
         && bundle.fingerprint != header.fingerprint
         && Bundle::by_fingerprint(&header.fingerprint)?.is_none()
     {
         return Err(other_model(&from.name(), &header.fingerprint));
     }
-    let (source, parse, decoder) = (bytes(from)?, pipeline::make("elastictokparse")?, pipeline::make("elastictokdec")?);
-    decoder.set_property("max-layers", args.layers.unwrap_or(0));
+    let layers = args.layers.unwrap_or(0);
+    let feed = index.map(|url| media::feed(url, rate, layers as usize)).transpose()?;
+    let source = feed.as_ref().map_or_else(|| bytes(from), |feed| Ok(feed.source.clone()))?;
+    let (parse, decoder) = (pipeline::make("elastictokparse")?, pipeline::make("elastictokdec")?);
+    decoder.set_property("max-layers", layers);
     pipeline::set_model(&decoder, &args.model);
     pipeline.chain(&[&source, &parse, &decoder])?;
-    Ok(decoder)
+    Ok((decoder, feed))
 }

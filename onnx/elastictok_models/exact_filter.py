@@ -15,6 +15,7 @@ from onnx import TensorProto
 from .builder import Builder, Grid
 from .config import CELL, PATCH, K, Config
 from .exact import dyadic, steps
+from .filter_graph import corrected_patches
 from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, fold
 
 MIDDLE = 128  # zero of signed activations
@@ -121,7 +122,7 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
     c = mixers(c, "chroma_", "chroma_body", net.chroma_body)
     chroma = eight(conv("chroma_tail", c, MIDDLE, net.chroma_tail, net.unit_chroma_stream, net.unit_chroma_tail))
 
-    coded = b.op("Unsqueeze", b.op("Greater", counts, b.const(0, np.int32)), b.ints(1))
-    kept = lambda x, rows, scale: b.op("DequantizeLinear", b.op("Where", coded, cells(x, rows), middle), scale, middle)
+    corrected = b.op("Cast", corrected_patches(b, grid, counts), to=TensorProto.BOOL)
+    kept = lambda x, rows, scale: b.op("DequantizeLinear", cells(b.op("Where", corrected, x, middle), rows), scale, middle)
     return (b.reshape(kept(luma, PATCH, of_step("luma")), grid.y, grid.x, t, CELL, CELL),
             b.reshape(kept(chroma, PATCH // 2, of_step("chroma")), grid.y, grid.x, t, half, CELL))

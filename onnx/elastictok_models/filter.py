@@ -24,8 +24,9 @@ class LoopFilter(nn.Module):
 
     Inputs (B = batch, N = cfg.luma_patch + cfg.chroma_patch): recon, residual float [B, N, H/4, W/4], prediction + residual
     and the decoded residual in pixel units, of a patch the samples [T, 4, 4] of luma, then [T, 2, 2, 2] of chroma; step float
-    [B], the quantiser step in pixel units (beyond cfg.coarsest_step it counts as that); mask float [B, 1, H/4, W/4], 1 where
-    the cell received any token. Output: correction in pixel units, same shape as recon, exactly zero where the mask is.
+    [B], the quantiser step in pixel units (beyond cfg.coarsest_step it counts as that); mask float [B, 1, H/4, W/4], 1 in
+    patches to correct (filter_graph.corrected_patches). Output: correction in pixel units, same shape as recon, exactly zero
+    where the mask is.
 
     Luma is told the step once, beside the place of a patch in its cell (edges of the transform and of motion are filtered
     differently): nothing between the first layer and the last depends on it. Chroma has a smaller network of its own, which

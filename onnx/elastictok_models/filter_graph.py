@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import TensorProto
 
 from .builder import Builder, Grid
 from .config import CELL, CHROMA_CENTRE, CHROMA_SCALE, LUMA_CENTRE, LUMA_SCALE, PATCH, K, Config
 
 if TYPE_CHECKING:
     from .filter import LoopFilter
+
+
+def corrected_patches(b: Builder, grid: Grid, counts: str) -> str:
+    """float32 [1, 1, patches_y, patches_x]: 1 in patches of coded cells and in those next to them, diagonally too, so that no seam
+    stays between a coded cell and one that was skipped; 0 elsewhere, where the picture stays exactly as predicted."""
+    coded = b.op("Where", b.op("Greater", counts, b.const(0, np.int32)), b.const(np.float32(1)), b.const(np.float32(0)))
+    coded = b.op("Expand", b.reshape(coded, grid.y, 1, grid.x, 1), b.shape(grid.y, K, grid.x, K))
+    coded = b.reshape(coded, 1, 1, grid.patches_y, grid.patches_x)
+    return b.op("MaxPool", coded, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
 
 
 def loop_filter(b: Builder, cfg: Config, grid: Grid, net: LoopFilter, recon: tuple[str, str], residual: tuple[str, str],
@@ -58,10 +66,8 @@ def loop_filter(b: Builder, cfg: Config, grid: Grid, net: LoopFilter, recon: tup
     chroma = head("chroma_head", cfg.chroma_patch, recon[1], residual[1], PATCH // 2, CHROMA_SCALE, CHROMA_CENTRE)
     chroma = mixers(b.op("Add", chroma, b.op("Conv", luma, weight("chroma_luma.weight"))), "chroma_body", cfg.chroma_blocks)
 
-    coded = b.op("Cast", b.op("Greater", counts, b.const(0, np.int32)), to=TensorProto.FLOAT)
-    coded = b.op("Expand", b.reshape(coded, grid.y, 1, grid.x, 1), b.shape(grid.y, K, grid.x, K))
-    coded = b.op("Mul", b.reshape(coded, 1, 1, grid.patches_y, grid.patches_x), step)
-    luma = b.op("Mul", b.op("Conv", luma, weight("tail.weight")), b.op("Mul", coded, b.op("Exp", linear(condition, "gain"))))
-    chroma = b.op("Mul", b.op("Conv", chroma, weight("chroma_tail.weight")), coded)
+    corrected = b.op("Mul", corrected_patches(b, grid, counts), step)
+    luma = b.op("Mul", b.op("Conv", luma, weight("tail.weight")), b.op("Mul", corrected, b.op("Exp", linear(condition, "gain"))))
+    chroma = b.op("Mul", b.op("Conv", chroma, weight("chroma_tail.weight")), corrected)
     to_samples = lambda x, side: b.op("DepthToSpace", x, blocksize=side, mode="CRD")
     return to_samples(luma, PATCH), to_samples(chroma, PATCH // 2)

@@ -136,6 +136,9 @@ class Analysis:
     def of_Min(self, x, _):
         return Values(min(v.low for v in x), min(v.high for v in x), min(v.unit for v in x))
 
+    def of_MaxPool(self, x, _):
+        return replace(x[0], table=None)
+
     def of_Max(self, x, _):
         return Values(max(v.low for v in x), max(v.high for v in x), min(v.unit for v in x))
 

@@ -110,6 +110,7 @@ class Filter:
             return [patches(levels, side), patches(steps, side)]
 
         cells_y, cells_x = coded.shape
+        corrected = around(coded.repeat(4, 0).repeat(4, 1))
         told = np.clip(self.w["place"] + self.w["condition"][row], -128, 127).astype(np.int64)
         told = np.tile(told.transpose(2, 0, 1), (1, cells_y, cells_x))
         h = self.blocks("body", self.convolve("head", np.concatenate([*seen([0], 4), told]), -128, 127))
@@ -117,7 +118,7 @@ class Filter:
 
         def samples(x, side, gain):
             n, h, w = x.shape
-            x = x * coded.repeat(4, 0).repeat(4, 1)
+            x = x * corrected
             x = x.reshape(-1, side, side, h, w).transpose(0, 3, 1, 4, 2).reshape(-1, h * side, w * side)
             whole = int(gain * 4096)
             assert whole == float(gain) * 4096
@@ -126,6 +127,13 @@ class Filter:
         luma = samples(self.convolve("tail", h, -128, 127), 4, self.w["luma"][row])
         chroma = samples(self.convolve("chroma_tail", c, -128, 127), 2, self.w["chroma"][row])
         return [luma, chroma[0::2], chroma[1::2]]
+
+
+def around(coded):
+    """Where `coded`, bool [h, w], is true or is true next to it."""
+    h, w = coded.shape
+    padded = np.pad(coded, 1)
+    return np.any([padded[y:y + h, x:x + w] for y in range(3) for x in range(3)], axis=0)
 
 
 def decode(w, reference, block):

@@ -18,6 +18,10 @@ pub use crate::caps::{
 /// Media type of the streams.
 pub const MEDIA_TYPE: &str = "video/x-elastictok";
 
+/// Encoding name of the streams in RTP, and its clock rate: `docs/rtp.md`.
+pub const RTP_ENCODING_NAME: &str = "ELASTICTOK";
+pub const RTP_CLOCK_RATE: u32 = 90_000;
+
 /// Locks. A panic elsewhere does not make the element unusable, since the base classes handle it.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())

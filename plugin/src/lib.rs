@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-#![doc = "GStreamer elements for ElasticTok streams: `elastictokenc`, `elastictokdec`, `elastictokparse`, `elastictokthin` and a typefinder."]
+#![doc = "GStreamer elements for ElasticTok streams: `elastictokenc`, `elastictokdec`, `elastictokparse`, `elastictokthin`, `rtpelastictokpay`, `rtpelastictokdepay` and a typefinder."]
 // `plugin_define!` makes undocumented items.
 #![allow(missing_docs)]
 
@@ -16,6 +16,8 @@ mod framemetas;
 pub mod fuzzing;
 mod keyrequest;
 mod logging;
+mod rtpelastictokdepay;
+mod rtpelastictokpay;
 #[cfg(test)]
 mod testing;
 mod typefind;
@@ -31,6 +33,8 @@ fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     elastictokdec::register(plugin)?;
     elastictokparse::register(plugin)?;
     elastictokthin::register(plugin)?;
+    rtpelastictokpay::register(plugin)?;
+    rtpelastictokdepay::register(plugin)?;
     typefind::register(plugin)
 }
 

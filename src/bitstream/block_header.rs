@@ -102,6 +102,10 @@ impl RawHeader {
     pub fn key(&self) -> bool {
         self.header.key
     }
+
+    pub fn epoch(&self) -> u8 {
+        self.header.epoch
+    }
 }
 
 impl BlockHeader {

@@ -12,6 +12,9 @@ pub(crate) mod fuzzing;
 mod header;
 mod index;
 mod limits;
+mod media;
+mod media_index;
+pub mod rtp;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -30,6 +33,8 @@ pub use index::{Index, KeyBlock};
 pub use limits::{
     DEFAULT_MAX_PIXELS, Limits, MAX_BLOCK_HEADER_BYTES, MAX_BLOCK_LENGTH, MAX_DIMENSION, MAX_LAYERS, MAX_SEQUENCE_BYTES,
 };
+pub use media::{MAX_MEDIA_SEGMENT_BYTES, MediaSegmentWriter, read_media_segment};
+pub use media_index::{MAX_MEDIA_INDEX_BYTES, MediaIndex, MediaSegmentEntry};
 pub use stream::{Probe, StreamReader, StreamWriter, Unit, probe};
 pub use thin::thin;
 pub use thinner::Thinner;

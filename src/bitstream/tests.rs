@@ -10,6 +10,7 @@ use crate::frame::PixelFormat;
 
 mod corpus;
 mod golden;
+mod media;
 mod thinner;
 
 fn sequence() -> SequenceHeader {

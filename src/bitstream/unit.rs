@@ -24,7 +24,7 @@ const MIN_UNIT_HEADER_BYTES: usize = 4;
 const MIN_BLOCK_BYTES: usize = 4;
 
 /// Lengths stay below 2^31, so that positions never overflow.
-const MAX_PAYLOAD_BYTES: usize = 0x7FFF_FFFF;
+pub(super) const MAX_PAYLOAD_BYTES: usize = 0x7FFF_FFFF;
 
 /// What a unit carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

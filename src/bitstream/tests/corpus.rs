@@ -40,6 +40,33 @@ fn mutate(data: &mut Vec<u8>, random: &mut Random) {
 }
 
 #[test]
+fn packets_from_the_corpus() {
+    let mut random = Random(0x7777_1234_9ABC_DEF1);
+    let seeds = blocks(6, 3, &[3, 0, 40, 90]);
+    let mut pieces = Vec::new();
+    for round in 0..4000 {
+        let mut packetizer = rtp::Packetizer::new(random.next() as u16);
+        let mut data = Vec::new();
+        for block in &seeds[random.below(3)..] {
+            packetizer.split(block, 0, 16 + random.below(200), &mut pieces).expect("a valid block");
+            for piece in &pieces {
+                let payload = [&piece.descriptor.to_bytes()[..], &block[piece.data.clone()]].concat();
+                data.extend([payload.len() as u8, if piece.last { 7 } else { 1 }]);
+                data.extend(payload);
+            }
+        }
+        if round > 0 {
+            mutate(&mut data, &mut random);
+        }
+        fuzzing::rtp(&data);
+        let mut block = vec![random.next() as u8];
+        block.extend(&seeds[round % seeds.len()]);
+        mutate(&mut block, &mut random);
+        fuzzing::rtp(&block);
+    }
+}
+
+#[test]
 fn blocks_from_the_corpus() {
     let seeds = blocks(6, 4, &[3, 0, 40, 200]);
     let mut random = Random(0x1234_5678_9ABC_DEF1);
@@ -95,5 +122,26 @@ fn golden_streams_whole_and_damaged() {
             }
             fuzzing::stream(&data);
         }
+    }
+}
+
+#[test]
+fn media_segments_from_the_corpus() {
+    let mut random = Random(0x0F1E_2D3C_4B5A_6978);
+    let mut seeds = Vec::new();
+    for layers in 1..4 {
+        let mut writer = MediaSegmentWriter::new(&sequence()).expect("valid");
+        blocks(5, layers, &[30, 0, 90]).iter().for_each(|block| writer.push(block).expect("fits"));
+        let mut out = BytesMut::new();
+        writer.finish(&mut out).expect("blocks");
+        seeds.push(out.to_vec());
+    }
+    let mut index = MediaIndex::new(64, 64, (0, 1));
+    index.segments.push(MediaSegmentEntry { uri: "0".into(), duration_ns: 7, layer_ends: vec![9, 10] });
+    seeds.push(index.to_json().into_bytes());
+    for round in 0..8000 {
+        let mut data = seeds[round % seeds.len()].clone();
+        mutate(&mut data, &mut random);
+        fuzzing::media(&data);
     }
 }
