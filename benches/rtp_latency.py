@@ -4,8 +4,11 @@
 avdec_h264 beside it: from the moment a picture is due at the encoder to the moment it leaves the decoder. The jitter buffer adds
 nothing here; on a network it adds its latency. usage: rtp_latency.py [--rate FPS] [--bitrate KBIT] CLIP.y4m.."""
 import argparse
+import re
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -34,10 +37,8 @@ def run(clip, codec, args):
         "! fakesink name=out sync=false async=false")
     receiver.set_state(Gst.State.READY)
     port = receiver.get_by_name("in").get_property("port")
-    # Another rate than the clip's: the same pictures at other times.
-    rate = "" if y4m.Reader(clip).format.rate == (args.rate, 1) else f"capssetter caps=video/x-raw,framerate={args.rate}/1 ! "
     sender = Gst.parse_launch(
-        f"filesrc location={clip} ! y4mdec ! {rate}clocksync name=due "
+        f"filesrc location={clip} ! y4mdec ! clocksync name=due "
         f"! queue max-size-buffers=100 max-size-time=0 max-size-bytes=0 ! {encoder.format(bitrate=args.bitrate)} "
         f"! udpsink host=127.0.0.1 port={port} sync=false async=false")
     came, went = [], []
@@ -57,6 +58,15 @@ def run(clip, codec, args):
     return [(c - w) * 1000 for c, w in zip(came, went)][args.rate:]
 
 
+def at_rate(clip, rate, folder):
+    """The same pictures at another rate."""
+    out = Path(folder) / clip.name
+    with open(clip, "rb") as source, open(out, "wb") as target:
+        target.write(re.sub(rb"F[0-9]+:[0-9]+", b"F%d:1" % rate, source.readline(), count=1))
+        shutil.copyfileobj(source, target)
+    return out
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split(" usage: ")[0])
     p.add_argument("clips", nargs="+", type=Path)
@@ -68,7 +78,8 @@ def main():
     for clip in args.clips:
         form = y4m.Reader(clip).format
         for codec in CODECS:
-            times = sorted(run(clip, codec, args))
+            with tempfile.TemporaryDirectory() as folder:
+                times = sorted(run(at_rate(clip, args.rate, folder), codec, args))
             median = statistics.median(times)
             print(f"| {form.width}x{form.height} | {codec} | {median:.0f} | {median * args.rate / 1000:.1f} | "
                   f"{times[int(len(times) * 0.95)]:.0f} |", flush=True)
