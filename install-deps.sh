@@ -46,7 +46,8 @@ packages="build-essential pkg-config python3 python3-pip python3-venv meson ninj
 libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-base-apps
 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x"
 [ -z "$bench" ] || packages="$packages ffmpeg"
-[ -z "$test" ] || packages="$packages qemu-user" # emulated processors must decode the same pictures
+# Emulated processors must decode the same pictures; the RTSP example runs.
+[ -z "$test" ] || packages="$packages qemu-user python3-gi gir1.2-gst-rtsp-server-1.0"
 if command -v dpkg-query >/dev/null; then
     missing=
     for p in $packages; do
