@@ -4,24 +4,10 @@
 
 mod common;
 
-use common::init;
+use common::Pipeline;
 use gst::prelude::*;
 
-/// A pipeline that is stopped whatever happens.
-struct Pipeline(gst::Pipeline);
-
-impl Drop for Pipeline {
-    fn drop(&mut self) {
-        let _ = self.0.set_state(gst::State::Null);
-    }
-}
-
 impl Pipeline {
-    fn new(description: &str) -> Self {
-        init();
-        Self(gst::parse::launch(description).unwrap().downcast().unwrap())
-    }
-
     /// Runs to the end; fails on an error or after a minute.
     fn finish(&self) {
         let message = self

@@ -257,20 +257,7 @@ fn hostile_packets_are_survived() {
     }
 }
 
-struct Pipeline(gst::Pipeline);
-
-impl Drop for Pipeline {
-    fn drop(&mut self) {
-        let _ = self.0.set_state(gst::State::Null);
-    }
-}
-
 impl Pipeline {
-    fn new(description: &str) -> Self {
-        init();
-        Self(gst::parse::launch(description).unwrap().downcast().unwrap())
-    }
-
     fn get(&self, name: &str) -> gst::Element {
         self.0.by_name(name).unwrap()
     }

@@ -13,7 +13,7 @@ mod golden;
 mod media;
 mod thinner;
 
-fn sequence() -> SequenceHeader {
+pub(super) fn sequence() -> SequenceHeader {
     SequenceHeader {
         fingerprint: [1, 2, 3, 4, 5, 6, 7, 8],
         width: 176,

@@ -15,6 +15,22 @@ pub fn init() {
     });
 }
 
+/// A pipeline that is stopped whatever happens.
+pub struct Pipeline(pub gst::Pipeline);
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        let _ = self.0.set_state(gst::State::Null);
+    }
+}
+
+impl Pipeline {
+    pub fn new(description: &str) -> Self {
+        init();
+        Self(gst::parse::launch(description).unwrap().downcast().unwrap())
+    }
+}
+
 pub fn raw_caps(format: &str, width: i32, height: i32, rate: (i32, i32)) -> gst::Caps {
     init();
     gst::Caps::builder("video/x-raw")

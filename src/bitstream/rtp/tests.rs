@@ -5,24 +5,10 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;
-use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, Timing, thin};
-use crate::frame::PixelFormat;
+use crate::bitstream::tests::sequence;
+use crate::bitstream::{BlockHeader, BlockWriter, Limits, Timing, thin};
 
 const ROOM: usize = 60;
-
-fn sequence() -> SequenceHeader {
-    SequenceHeader {
-        fingerprint: [1, 2, 3, 4, 5, 6, 7, 8],
-        width: 176,
-        height: 144,
-        framerate: (30000, 1001),
-        pixel_aspect_ratio: (12, 11),
-        colorimetry: [2, 6, 6, 6],
-        pixel_format: PixelFormat::I420,
-        block_length: 2,
-        chroma_site: 1,
-    }
-}
 
 /// Blocks with segments of these lengths; a key block every `group`.
 fn blocks(count: u32, group: u32, lengths: &[usize]) -> Vec<BytesMut> {
