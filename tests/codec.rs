@@ -37,6 +37,7 @@ fn config(live: LiveSettings, search: SearchMethod, key_int_max: u32) -> Encoder
         key_int_max,
         search,
         layers: 0,
+        layer_ratio: 2.0,
         drift_free: false,
         live,
     }

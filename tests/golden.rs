@@ -159,7 +159,8 @@ fn encode(recipe: &Recipe) -> Vec<u8> {
         key_int_max: 0,
         search: SearchMethod::Regression,
         layers: 0,
-        drift_free: false,
+        layer_ratio: 2.0,
+        drift_free: true,
         live: LiveSettings::default(),
     };
     (recipe.settings)(&mut config);

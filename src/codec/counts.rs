@@ -36,7 +36,7 @@ impl CountReader {
         check_model(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         Ok(Self {
-            reader: BlockReader::new(bundle, &geometry)?,
+            reader: BlockReader::new(bundle, &geometry, header)?,
             geometry,
             block_length: header.block_length,
             max_quantiser: max_quantiser(bundle),

@@ -13,7 +13,7 @@ mod tap;
 
 pub use counts::{BlockCounts, CountReader};
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
-pub use encoder::{Encoder, EncoderConfig, EncoderStats, Packet};
+pub use encoder::{DEFAULT_LAYER_RATIO, DEFAULT_LAYERS, Encoder, EncoderConfig, EncoderStats, LAYER_RATIOS, Packet};
 pub use quality::psnr;
 pub use tap::{TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
 

@@ -85,6 +85,7 @@ impl Rgb {
             key_int_max: 0,
             search,
             layers: 0,
+            layer_ratio: 2.0,
             drift_free: false,
             live,
         }

@@ -65,6 +65,7 @@ fn block_headers() {
         left_out: 1,
         frames: 2,
         quantiser: 32,
+        base_quantiser: None,
         timing: timing(None, false, None),
     };
     let mut out = BytesMut::new();
@@ -72,7 +73,16 @@ fn block_headers() {
     assert_eq!(hex(&out), "10 05 01 20 c8");
     assert_eq!(BlockHeader::parse(&out, 2), Ok((shallow, out.len())));
     for (position, frames, timing, bytes) in table {
-        let header = BlockHeader { key: position == 0, epoch: 5, position, left_out: 0, frames, quantiser: 32, timing };
+        let header = BlockHeader {
+            key: position == 0,
+            epoch: 5,
+            position,
+            left_out: 0,
+            frames,
+            quantiser: 32,
+            base_quantiser: None,
+            timing,
+        };
         let mut out = BytesMut::new();
         header.write(2, &mut out).expect("valid");
         assert_eq!(hex(&out), bytes, "{header:?}");
@@ -85,7 +95,8 @@ const BLOCK: &str = "01 00 20 00 ed 09 f4 f5 31 32 33 34 35 36 37 38 39 00 07 51
 #[test]
 fn block_and_stream() {
     let timing = Timing { base: Some(0), ..Timing::default() };
-    let header = BlockHeader { key: true, epoch: 0, position: 0, left_out: 0, frames: 2, quantiser: 32, timing };
+    let header =
+        BlockHeader { key: true, epoch: 0, position: 0, left_out: 0, frames: 2, quantiser: 32, base_quantiser: None, timing };
     let mut block = BytesMut::new();
     let mut writer = BlockWriter::begin(&header, 2, &mut block).expect("valid");
     for payload in [&b"123456789"[..], b"", b"layer 2", b""] {

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use super::super::super::SearchMethod;
 use super::super::super::quality::psnr;
-use super::super::super::setup::effective_step;
+use super::super::super::setup::pixel_step;
 use super::analyse::Analysis;
 use super::steps::{Choice, NestedBlocks};
 use crate::Result;
 use crate::rate::{COARSEST, KEY_OFFSET, RateControl};
-use crate::tokens::{Estimate, Rdo};
+use crate::tokens::{Estimate, LayerSteps, Rdo};
 
 /// Largest step of a block's layer 0, in pixel units: the loop filter was trained up to it.
 const COARSEST_BASE: f32 = 110.0;
@@ -76,34 +76,36 @@ impl NestedBlocks {
     /// Chooses the tokens for one quantiser.
     fn quantise(&mut self, analysis: &Analysis, quantiser: u8) -> Result<Choice> {
         let started = Instant::now();
-        let (rdo, depth) = (self.rdo(), self.depth_for(analysis.key, quantiser));
+        let (rdo, steps) = (self.rdo(), self.steps_for(analysis.key, quantiser));
         let motion = (!analysis.key).then_some(self.analyser.motion());
         let latents = self.finest.latents()?;
-        let estimate = if self.base.is_empty() || depth == 1 {
-            self.tokens.quantise(latents, quantiser, depth, motion, &rdo)?
+        // Without a reference all loops have the same residual.
+        let estimate = if analysis.key || !self.drift_free {
+            self.tokens.quantise(latents, steps, motion, &rdo)?
         } else {
-            self.tokens.begin_block(depth, quantiser)?;
-            let mut bits = 0.0;
-            for (layer, base) in self.base.iter().take(depth - 1).enumerate() {
+            self.tokens.begin_block(steps)?;
+            let (last, mut bits) = (steps.depth() - 1, 0.0);
+            for (layer, base) in self.base.iter().take(last).enumerate() {
                 bits += self.tokens.quantise_layer(layer, base.latents()?, motion, &rdo)?.bits;
             }
-            let finest = self.tokens.quantise_layer(depth - 1, latents, motion, &rdo)?;
+            let finest = self.tokens.quantise_layer(last, latents, motion, &rdo)?;
             Estimate { bits: bits + finest.bits, ..finest }
         };
         self.spent.token_time += started.elapsed();
-        Ok(Choice { quantiser, depth, bits: estimate.bits, estimated_psnr: self.estimated_psnr(&estimate), evaluations: 0 })
+        Ok(Choice { quantiser, steps, bits: estimate.bits, estimated_psnr: self.estimated_psnr(&estimate), evaluations: 0 })
     }
 
-    /// Depth for a block: the most layers with which layer 0 still gives a picture. In drift-free streams it stays the same until
-    /// the next key block.
-    fn depth_for(&self, key: bool, quantiser: u8) -> usize {
-        if !key && !self.base.is_empty() {
-            return self.group_depth;
+    /// Steps for a block: those of the most layers with which layer 0 still gives a picture. In drift-free streams their number stays
+    /// the same until the next key block.
+    fn steps_for(&self, key: bool, quantiser: u8) -> LayerSteps {
+        let of = |depth: usize, quantiser: u8| self.layers.steps(depth, quantiser, None);
+        if !key && self.drift_free {
+            return of(self.group_depth, quantiser);
         }
         // A key block's depth holds for its group, so it must also suit the coarser blocks that follow.
-        let quantiser = if self.base.is_empty() { quantiser } else { quantiser.saturating_add(KEY_OFFSET as u8) };
-        let fits = |depth: &usize| effective_step(quantiser, self.scale, depth - 1) <= COARSEST_BASE;
-        (1..=self.most_layers).rev().find(fits).unwrap_or(1)
+        let coarser = if self.drift_free { quantiser.saturating_add(KEY_OFFSET as u8) } else { quantiser };
+        let fits = |depth: &usize| pixel_step(of(*depth, coarser).quantiser(0), self.scale) <= COARSEST_BASE;
+        of((1..=self.layers.layers).rev().find(fits).unwrap_or(1), quantiser)
     }
 
     fn rdo(&self) -> Rdo {
@@ -118,9 +120,9 @@ impl NestedBlocks {
 
     /// Luma PSNR that the encoder graph predicts for the proposed quantiser, all layers received.
     fn predicted_psnr(&self) -> Option<f64> {
-        let cells = self.finest.distortion()?.chunks_exact(self.layers);
-        let (n, sum) = (cells.len(), cells.map(|layers| f64::from(layers[self.layers - 1])).sum::<f64>());
-        Some(psnr(sum / n as f64)).filter(|p| p.is_finite())
+        let cells = self.finest.distortion()?;
+        let sum = cells.iter().copied().map(f64::from).sum::<f64>();
+        Some(psnr(sum / cells.len() as f64)).filter(|p| p.is_finite())
     }
 
     /// Luma PSNR before the loop filter, from the quantisation error: the transform is orthonormal.

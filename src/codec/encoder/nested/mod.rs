@@ -47,14 +47,16 @@ impl BlockCoder for NestedBlocks {
         let analysis = self.analyse(place);
         self.transform(&analysis)?;
         let choice = self.choose(&analysis)?;
+        self.transform_base(&analysis, &choice)?;
         self.code_tokens(&analysis, &choice)?;
         let psnr = self.reconstruct(&analysis, &choice)?;
         self.commit(&analysis, &choice)?;
         self.spent.runtime_time += self.run_time() - before;
         Ok(CodedBlock {
             key: analysis.key,
-            left_out: (self.layers - choice.depth) as u8,
+            left_out: (self.layers.layers - choice.steps.depth()) as u8,
             quantiser: choice.quantiser,
+            base_quantiser: None,
             estimated_psnr: Some(choice.estimated_psnr),
             psnr: Some(psnr),
             evaluations: choice.evaluations,
@@ -86,7 +88,7 @@ impl BlockCoder for NestedBlocks {
     fn view(&self) -> Option<BlockView<'_>> {
         let loops = self.base.iter().take(self.group_depth - 1).chain([&self.finest]);
         let latents = loops.map(|l| l.latents().ok()).collect::<Option<Vec<_>>>()?;
-        let (key, quantiser) = self.last;
-        Some(BlockView { key, quantiser, motion: self.analyser.motion(), depth: self.group_depth, latents })
+        let (key, steps) = self.last;
+        Some(BlockView { key, steps, motion: self.analyser.motion(), latents })
     }
 }

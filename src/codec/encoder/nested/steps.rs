@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::super::quality::{luma_mse, psnr};
-use super::super::super::setup::{Nested, effective_step};
+use super::super::super::setup::{Nested, StreamLayers, pixel_step};
 use super::super::super::{LiveSettings, SearchMethod};
 use super::super::coder::{Place, Spent, sent_layers};
 use super::super::config::EncoderConfig;
@@ -12,15 +12,15 @@ use super::analyse::{Analyser, Analysis};
 use super::coding_loop::CodingLoop;
 use crate::frame::Geometry;
 use crate::rate::RateController;
-use crate::tokens::NestedEncoder;
+use crate::tokens::{LayerSteps, NestedEncoder};
 use crate::{Error, Result};
 
 /// How a block is quantised; its tokens are in [`NestedBlocks`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choice {
+    /// Quantiser of the last layer, and of all.
     pub quantiser: u8,
-    /// Layers that the block is coded in.
-    pub depth: usize,
+    pub steps: LayerSteps,
     /// Bits of the tokens, and luma PSNR before the loop filter.
     pub bits: f64,
     pub estimated_psnr: f64,
@@ -34,13 +34,13 @@ pub(in super::super) struct NestedBlocks {
     pub(super) analyser: Analyser,
     /// The loop of receivers of all layers.
     pub(super) finest: CodingLoop,
-    /// The base-layer loops, fewest layers first; empty where receivers may drift.
+    /// The base-layer loops, fewest layers first: as many as blocks needed so far, none where receivers may drift.
     pub(super) base: Vec<CodingLoop>,
     /// The block's tokens as they were last chosen.
     pub(super) tokens: NestedEncoder,
-    /// Layers that the bundle has, and those that a block may have.
-    pub(super) layers: usize,
-    pub(super) most_layers: usize,
+    pub(super) layers: StreamLayers,
+    /// Every layer has a loop of its own.
+    pub(super) drift_free: bool,
     /// Depth of the last block. In drift-free streams it stays until the next key block.
     pub(super) group_depth: usize,
     /// Latent units per pixel unit.
@@ -52,8 +52,10 @@ pub(in super::super) struct NestedBlocks {
     pub(super) first: bool,
     /// The block's segments, one for each layer.
     pub(super) segments: Vec<Vec<u8>>,
-    /// Whether the block last coded was a key block, and its quantiser: for [`BlockView`].
-    pub(super) last: (bool, u8),
+    /// Whether the block last coded was a key block, and its quantisers: for [`BlockView`].
+    pub(super) last: (bool, LayerSteps),
+    /// To open another loop.
+    config: EncoderConfig,
     pub(super) spent: Spent,
 }
 
@@ -69,25 +71,26 @@ impl NestedBlocks {
     pub fn new(config: &EncoderConfig, geometry: Geometry) -> Result<Self> {
         check(&config.live)?;
         let manifest = &config.bundle.manifest;
-        let Nested { layout, tables, layers, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
-        let most_layers = if config.layers == 0 { layers } else { layers.min(config.layers as usize) };
-        let base_loops = if config.drift_free { most_layers - 1 } else { 0 };
+        let (layers, ratio) = config.stream_layers()?;
+        let layers = StreamLayers { layers: layers.into(), ratio };
+        let Nested { layout, tables, scale } = Nested::new(manifest, &config.bundle.tables, &geometry, layers.layers)?;
         let block_length = manifest.block_length as usize;
         Ok(Self {
             analyser: Analyser::new(&geometry, block_length, config.runtime.thread_count())?,
             finest: CodingLoop::open(config, &geometry)?,
-            base: (0..base_loops).map(|_| CodingLoop::open(config, &geometry)).collect::<Result<_>>()?,
+            base: Vec::new(),
             tokens: NestedEncoder::new(&layout, &tables)?,
             layers,
-            most_layers,
-            group_depth: most_layers,
+            drift_free: config.drift_free,
+            group_depth: 1,
             scale,
             method: config.search,
             rate: RateController::new(config.live),
             block_length,
             first: true,
-            segments: vec![Vec::new(); layers],
-            last: (true, 0),
+            segments: vec![Vec::new(); layers.layers],
+            last: (true, LayerSteps::spaced(1, 0, 0)),
+            config: config.clone(),
             spent: Spent::default(),
             geometry,
         })
@@ -100,7 +103,7 @@ impl NestedBlocks {
         let proposed = self.rate.propose(false);
         let key = must_be_key || {
             let started = Instant::now();
-            let step = effective_step(proposed, self.scale, 0);
+            let step = pixel_step(proposed, self.scale);
             let new_scene = self.analyser.search(self.finest.frames(), self.finest.reconstruction(), step);
             self.spent.motion_time += started.elapsed();
             new_scene
@@ -112,17 +115,33 @@ impl NestedBlocks {
         Analysis { key, position, proposed }
     }
 
-    /// Predicts and transforms the block in every coding loop that the depth needs.
+    /// Predicts and transforms the block in every coding loop; a key block, the depth of which is still to be chosen, in the finest
+    /// one.
     pub(super) fn transform(&mut self, analysis: &Analysis) -> Result<()> {
         if analysis.key {
             self.finest.reset()?;
-            self.base.iter_mut().try_for_each(CodingLoop::reset)?;
         }
-        let (motion, step) = (self.analyser.motion(), effective_step(analysis.proposed, self.scale, 0));
+        let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
         self.finest.transform(analysis, motion, step)?;
-        // The depth of a key block is still to be chosen.
-        let loops = if analysis.key { self.base.len() } else { self.group_depth - 1 };
-        for base in self.base.iter_mut().take(loops) {
+        if analysis.key { Ok(()) } else { self.transform_loops(analysis, self.group_depth) }
+    }
+
+    /// Transforms a key block in the base-layer loops that its depth needs.
+    pub(super) fn transform_base(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
+        if !analysis.key || !self.drift_free {
+            return Ok(());
+        }
+        let depth = choice.steps.depth();
+        while self.base.len() < depth - 1 {
+            self.base.push(CodingLoop::open(&self.config, &self.geometry)?);
+        }
+        self.base.iter_mut().take(depth - 1).try_for_each(CodingLoop::reset)?;
+        self.transform_loops(analysis, depth)
+    }
+
+    fn transform_loops(&mut self, analysis: &Analysis, depth: usize) -> Result<()> {
+        let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
+        for base in self.base.iter_mut().take(depth - 1) {
             base.frames_mut().copy_from_slice(self.finest.frames());
             base.transform(analysis, motion, step)?;
         }
@@ -135,7 +154,7 @@ impl NestedBlocks {
         let motion = (!analysis.key).then_some(self.analyser.motion());
         for (layer, segment) in self.segments.iter_mut().enumerate() {
             segment.clear();
-            if layer < choice.depth {
+            if layer < choice.steps.depth() {
                 self.tokens.write_segment(layer, motion, segment)?;
             }
         }
@@ -147,7 +166,7 @@ impl NestedBlocks {
     pub(super) fn reconstruct(&mut self, analysis: &Analysis, choice: &Choice) -> Result<f64> {
         let motion = (!analysis.key).then_some(self.analyser.motion());
         let layers = layers_read(&self.segments);
-        let step = effective_step(choice.quantiser, self.scale, choice.depth - layers);
+        let step = pixel_step(choice.steps.quantiser(layers - 1), self.scale);
         self.finest.reconstruct(&self.tokens, layers, motion, step)?;
         let n = self.geometry.frame_bytes();
         let frames = self.finest.reconstruction().chunks_exact(n).zip(self.finest.frames().chunks_exact(n));
@@ -159,15 +178,15 @@ impl NestedBlocks {
     pub(super) fn commit(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
         self.finest.commit();
         let motion = (!analysis.key).then_some(self.analyser.motion());
-        for (layers, base) in (1..choice.depth).zip(&mut self.base) {
+        for (layers, base) in (1..choice.steps.depth()).zip(&mut self.base) {
             let layers = layers_read(&self.segments[..layers]);
-            let step = effective_step(choice.quantiser, self.scale, choice.depth - layers);
+            let step = pixel_step(choice.steps.quantiser(layers - 1), self.scale);
             base.reconstruct(&self.tokens, layers, motion, step)?;
             base.commit();
         }
-        self.group_depth = choice.depth;
+        self.group_depth = choice.steps.depth();
         self.first = false;
-        self.last = (analysis.key, choice.quantiser);
+        self.last = (analysis.key, choice.steps);
         Ok(())
     }
 
