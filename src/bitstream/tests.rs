@@ -311,7 +311,7 @@ fn sequence_header_versions() {
     assert_eq!(parse(&newer), Ok(sequence()), "fields of a newer minor version are skipped");
     assert!(matches!(parse(&|bytes| bytes.resize(126, 0)), Err(Error::Limit(_))));
     assert!(matches!(parse(&|bytes| bytes[0] = b'X'), Err(Error::Malformed(_))));
-    let format = sequence().to_bytes().len() - 5;
+    let format = sequence().to_bytes().len() - 7;
     assert!(matches!(parse(&|bytes| bytes[format] = 2), Err(Error::Unsupported(_))), "pixel format");
 }
 

@@ -86,7 +86,7 @@ impl Rgb {
             search,
             layers: 0,
             layer_ratio: 2.0,
-            drift_free: false,
+            drift_free: true,
             live,
         }
     }

@@ -328,7 +328,7 @@ fn examples_of_the_document_are_true() {
     writer.segment(b"layer 1");
     let mut pieces = Vec::new();
     let mut packetizer = Packetizer::new(300);
-    packetizer.split(&block, header.len(), 60, &mut pieces).expect("valid");
+    packetizer.split(&block, header.len(), 62, &mut pieces).expect("valid");
     let payload = |piece: &Piece| {
         let mut bytes = piece.descriptor.to_bytes().to_vec();
         if piece.descriptor.header {

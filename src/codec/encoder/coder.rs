@@ -56,6 +56,11 @@ pub(super) trait BlockCoder: Send {
     /// Where the graphs run.
     fn provider(&self) -> &'static str;
 
+    /// The T aligned frames of the last block as a receiver of `layers` layers has them, where there is a loop that decodes those.
+    fn reconstruction(&self, _layers: usize) -> Option<&[u8]> {
+        None
+    }
+
     /// The block as it was quantised, for bottlenecks with a quantiser.
     fn view(&self) -> Option<BlockView<'_>> {
         None

@@ -243,6 +243,13 @@ impl Encoder {
         self.position.and_then(|_| self.coder.view())
     }
 
+    /// The T frames of the last block, padded to the bundle's alignment, as the encoder's loop for receivers of `layers` layers has
+    /// them; `None` where there is no such loop. For tests and measurements; not stable.
+    #[doc(hidden)]
+    pub fn reconstruction(&self, layers: usize) -> Option<&[u8]> {
+        self.position.and_then(|_| self.coder.reconstruction(layers))
+    }
+
     /// Frames that the current block takes: only those before the next key block is due.
     fn room(&self) -> usize {
         let since = if self.must_be_key() { 0 } else { self.frames_since_key };

@@ -8,6 +8,7 @@ mod choose;
 mod coding_loop;
 mod steps;
 
+use self::coding_loop::CodingLoop;
 pub(super) use self::steps::NestedBlocks;
 use self::steps::check;
 use super::super::LiveSettings;
@@ -85,8 +86,17 @@ impl BlockCoder for NestedBlocks {
         self.finest.provider()
     }
 
+    fn reconstruction(&self, layers: usize) -> Option<&[u8]> {
+        let loops = self.base.iter().take(self.loops() - 1).chain([&self.finest]);
+        if self.drift_free {
+            loops.map(CodingLoop::reconstruction).take(layers).last()
+        } else {
+            Some(self.finest.reconstruction())
+        }
+    }
+
     fn view(&self) -> Option<BlockView<'_>> {
-        let loops = self.base.iter().take(self.group_depth - 1).chain([&self.finest]);
+        let loops = self.base.iter().take(self.loops() - 1).chain([&self.finest]);
         let latents = loops.map(|l| l.latents().ok()).collect::<Option<Vec<_>>>()?;
         let (key, steps) = self.last;
         Some(BlockView { key, steps, motion: self.analyser.motion(), latents })

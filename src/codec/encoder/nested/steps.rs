@@ -103,8 +103,12 @@ impl NestedBlocks {
         let proposed = self.rate.propose(false);
         let key = must_be_key || {
             let started = Instant::now();
-            let step = pixel_step(proposed, self.scale);
-            let new_scene = self.analyser.search(self.finest.frames(), self.finest.reconstruction(), step);
+            // All loops share the motion. A third of the way to the coarsest one, no rung pays much more for that than the others.
+            let base = self.layers.steps(self.loops(), proposed, None).quantiser(0);
+            let step = pixel_step(proposed + (base - proposed) / 3, self.scale);
+            let loops = self.base.iter().take(self.loops() - 1).chain([&self.finest]);
+            let decoded: Vec<&[u8]> = loops.map(CodingLoop::reconstruction).collect();
+            let new_scene = self.analyser.search(self.finest.frames(), &decoded, step);
             self.spent.motion_time += started.elapsed();
             new_scene
         };
@@ -115,6 +119,11 @@ impl NestedBlocks {
         Analysis { key, position, proposed }
     }
 
+    /// Coding loops of the group.
+    pub(super) fn loops(&self) -> usize {
+        if self.drift_free { self.group_depth } else { 1 }
+    }
+
     /// Predicts and transforms the block in every coding loop; a key block, the depth of which is still to be chosen, in the finest
     /// one.
     pub(super) fn transform(&mut self, analysis: &Analysis) -> Result<()> {
@@ -123,7 +132,7 @@ impl NestedBlocks {
         }
         let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
         self.finest.transform(analysis, motion, step)?;
-        if analysis.key { Ok(()) } else { self.transform_loops(analysis, self.group_depth) }
+        if analysis.key { Ok(()) } else { self.transform_loops(analysis, self.loops()) }
     }
 
     /// Transforms a key block in the base-layer loops that its depth needs.
