@@ -147,6 +147,13 @@ fn a_live_encoder_that_is_too_slow_sheds_layers_and_takes_them_back() {
     assert!(back >= 40 && calm[back].1, "with a key block after four calm seconds: {calm:?}");
     assert!(calm[back..].iter().all(|b| b.0 == 2), "{calm:?}");
     assert_eq!(s.stats().get::<u32>("shed-layers"), Ok(0));
+    // Whoever turns it off gets all layers back, after twice the time as they had to be shed again so soon.
+    s.overload(40);
+    assert_eq!(s.stats().get::<u32>("shed-layers"), Ok(1));
+    s.harness.element().unwrap().set_property("qos", false);
+    let start = s.time();
+    (0..120).for_each(|n| assert!(s.block(start + gst::ClockTime::from_mseconds(80 * n)).0 > 0));
+    assert_eq!(s.stats().get::<u32>("shed-layers"), Ok(0));
 }
 
 #[test]

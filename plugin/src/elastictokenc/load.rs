@@ -38,9 +38,9 @@ impl ElasticTokEnc {
             let late = deadline.late_downstream.map_or(late, |downstream| late.max(downstream));
             (Load { late, coding: seconds(now.saturating_sub(begun)), span: seconds(span) }, last)
         };
-        if self.obj().is_qos_enabled() {
-            self.tell_load(load, last);
-        }
+        // Layers that were left out before it was disabled come back.
+        let load = if self.obj().is_qos_enabled() { load } else { Load { late: -1.0, coding: 0.0, ..load } };
+        self.tell_load(load, last);
     }
 
     /// Passes `load` of the block that ended at running time `at` to the core, and says on the bus what changes.

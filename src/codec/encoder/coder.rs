@@ -51,8 +51,8 @@ pub(super) trait BlockCoder: Send {
     /// Learns the size of the block with its header, `bits`, for rate control.
     fn learn(&mut self, block: &CodedBlock, bits: f64);
 
-    /// Layers of the last block that were coded, and how many could be left out of the next ones to save time. Layers of one loop
-    /// cost next to nothing.
+    /// How many layers of the last block were coded, and how many could be left out of the next ones to save time: none where all
+    /// share one coding loop, since the loop is what takes the time.
     fn layers(&self) -> Layers {
         Layers::default()
     }
