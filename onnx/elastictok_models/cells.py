@@ -48,10 +48,15 @@ def every_cell(b: Builder, grid: Grid) -> str:
     return b.op("Expand", b.const([True]), grid.cells)
 
 
+def first_cell(b: Builder, grid: Grid) -> str:
+    """bool [cells]: cell 0."""
+    cells = b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.cells), b.const(1, np.int64))
+    return b.op("Equal", cells, b.const(0, np.int64))
+
+
 def coded_cells(b: Builder, grid: Grid, counts: str) -> str:
     """bool [cells]: cells with tokens, and cell 0."""
-    first = b.op("Equal", b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.cells), b.const(1, np.int64)), b.const(0, np.int64))
-    return b.op("Or", b.op("Greater", counts, b.const(0, np.int32)), first)
+    return b.op("Or", b.op("Greater", counts, b.const(0, np.int32)), first_cell(b, grid))
 
 
 def moving_cells(b: Builder, motion: str, position: str) -> str:
@@ -81,10 +86,21 @@ def lines_around(b: Builder, grid: Grid, mask: str, reach: int) -> tuple[Cells, 
     return found[0], found[1]
 
 
-def reference_cells(b: Builder, cfg: Config, grid: Grid, reference: str) -> tuple[str, str]:
-    """The reference as the samples of cells, the same in every frame: uint8 [cells, T * 256], [cells, T * 128]."""
+def still_samples(b: Builder, cfg: Config, grid: Grid, cells: Cells, reference: str) -> tuple[str, str]:
+    """What the reference has in the place of `cells`, the same in every frame: uint8 [n, T * 256], [n, T * 128]."""
     half, t = CELL // 2, cfg.block_length
-    luma, chroma = planes(b, grid, reference)
-    luma = b.op("Transpose", b.reshape(luma, grid.y, CELL, grid.x, CELL), perm=[0, 2, 1, 3])
-    chroma = b.op("Transpose", b.reshape(chroma, 2, grid.y, half, grid.x, half), perm=[1, 3, 2, 0, 4])
-    return tuple(b.op("Concat", *[b.reshape(x, -1, n)] * t, axis=1) for x, n in ((luma, CELL * CELL), (chroma, half * CELL)))
+    y, x = (b.op(kind, cells.index, grid.x) for kind in ("Div", "Mod"))
+    found = []
+    for picture, size, count, height in zip(planes(b, grid, reference), (CELL, half), (1, 2), (grid.height, grid.half_height)):
+        rows, plane = np.meshgrid(np.arange(size), np.arange(count), indexing="ij")  # of a cell, in order
+        repeated = lambda v: b.ints(*np.tile(v.ravel(), t))
+        offset = b.op("Mul", b.op("Add", repeated(rows), b.op("Mul", repeated(plane), height)), grid.x)
+        first = b.op("Add", b.op("Mul", y, b.op("Mul", grid.x, b.ints(size))), x)
+        index = b.op("Add", b.op("Unsqueeze", first, b.ints(1)), offset)
+        found.append(b.reshape(b.op("Gather", b.reshape(picture, -1, size), index, axis=0), -1, t * size * size * count))
+    return found[0], found[1]
+
+
+def empty(b: Builder, grid: Grid, samples: int) -> str:
+    """uint8 [cells, samples]"""
+    return b.op("Expand", b.const(0, np.uint8), b.shape(grid.cells, samples))

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from .builder import INT64_MAX, Builder, Grid
-from .cells import around, coded_cells, every_cell, listed, moving_cells, reference_cells
+from .cells import around, coded_cells, empty, every_cell, first_cell, listed, moving_cells, still_samples
 from .config import CELL, Config
 from .filter_graph import loop_filter
 from .prediction import intra_cells, predict
@@ -103,14 +103,17 @@ def _decode_cells(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, t
     coded_mask = every_cell(b, grid) if taps else coded_cells(b, grid, "counts")
     near_mask = around(b, grid, coded_mask, 1)
     coded, near = listed(b, coded_mask), listed(b, near_mask)
-    flat = lambda pair: [b.reshape(x, -1, n) for x, n in zip(pair, (cfg.luma_coefficients, 2 * cfg.chroma_coefficients))]
+    sizes = cfg.luma_coefficients, 2 * cfg.chroma_coefficients
+    flat = lambda pair: [b.reshape(x, -1, n) for x, n in zip(pair, sizes)]
     if handed:
         changed, predicted = None, flat(HANDED)
         shown = [samples(b, x) for x in predicted]
     else:
-        changed = listed(b, b.op("Or", moving_cells(b, "motion", "position"), near_mask))
+        changed_mask = b.op("Or", moving_cells(b, "motion", "position"), near_mask)
+        changed, still = listed(b, changed_mask), listed(b, b.op("Or", b.op("Not", changed_mask), first_cell(b, grid)))
         predicted = flat(predict(b, cfg, grid, "motion", "position", "dec.reference", changed))
-        shown = [changed.put(samples(b, x), still) for x, still in zip(predicted, reference_cells(b, cfg, grid, "dec.reference"))]
+        shown = [still.put(x, empty(b, grid, n)) for x, n in zip(still_samples(b, cfg, grid, still, "dec.reference"), sizes)]
+        shown = [changed.put(samples(b, x), s) for x, s in zip(predicted, shown)]
     residual = flat(inverse_transform(b, cfg, coded.of("tokens")))
     recon = [b.op("Add", coded.of(x, changed), r) for x, r in zip(predicted, residual)]
     shown = [coded.put(samples(b, r), x) for r, x in zip(recon, shown)]

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from .builder import INT64_MAX, Builder, Grid
 from .config import GREY, Config
-from .transform import CHROMA_MATRICES, LUMA_MATRICES, motion_matrices
+from .transform import CHROMA_MATRICES, LUMA_MATRICES
 
 if TYPE_CHECKING:
     from .cells import Cells
@@ -58,9 +58,9 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
         plane = lambda i: column(b.op("Gather", field, b.const(i, np.int64), axis=0), 1)
         axes.append(b.op("Add", b.op("Mul", plane(vector), factors), b.op("Mul", plane(bend), bends)))  # [n, T]
     blocks = []
-    for picture, count, spec, height, name in zip(planes(b, grid, reference), (1, 2), (LUMA_MATRICES, CHROMA_MATRICES),
-                                                  (grid.height, grid.half_height), names):
-        size, taps, phases, unit, chunks = spec
+    for picture, spec, height, width, name in zip(planes(b, grid, reference), (LUMA_MATRICES, CHROMA_MATRICES),
+                                                  (grid.height, grid.half_height), (grid.width, grid.half_width), names):
+        size, taps, phases, unit, chunks, count = spec
         edge = (chunks + 1) * unit
         whole, phase = [], []
         for d in axes:
@@ -71,34 +71,31 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
         first = [column(b.op("Sub", b.op("Mul", at, i32(size)), i32(taps // 2 - 1)), 1) for at in place]
         left = b.op("Add", b.op("Add", whole[1], first[1]), i32(BIAS * unit))
         chunk, offset = b.op("Sub", b.op("Div", left, i32(unit)), i32(BIAS - edge // unit)), b.op("Mod", left, i32(unit))
-        # runs of chunks in a row of the padded picture
-        runs = b.op("Add", b.op("Mul", to32(grid.x), i32(size // unit)), i32(2 * edge // unit - chunks + 1))
-        chunk = b.clip(chunk, i32(0), b.op("Sub", runs, i32(1)))
+        # chunks of a row of the picture, the last one filled up, and runs of chunks in a row of the padded picture
+        filled = b.op("Div", b.op("Add", width, b.ints(unit - 1)), b.ints(unit))
+        runs = b.op("Add", filled, b.ints(2 * edge // unit - chunks + 1))
+        runs32 = b.op("Squeeze", to32(runs))
+        chunk = b.clip(chunk, i32(0), b.op("Sub", runs32, i32(1)))
         top = b.op("Where", intra, i32(1 << 20), b.op("Add", whole[0], first[0]))
         bottom = column(b.op("Sub", to32(height), b.op("Where", intra, i32(0), i32(1))), 2)
         rows = b.op("Add", column(top, 2), i32(np.arange(size + taps - 1)))
         rows = b.clip(rows, i32(0), bottom)  # [n, T, R]; row `height` is grey
-        index = b.op("Add", b.op("Mul", rows, runs), column(chunk, 2))
-        padded = b.op("Pad", picture, b.ints(0, 0, edge, 0, 0, edge), mode="edge")
+        index = b.op("Add", b.op("Mul", rows, runs32), column(chunk, 2))
+        right = b.op("Sub", b.op("Mul", filled, b.ints(unit)), b.op("Sub", width, b.ints(edge)))
+        padded = b.op("Pad", picture, b.shape(0, 0, edge, 0, 0, right), mode="edge")
         padded = b.op("Pad", padded, b.ints(0, 0, 0, 0, 1, 0), b.const(GREY, np.uint8))
         padded = b.reshape(padded, count, b.op("Add", height, b.ints(1)), -1, unit)
-        runs64 = b.op("Cast", b.reshape(runs, 1), to=TensorProto.INT64)
         pieces = []
         for plane in range(count):
             one = b.op("Squeeze", b.slice(padded, plane, plane + 1, 0), b.ints(0))
-            pieces += [b.slice(one, i, b.op("Add", runs64, b.ints(i)), 1) for i in range(chunks)]
-        width = chunks * unit
-        table = b.reshape(b.op("Concat", *pieces, axis=2), -1, count * width)
+            pieces += [b.slice(one, i, b.op("Add", runs, b.ints(i)), 1) for i in range(chunks)]
+        table = b.reshape(b.op("Concat", *pieces, axis=2), -1, count * chunks * unit)
         window = b.op("Gather", table, index, axis=0)
-        if count > 1:
-            window = b.reshape(window, -1, t_len, (size + taps - 1) * count, width)
-        horizontal, vertical = motion_matrices(*spec)
+        horizontal, vertical = spec.matrices()
         mh = b.op("Gather", b.const(horizontal), b.op("Add", b.op("Mul", offset, i32(phases)), phase[1]), axis=0)
         mv = b.op("Gather", b.const(vertical), phase[0], axis=0)
         # samples stay bytes until they are few: ONNX Runtime fuses this to a product of integers on processors
         real = lambda x, dtype: b.op("DequantizeLinear", x, b.const(np.float32(1)), b.const(0, dtype))
         block = b.op("MatMul", real(window, np.uint8), real(mh, np.int8))
-        if count > 1:
-            block = b.reshape(block, -1, t_len, size + taps - 1, count * size)
         blocks.append(b.op("MatMul", mv, block, out=name))
     return blocks[0], blocks[1]
