@@ -13,7 +13,7 @@ mod tap;
 
 pub use counts::{BlockCounts, CountReader};
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
-pub use encoder::{Encoder, EncoderConfig, EncoderStats, Packet};
+pub use encoder::{Encoder, EncoderConfig, EncoderStats, Load, Packet};
 pub use quality::psnr;
 pub use tap::{TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
 

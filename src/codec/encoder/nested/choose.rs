@@ -50,7 +50,8 @@ impl NestedBlocks {
             evaluations += 1;
             let choice = this.quantise(analysis, quantiser)?;
             this.code_tokens(analysis, &choice)?;
-            Ok(this.reconstruct(analysis, &choice)? >= target)
+            let (_, gain) = this.without.all_layers(choice.depth - choice.coded);
+            Ok(this.reconstruct(analysis, &choice)? + gain >= target)
         };
         if self.method == SearchMethod::Full {
             let mut best = low;
@@ -78,20 +79,26 @@ impl NestedBlocks {
         let started = Instant::now();
         let (rdo, depth) = (self.rdo(), self.depth_for(analysis.key, quantiser));
         let motion = (!analysis.key).then_some(self.analyser.motion());
-        let latents = self.finest.latents()?;
-        let estimate = if self.base.is_empty() || depth == 1 {
-            self.tokens.quantise(latents, quantiser, depth, motion, &rdo)?
-        } else {
-            self.tokens.begin_block(depth, quantiser)?;
-            let mut bits = 0.0;
-            for (layer, base) in self.base.iter().take(depth - 1).enumerate() {
-                bits += self.tokens.quantise_layer(layer, base.latents()?, motion, &rdo)?.bits;
-            }
-            let finest = self.tokens.quantise_layer(depth - 1, latents, motion, &rdo)?;
-            Estimate { bits: bits + finest.bits, ..finest }
-        };
+        self.prefixes.clear();
+        if self.base.is_empty() || depth == 1 {
+            let estimate = self.tokens.quantise(self.finest.latents()?, quantiser, depth, motion, &rdo)?;
+            self.spent.token_time += started.elapsed();
+            let estimated_psnr = self.estimated_psnr(&estimate);
+            return Ok(Choice { quantiser, depth, coded: depth, bits: estimate.bits, estimated_psnr, evaluations: 0 });
+        }
+        let coded = self.coded_of(depth, analysis.key);
+        self.tokens.begin_block(depth, quantiser)?;
+        let mut bits = 0.0;
+        for layer in 0..coded {
+            let base = self.base.get(layer).filter(|_| layer + 1 < depth).unwrap_or(&self.finest);
+            let estimate = self.tokens.quantise_layer(layer, base.latents()?, motion, &rdo)?;
+            bits += estimate.bits;
+            self.prefixes.push((bits, self.estimated_psnr(&estimate)));
+        }
         self.spent.token_time += started.elapsed();
-        Ok(Choice { quantiser, depth, bits: estimate.bits, estimated_psnr: self.estimated_psnr(&estimate), evaluations: 0 })
+        let (factor, gain) = self.without.all_layers(depth - coded);
+        let psnr = self.prefixes.last().map_or(0.0, |prefix| prefix.1);
+        Ok(Choice { quantiser, depth, coded, bits: bits * factor, estimated_psnr: psnr + gain, evaluations: 0 })
     }
 
     /// Depth for a block: the most layers with which layer 0 still gives a picture. In drift-free streams it stays the same until
@@ -118,6 +125,9 @@ impl NestedBlocks {
 
     /// Luma PSNR that the encoder graph predicts for the proposed quantiser, all layers received.
     fn predicted_psnr(&self) -> Option<f64> {
+        if self.coded < self.group_depth {
+            return None;
+        }
         let cells = self.finest.distortion()?.chunks_exact(self.layers);
         let (n, sum) = (cells.len(), cells.map(|layers| f64::from(layers[self.layers - 1])).sum::<f64>());
         Some(psnr(sum / n as f64)).filter(|p| p.is_finite())

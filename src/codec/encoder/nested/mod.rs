@@ -7,11 +7,12 @@ mod analyse;
 mod choose;
 mod coding_loop;
 mod steps;
+mod without;
 
 pub(super) use self::steps::NestedBlocks;
 use self::steps::check;
 use super::super::LiveSettings;
-use super::coder::{BlockCoder, BlockView, CodedBlock, Place, Spent};
+use super::coder::{BlockCoder, BlockView, CodedBlock, Layers, Place, Spent};
 use crate::Result;
 use crate::rate::RateController;
 
@@ -30,6 +31,7 @@ impl BlockCoder for NestedBlocks {
         check(&live)?;
         self.rate = RateController::new(live);
         self.first = true;
+        self.shed = 0;
         self.spent = Spent::default();
         Ok(())
     }
@@ -58,7 +60,19 @@ impl BlockCoder for NestedBlocks {
             estimated_psnr: Some(choice.estimated_psnr),
             psnr: Some(psnr),
             evaluations: choice.evaluations,
+            shed: choice.coded < choice.depth,
         })
+    }
+
+    fn layers(&self) -> Layers {
+        if self.base.is_empty() {
+            return Layers::default();
+        }
+        Layers { coded: self.coded, sheddable: self.group_depth - 1 }
+    }
+
+    fn shed(&mut self, layers: usize) {
+        self.shed = layers;
     }
 
     fn segments(&self) -> &[Vec<u8>] {
@@ -66,12 +80,17 @@ impl BlockCoder for NestedBlocks {
     }
 
     fn counts(&self) -> &[i32] {
-        self.finest.counts()
+        let best = self.base.get(self.coded - 1).filter(|_| self.coded < self.group_depth);
+        best.unwrap_or(&self.finest).counts()
     }
 
     fn learn(&mut self, block: &CodedBlock, bits: f64) {
+        let shed = self.group_depth - self.coded;
+        let (factor, _) = self.without.all_layers(shed);
+        self.without.learn(&self.prefixes, shed);
         if let (Some(estimated), Some(measured)) = (block.estimated_psnr, block.psnr) {
-            self.rate.learn(block.key, block.quantiser, bits, estimated, measured);
+            let measured = self.without.measured(estimated, measured, shed);
+            self.rate.learn(block.key, block.quantiser, bits * factor, estimated, measured);
         }
     }
 
@@ -84,6 +103,9 @@ impl BlockCoder for NestedBlocks {
     }
 
     fn view(&self) -> Option<BlockView<'_>> {
+        if self.coded < self.group_depth {
+            return None;
+        }
         let loops = self.base.iter().take(self.group_depth - 1).chain([&self.finest]);
         let latents = loops.map(|l| l.latents().ok()).collect::<Option<Vec<_>>>()?;
         let (key, quantiser) = self.last;

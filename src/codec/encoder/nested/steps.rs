@@ -10,6 +10,7 @@ use super::super::coder::{Place, Spent, sent_layers};
 use super::super::config::EncoderConfig;
 use super::analyse::{Analyser, Analysis};
 use super::coding_loop::CodingLoop;
+use super::without::Without;
 use crate::frame::Geometry;
 use crate::rate::RateController;
 use crate::tokens::NestedEncoder;
@@ -19,9 +20,10 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choice {
     pub quantiser: u8,
-    /// Layers that the block is coded in.
+    /// Layers that the block is coded in, and those of them that are coded: fewer where layers are shed.
     pub depth: usize,
-    /// Bits of the tokens, and luma PSNR before the loop filter.
+    pub coded: usize,
+    /// Bits of the tokens, and luma PSNR before the loop filter; of all layers, shed ones included.
     pub bits: f64,
     pub estimated_psnr: f64,
     /// Candidates that were decoded to find it.
@@ -43,6 +45,13 @@ pub(in super::super) struct NestedBlocks {
     pub(super) most_layers: usize,
     /// Depth of the last block. In drift-free streams it stays until the next key block.
     pub(super) group_depth: usize,
+    /// Upper layers to leave out, and what leaving them out changes.
+    pub(super) shed: usize,
+    pub(super) without: Without,
+    /// Bits of the first layer, the first two, .. of the block last quantised, and luma PSNR with them before the loop filter.
+    pub(super) prefixes: Vec<(f64, f64)>,
+    /// Layers of the group that are still coded.
+    pub(super) coded: usize,
     /// Latent units per pixel unit.
     pub(super) scale: f32,
     pub(super) method: SearchMethod,
@@ -81,6 +90,10 @@ impl NestedBlocks {
             layers,
             most_layers,
             group_depth: most_layers,
+            shed: 0,
+            without: Without::new(most_layers),
+            prefixes: Vec::with_capacity(most_layers),
+            coded: most_layers,
             scale,
             method: config.search,
             rate: RateController::new(config.live),
@@ -100,8 +113,10 @@ impl NestedBlocks {
         let proposed = self.rate.propose(false);
         let key = must_be_key || {
             let started = Instant::now();
-            let step = effective_step(proposed, self.scale, 0);
-            let new_scene = self.analyser.search(self.finest.frames(), self.finest.reconstruction(), step);
+            let coded = self.coded_of(self.group_depth, false);
+            let step = effective_step(proposed, self.scale, self.group_depth - coded);
+            let best = self.base.get(coded - 1).filter(|_| coded < self.group_depth).unwrap_or(&self.finest);
+            let new_scene = self.analyser.search(self.finest.frames(), best.reconstruction(), step);
             self.spent.motion_time += started.elapsed();
             new_scene
         };
@@ -119,9 +134,13 @@ impl NestedBlocks {
             self.base.iter_mut().try_for_each(CodingLoop::reset)?;
         }
         let (motion, step) = (self.analyser.motion(), effective_step(analysis.proposed, self.scale, 0));
-        self.finest.transform(analysis, motion, step)?;
+        let coded = self.coded_of(self.group_depth, false);
         // The depth of a key block is still to be chosen.
-        let loops = if analysis.key { self.base.len() } else { self.group_depth - 1 };
+        let (loops, whole) =
+            if analysis.key { (self.base.len(), true) } else { (coded.min(self.group_depth - 1), coded == self.group_depth) };
+        if whole {
+            self.finest.transform(analysis, motion, step)?;
+        }
         for base in self.base.iter_mut().take(loops) {
             base.frames_mut().copy_from_slice(self.finest.frames());
             base.transform(analysis, motion, step)?;
@@ -135,7 +154,7 @@ impl NestedBlocks {
         let motion = (!analysis.key).then_some(self.analyser.motion());
         for (layer, segment) in self.segments.iter_mut().enumerate() {
             segment.clear();
-            if layer < choice.depth {
+            if layer < choice.coded {
                 self.tokens.write_segment(layer, motion, segment)?;
             }
         }
@@ -143,32 +162,50 @@ impl NestedBlocks {
         Ok(())
     }
 
-    /// Decodes the block as receivers of all layers do; returns its luma PSNR.
+    /// Decodes the block as receivers of all layers that are coded do; returns its luma PSNR.
     pub(super) fn reconstruct(&mut self, analysis: &Analysis, choice: &Choice) -> Result<f64> {
         let motion = (!analysis.key).then_some(self.analyser.motion());
         let layers = layers_read(&self.segments);
         let step = effective_step(choice.quantiser, self.scale, choice.depth - layers);
-        self.finest.reconstruct(&self.tokens, layers, motion, step)?;
+        let best = match self.base.get_mut(choice.coded - 1).filter(|_| choice.coded < choice.depth) {
+            Some(base) => base,
+            None => &mut self.finest,
+        };
+        best.reconstruct(&self.tokens, layers, motion, step)?;
         let n = self.geometry.frame_bytes();
-        let frames = self.finest.reconstruction().chunks_exact(n).zip(self.finest.frames().chunks_exact(n));
+        let frames = best.reconstruction().chunks_exact(n).zip(best.frames().chunks_exact(n));
         let mse: f64 = frames.map(|(a, b)| luma_mse(&self.geometry, a, b)).sum();
         Ok(psnr(mse / self.block_length as f64))
     }
 
     /// Makes the block the reference of the next one, in all loops.
     pub(super) fn commit(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
-        self.finest.commit();
+        let whole = choice.coded == choice.depth;
+        if whole {
+            self.finest.commit();
+        }
         let motion = (!analysis.key).then_some(self.analyser.motion());
-        for (layers, base) in (1..choice.depth).zip(&mut self.base) {
+        for (layers, base) in (1..choice.depth.min(choice.coded + 1)).zip(&mut self.base) {
+            if layers == choice.coded {
+                // It was reconstructed as the best there is.
+                base.commit();
+                continue;
+            }
             let layers = layers_read(&self.segments[..layers]);
             let step = effective_step(choice.quantiser, self.scale, choice.depth - layers);
             base.reconstruct(&self.tokens, layers, motion, step)?;
             base.commit();
         }
-        self.group_depth = choice.depth;
+        (self.group_depth, self.coded) = (choice.depth, choice.coded);
         self.first = false;
         self.last = (analysis.key, choice.quantiser);
         Ok(())
+    }
+
+    /// Layers that are coded of a block of `depth` layers: in the middle of a group never more than before.
+    pub(super) fn coded_of(&self, depth: usize, key: bool) -> usize {
+        let most = if key { depth } else { self.coded };
+        depth.saturating_sub(self.shed).clamp(1, most.max(1))
     }
 
     pub(super) fn run_time(&self) -> Duration {
