@@ -165,6 +165,7 @@ impl NestedBlocks {
             base.reconstruct(&self.tokens, layers, motion, step)?;
             base.commit();
         }
+        self.tokens.commit();
         self.group_depth = choice.depth;
         self.first = false;
         self.last = (analysis.key, choice.quantiser);
