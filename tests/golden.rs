@@ -225,13 +225,15 @@ fn bends(stream: &[u8]) -> bool {
     found
 }
 
+type Tokens = (TokenReader, TokenWriter);
+
 /// What a stream decodes to on that many threads, a line for each unit and frame.
 fn describe(stream: &[u8], threads: usize) -> String {
     let mut reader = StreamReader::default();
     reader.push(stream);
     reader.end();
     let mut out = String::new();
-    let mut open: Option<(Arc<Bundle>, SequenceHeader, (TokenReader, TokenWriter), Decoder)> = None;
+    let mut open: Option<(Arc<Bundle>, SequenceHeader, Tokens, Decoder)> = None;
     let mut planes: [Vec<u8>; 3] = Default::default();
     while let Some(unit) = reader.next_unit() {
         if unit.kind == UnitKind::Sequence {
