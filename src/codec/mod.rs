@@ -7,6 +7,7 @@ pub(crate) mod encoder;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod loss;
+mod order;
 mod quality;
 mod setup;
 mod tap;

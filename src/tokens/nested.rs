@@ -19,6 +19,8 @@ struct Common {
     classes: Vec<u8>,
     groups: Vec<u8>,
     fresh: Vec<Context>,
+    /// Contexts of layer 0 and motion as the block before left them.
+    carried: Vec<Context>,
     state: BlockState,
     around: Neighbourhood,
     motion: Vec<i32>,
@@ -45,6 +47,7 @@ impl Common {
             tables: tables.clone(),
             classes,
             groups,
+            carried: fresh.clone(),
             fresh,
         })
     }
@@ -55,12 +58,23 @@ impl Common {
     }
 
     /// Prepares contexts and state for a layer.
-    fn begin(&mut self, depth: usize, layer: usize, contexts: &mut [Context]) {
-        let set = Set::both(depth, layer);
-        contexts[set.clone()].copy_from_slice(&self.fresh[set]);
+    fn begin(&mut self, shape: BlockShape, layer: usize, contexts: &mut [Context]) {
+        let start = if layer > 0 || shape.key { &self.fresh } else { &self.carried };
+        let set = Set::both(shape.depth, layer);
+        contexts[set.clone()].copy_from_slice(&start[set]);
         if layer == 0 {
-            contexts[MOTION..].copy_from_slice(&self.fresh[MOTION..]);
+            contexts[MOTION..].copy_from_slice(&start[MOTION..]);
             self.state.clear();
+        }
+    }
+
+    /// Keeps what the next block starts from: `contexts` as layer 0 left them.
+    fn commit(&mut self, shape: BlockShape, contexts: &[Context]) {
+        if shape.key {
+            self.carried.copy_from_slice(&self.fresh);
+        }
+        for range in [Set::both(shape.depth, 0), MOTION..CONTEXTS] {
+            self.carried[range.clone()].copy_from_slice(&contexts[range]);
         }
     }
 
@@ -93,6 +107,8 @@ pub struct NestedEncoder {
     work: Workspace,
     depth: usize,
     quantiser: u8,
+    /// The block whose layer 0 was written last.
+    written: BlockShape,
 }
 
 impl NestedEncoder {
@@ -108,6 +124,7 @@ impl NestedEncoder {
             work: Workspace::default(),
             depth: 1,
             quantiser: 0,
+            written: BlockShape { key: true, depth: 1 },
         })
     }
 
@@ -195,16 +212,26 @@ impl NestedEncoder {
     /// [`quantise`](Self::quantise), layer 0 carries it.
     pub fn write_segment(&mut self, layer: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
         check_motion(&self.common.layout, motion)?;
-        self.common.begin(self.depth, layer, &mut self.contexts);
+        let shape = BlockShape { key: motion.is_none(), depth: self.depth };
+        if layer == 0 {
+            self.written = shape;
+        }
+        self.common.begin(shape, layer, &mut self.contexts);
         let mut coder = RangeEncoder::new(&mut self.contexts, out);
         self.common.code_layer(self.depth, layer, motion, &self.chosen[layer], &mut coder)?;
         coder.finish();
         Ok(())
     }
 
-    /// Codes one layer of the block last quantised into `coder` instead of a segment, for statistics.
+    /// Makes the block whose layer 0 was written last the one that the next block follows.
+    pub fn commit(&mut self) {
+        self.common.commit(self.written, &self.contexts);
+    }
+
+    /// Codes one layer of the block last quantised into `coder` instead of a segment, for statistics. After
+    /// [`commit`](Self::commit): it leaves contexts unused.
     pub fn observe<C: BitCoder>(&mut self, layer: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
-        self.common.begin(self.depth, layer, &mut self.contexts);
+        self.common.begin(BlockShape { key: motion.is_none(), depth: self.depth }, layer, &mut self.contexts);
         self.common.code_layer(self.depth, layer, motion, &self.chosen[layer], coder)
     }
 
@@ -312,7 +339,7 @@ impl NestedDecoder {
         self.read = 0;
         self.shape = shape;
         let BlockShape { key, depth } = shape;
-        self.common.begin(depth, layer, &mut self.contexts);
+        self.common.begin(shape, layer, &mut self.contexts);
         let Common { layout, classes, state, around, motion, scratch, .. } = &mut self.common;
         let mut coder = RangeDecoder::new(&mut self.contexts, data);
         if layer == 0 {
@@ -330,6 +357,11 @@ impl NestedDecoder {
         }
         self.read = layer + 1;
         Ok(())
+    }
+
+    /// Makes the block last read the one that the next block follows.
+    pub fn commit(&mut self) {
+        self.common.commit(self.shape, &self.contexts);
     }
 
     /// Layers read of the block.

@@ -254,7 +254,7 @@ impl<'a> Decider<'a> {
                 let seen = (inner.saturating_sub(2) * OUTER + outer.saturating_sub(1)) * DENSITIES;
                 total += self.costs.bit(set.zero(class, seen), true) + COST_ONE_BIT;
                 total += if layer == 0 {
-                    self.magnitude_cost(set, coarse_class, m)
+                    self.magnitude_cost(set, i, around.magnitude_class(i, span(layers, layer)), m)
                 } else {
                     self.costs.bit(set.two(class, around.size_class(i)), m > 1)
                 };
@@ -300,7 +300,7 @@ impl<'a> Decider<'a> {
             } else if finest > 0 {
                 fine += COST_ONE_BIT + self.costs.bit(set.two(class, around.size_class(i)), k > 1);
             } else {
-                fine += COST_ONE_BIT + self.magnitude_cost(set, coarse_class, k);
+                fine += COST_ONE_BIT + self.magnitude_cost(set, i, around.magnitude_class(i, 1), k);
             }
         }
         let d = x - self.value(k, i) as f32;
@@ -313,9 +313,10 @@ impl<'a> Decider<'a> {
     }
 
     /// Bits of a layer-0 magnitude >= 1.
-    fn magnitude_cost(&self, set: Set, coarse_class: usize, m: i32) -> u32 {
-        let unary =
-            (1..=m.min(UNARY as i32)).map(|j| self.costs.bit(set.larger(coarse_class, j as usize - 1), m > j)).sum::<u32>();
+    fn magnitude_cost(&self, set: Set, i: usize, class: usize, m: i32) -> u32 {
+        let chroma = self.layer.layout.chroma[i];
+        let unary = |j: i32| self.costs.bit(set.larger(chroma, class, j as usize - 1), m > j);
+        let unary = (1..=m.min(UNARY as i32)).map(unary).sum::<u32>();
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 

@@ -196,6 +196,7 @@ impl NestedBlocks {
             base.reconstruct(&self.tokens, layers, motion, step)?;
             base.commit();
         }
+        self.tokens.commit();
         (self.group_depth, self.coded) = (choice.depth, choice.coded);
         self.first = false;
         self.last = (analysis.key, choice.quantiser);
