@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Delay of live video through elastictokenc, RTP over a socket of this machine, and elastictokdec, and of x264enc (zerolatency) and
 avdec_h264 beside it: from the moment a picture is due at the encoder to the moment it leaves the decoder. The jitter buffer adds
-nothing here; on a network it adds its latency. usage: rtp_latency.py [--rate FPS] [--bitrate KBIT] CLIP.y4m.."""
+nothing here; on a network it adds its latency. usage: rtp_latency.py [--rates LIST] [--bitrate KBIT] [--encoder PROPERTIES] CLIP.y4m..
+Each clip is sent at the first frame rate of the list that elastictok holds: one at which the delay does not grow."""
 import argparse
 import re
 import shutil
@@ -22,14 +23,14 @@ from gi.repository import Gst  # noqa: E402
 
 CODECS = {
     "elastictok": (
-        "elastictokenc rate-control=bitrate bitrate={bitrate} ! rtpelastictokpay", "ELASTICTOK", "rtpelastictokdepay ! elastictokdec"),
+        "elastictokenc rate-control=bitrate bitrate={bitrate} {extra} ! rtpelastictokpay", "ELASTICTOK", "rtpelastictokdepay ! elastictokdec"),
     "x264": (
         "x264enc speed-preset=veryfast tune=zerolatency bitrate={bitrate} ! rtph264pay mtu=1200 config-interval=-1 "
         "aggregate-mode=zero-latency", "H264", "rtph264depay ! avdec_h264"),
 }
 
 
-def run(clip, codec, args):
+def run(clip, codec, rate, args):
     """Milliseconds of each picture."""
     encoder, encoding, decoder = CODECS[codec]
     receiver = Gst.parse_launch(
@@ -39,7 +40,7 @@ def run(clip, codec, args):
     port = receiver.get_by_name("in").get_property("port")
     sender = Gst.parse_launch(
         f"filesrc location={clip} ! y4mdec ! clocksync name=due "
-        f"! queue max-size-buffers=100 max-size-time=0 max-size-bytes=0 ! {encoder.format(bitrate=args.bitrate)} "
+        f"! queue max-size-buffers=100 max-size-time=0 max-size-bytes=0 ! {encoder.format(bitrate=args.bitrate, extra=args.encoder)} "
         f"! udpsink host=127.0.0.1 port={port} sync=false async=false")
     came, went = [], []
     note = lambda times: lambda *_: (times.append(time.monotonic()), Gst.PadProbeReturn.OK)[1]  # noqa: E731
@@ -55,7 +56,7 @@ def run(clip, codec, args):
     if message is None or message.type == Gst.MessageType.ERROR or len(came) != len(went):
         sys.exit(f"{codec}: {len(came)} of {len(went)} pictures came; {message and message.type}")
     # The first second opens graphs and decoders.
-    return [(c - w) * 1000 for c, w in zip(came, went)][args.rate:]
+    return [(c - w) * 1000 for c, w in zip(came, went)][rate:]
 
 
 def at_rate(clip, rate, folder):
@@ -67,21 +68,35 @@ def at_rate(clip, rate, folder):
     return out
 
 
+def holds(times, rate):
+    """Whether the delay at the end is what it was in the middle, give or take a frame."""
+    quarter = len(times) // 4
+    return statistics.median(times[-quarter:]) < statistics.median(times[quarter:2 * quarter]) + 1000 / rate
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.split(" usage: ")[0])
     p.add_argument("clips", nargs="+", type=Path)
-    p.add_argument("--rate", type=int, default=30)
+    p.add_argument("--rates", default="30,25,20,15,10,5", help="frames per second, falling")
     p.add_argument("--bitrate", type=int, default=1500)
+    p.add_argument("--encoder", default="", help="further properties for elastictokenc")
     args = p.parse_args()
     Gst.init(None)
-    print("| pictures | codec | median, ms | in frame intervals | 95th percentile, ms |\n| --- | --- | --- | --- | --- |")
+    print("| pictures | frames/s | codec | median, ms | in frame intervals | 95th percentile, ms |\n| --- | --- | --- | --- | --- | --- |")
     for clip in args.clips:
         form = y4m.Reader(clip).format
-        for codec in CODECS:
-            with tempfile.TemporaryDirectory() as folder:
-                times = sorted(run(at_rate(clip, args.rate, folder), codec, args))
-            median = statistics.median(times)
-            print(f"| {form.width}x{form.height} | {codec} | {median:.0f} | {median * args.rate / 1000:.1f} | "
+        with tempfile.TemporaryDirectory() as folder:
+            for rate in map(int, args.rates.split(",")):
+                timed = at_rate(clip, rate, folder)
+                results = {"elastictok": run(timed, "elastictok", rate, args)}
+                if holds(results["elastictok"], rate):
+                    break
+            else:
+                sys.exit(f"{clip} is too much for this machine at {rate} frames/s; give lower --rates")
+            results["x264"] = run(timed, "x264", rate, args)
+        for codec, times in results.items():
+            times, median = sorted(times), statistics.median(times)
+            print(f"| {form.width}x{form.height} | {rate} | {codec} | {median:.0f} | {median * rate / 1000:.1f} | "
                   f"{times[int(len(times) * 0.95)]:.0f} |", flush=True)
 
 

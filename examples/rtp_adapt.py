@@ -101,7 +101,7 @@ def main():
     Gst.init(None)
     video = y4m.read(args.clip)
     form, steps = video.format, [float(rate) for rate in args.rates.split(",")]
-    thinner = "! elastictokthin name=drive " if args.drive == "thinner" else ""
+    thinner = "! elastictokthin name=drive request-key-unit=true " if args.drive == "thinner" else ""
     name = "enc" if args.drive == "encoder" else "drive"
     receiver = Gst.parse_launch(
         f"rtpbin name=rtp latency=400 rtp-profile=avpf udpsrc name=in port=0 caps=\"{CAPS.replace(chr(34), chr(92) + chr(34))}\" "
@@ -176,9 +176,6 @@ def main():
         if stats is not None:
             estimator.update(stats)
         sender.get_by_name(name).set_property("bitrate", int(estimator.rate))
-        if thinner:
-            # Its bitrate is a mean over groups; in congestion upper layers go at once.
-            sender.get_by_name(name).set_property("max-layers", 1 if estimator.wait > 0 else 0)
         for pipeline in (sender, receiver):
             error = pipeline.get_bus().timed_pop_filtered(0, Gst.MessageType.ERROR)
             if error is not None:

@@ -6,8 +6,8 @@ use elastictok::Error;
 use elastictok::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader, thin};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{
-    CountReader, Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod,
-    TokenReader, psnr,
+    CountReader, Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Load, Packet, RateControl,
+    SearchMethod, TokenReader, psnr,
 };
 use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
@@ -137,13 +137,14 @@ fn counts_are_read_without_a_graph() {
         assert!(block.layers <= layers);
         block.counts.iter().map(|&c| u64::try_from(c).unwrap()).sum::<u64>()
     };
-    let all: u64 = packets.iter().map(|(p, _)| sum(&p.data, 5)).sum();
-    assert_eq!(all, e.stats().tokens);
+    let mut all = 0;
     for (p, _) in &packets {
+        all += sum(&p.data, 5);
         // what is cut off the block counts as what is not read
         assert_eq!(sum(&p.data, 1), sum(thin(&p.data, 1).unwrap(), 5));
         assert!(sum(&p.data, 1) <= sum(&p.data, 2));
     }
+    assert_eq!(all, e.stats().tokens);
     let (first, _) = &packets[0];
     assert!(sum(&first.data, 1) < sum(&first.data, 5), "a key block at 44 dB has more than one layer");
     let mut broken = first.data.to_vec();
@@ -361,6 +362,51 @@ fn receivers_of_fewer_layers_do_not_drift() {
     };
     let (drifting, free) = (change(false), change(true));
     assert!(free > drifting + 1.0 && free > -1.0, "change over the stream: {drifting:.2} dB drifting, {free:.2} dB without");
+}
+
+#[test]
+fn an_encoder_that_cannot_keep_up_leaves_out_upper_layers() {
+    let live = LiveSettings { target_psnr: 42.0, ..Default::default() };
+    let layers = |p: &Packet| (1..).find(|&n| thin(&p.data, n).unwrap().len() == p.data.len()).unwrap();
+    let load = |share: f64, late| Load { late, coding: 0.08 * share, span: 0.08 };
+    // Too much for the machine from block 10 to 30; there is a scene cut at block 20.
+    let run = |slow: bool| {
+        let config = EncoderConfig { layers: 2, drift_free: true, ..config(live, SearchMethod::Regression, 0) };
+        let mut e = Encoder::new(config).unwrap();
+        let mut blocks = Vec::new();
+        for n in 0..200 {
+            let Some(p) = push(&mut e, n) else { continue };
+            blocks.push((layers(&p), p.key, f64::from(e.stats().quantiser), e.stats().psnr.unwrap(), p));
+            e.note_load(if slow && (10..30).contains(&blocks.len()) { load(1.2, 0.1) } else { load(0.3, -0.05) });
+        }
+        (e, blocks)
+    };
+    let ((e, blocks), (_, usual)) = (run(true), run(false));
+    let counts: Vec<_> = blocks.iter().map(|b| b.0).collect();
+    let (shed, back) = (counts.iter().position(|&n| n == 1).unwrap(), counts.iter().rposition(|&n| n == 1).unwrap() + 1);
+    assert!((11..16).contains(&shed) && counts[..shed].iter().all(|&n| n == 2), "{counts:?}");
+    assert!(counts[shed..back].iter().all(|&n| n == 1) && counts[back..].iter().all(|&n| n == 2), "{counts:?}");
+    assert!(back > 30 + 40 && blocks[back].1, "back with a key block after four calm seconds: {back}");
+    assert_eq!((e.stats().shed_layers, e.stats().shed_blocks), (0, (back - shed) as u64));
+    // The layers that are left stay about as fine as they were: their receivers get no more bits than before. Rate control that
+    // knew nothing of what is missing would go 15 and more indices lower.
+    let mean = |blocks: &[(usize, bool, f64, f64, Packet)]| blocks.iter().map(|b| b.2).sum::<f64>() / blocks.len() as f64;
+    let (less, all) = (mean(&blocks[shed..back]), mean(&usual[shed..back]));
+    assert!((less - all).abs() < 5.0, "quantiser {less} with layers left out, {all} without");
+    // A receiver of the first layer sees no difference: what it decodes is what the encoder has.
+    let mut d = decoder(&e, Some(1));
+    for (n, (_, _, _, of_encoder, p)) in blocks.iter().enumerate() {
+        let made = errors(&mut d, &p.data, 2 * n).unwrap();
+        let made = psnr(made.iter().sum::<f64>() / made.len() as f64);
+        assert!(!(shed..back).contains(&n) || (made - of_encoder).abs() < 1e-9, "block {n}: {made} and {of_encoder}");
+    }
+    // One loop for all layers: nothing to be gained.
+    let mut e = Encoder::new(config(live, SearchMethod::Regression, 0)).unwrap();
+    push(&mut e, 0);
+    push(&mut e, 1).unwrap();
+    for _ in 0..100 {
+        assert!(!e.note_load(load(2.0, 1.0)));
+    }
 }
 
 #[test]

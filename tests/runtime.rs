@@ -35,9 +35,9 @@ fn unquantised_latents_give_the_picture_back_and_contexts_follow_commits() {
             (Tokens::I16(latents), TokensMut::I16(tokens)) => tokens.copy_from_slice(latents),
             _ => panic!("nested latents are i16 out of the encoder graph, i32 (in older bundles i16) into the decoder graph"),
         }
-        // No cell counts as coded, so that no filter touches the picture.
-        decoder.counts_mut().fill(0);
-        decoder.set_step(4.0);
+        decoder.counts_mut().fill(bundle.manifest.tokens_per_cell as i32);
+        // A fine step, for which the filter corrects next to nothing.
+        decoder.set_step(0.125);
         decoder.run().expect("runs");
         let first = decoder.frames().to_vec();
         decoder.run().expect("runs again");

@@ -81,14 +81,7 @@ class Started:
 
 
 def rtsp() -> None:
-    try:
-        gi.require_version("GstRtspServer", "1.0")
-    except ValueError as error:
-        raise Skip("gir1.2-gst-rtsp-server-1.0 is not installed") from error
-    if not Gst.ElementFactory.find("rtpelastictokpay"):
-        raise Skip("this build has no rtpelastictokpay")
-    server = ROOT / "examples/rtsp_server/server.py"
-    with Started("/usr/bin/python3", str(server), "--source", SOURCE, "--bitrate", "900", "--port", "0") as url:
+    with rtsp_server() as url:
         assert url.startswith("rtsp://127.0.0.1:"), url
         # A player that knows nothing of ElasticTok finds depayloader and decoder, and decodes.
         assert len(receive(f"playbin3 uri={url}", 30)) >= 30
@@ -106,6 +99,89 @@ def rtsp() -> None:
             viewer.join()
         assert set(rates) == {"", "?layers=1", "?bitrate=1"}, f"a viewer got nothing: {rates}"
         assert rates["?layers=1"] < 0.9 * rates[""] and rates["?bitrate=1"] < 0.9 * rates[""], rates
+
+
+def rtsp_server(source: str = SOURCE, *arguments: str) -> Started:
+    try:
+        gi.require_version("GstRtspServer", "1.0")
+    except ValueError as error:
+        raise Skip("gir1.2-gst-rtsp-server-1.0 is not installed") from error
+    if not Gst.ElementFactory.find("rtpelastictokpay"):
+        raise Skip("this build has no rtpelastictokpay")
+    server = ROOT / "examples/rtsp_server/server.py"
+    return Started("/usr/bin/python3", str(server), "--source", source, "--bitrate", "900", "--port", "0", *arguments)
+
+
+def viewer(url: str, settings: str = "") -> str:
+    return f"rtspsrc name=source location={url} latency=200 {settings} ! rtpelastictokdepay name=depay ! elastictokdec ! fakesink name=out"
+
+
+def rtsp_loss() -> None:
+    """One packet in twenty is lost on the way to a viewer, and comes again."""
+    found, seen = [], [0]
+
+    def lose(_pad, info) -> Gst.PadProbeReturn:
+        # Bit 7 and 6 are the version; payload types of RTCP packets are 72 to 76 without the marker.
+        ok, data = info.get_buffer().map(Gst.MapFlags.READ)
+        media = ok and not 72 <= data.data[1] & 0x7F <= 76
+        info.get_buffer().unmap(data)
+        seen[0] += media
+        return Gst.PadProbeReturn.DROP if media and seen[0] % 20 == 7 else Gst.PadProbeReturn.OK
+
+    def setup(pipeline) -> None:
+        def added(_pipeline, _bin, element) -> None:
+            factory = element.get_factory()
+            if factory and factory.get_name() == "udpsrc":
+                element.get_static_pad("src").add_probe(Gst.PadProbeType.BUFFER, lose)
+            if factory and factory.get_name() == "rtpjitterbuffer":
+                found.append(element)
+
+        pipeline.connect("deep-element-added", added)
+
+    with rtsp_server() as url:
+        assert len(receive(viewer(url, "protocols=udp"), 150, setup)) >= 150
+    repaired = max(buffer.get_property("stats").get_value("rtx-success-count") for buffer in found)
+    assert repaired > 0, f"nothing came again of {seen[0]} packets"
+
+
+def rtsp_viewers() -> None:
+    """Viewers whose network stands still, and viewers that vanish, hold nobody up; the server forgets them."""
+    with rtsp_server() as url:
+        stalled = Gst.parse_launch(viewer(url, "protocols=tcp"))
+        blocked = threading.Event()
+
+        def block(_pad, _info) -> Gst.PadProbeReturn:
+            blocked.set()
+            return Gst.PadProbeReturn.OK
+
+        stalled.get_by_name("depay").get_static_pad("src").add_probe(Gst.PadProbeType.BLOCK | Gst.PadProbeType.BUFFER, block)
+        stalled.set_state(Gst.State.PLAYING)
+        try:
+            assert blocked.wait(TIMEOUT), "no block for the viewer that is to stall"
+            for protocol in ("tcp", "udp"):
+                program = ["gst-launch-1.0", "-q", *viewer(url, f"protocols={protocol}").replace("fakesink name=out", "fdsink").split()]
+                gone = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                assert gone.stdout.read(1), "no picture for the viewer that is to vanish"
+                gone.kill()
+                gone.wait(TIMEOUT)
+                assert len(receive(viewer(url, f"protocols={protocol}"), 60)) >= 60
+        finally:
+            stalled.set_state(Gst.State.NULL)
+
+
+def rtsp_file() -> None:
+    """A file is served at its pace, and the server ends with it."""
+    file = TEMPORARY.name + "/video.y4m"
+    made = Gst.parse_launch(
+        f"videotestsrc num-buffers=300 pattern=ball ! video/x-raw,width=160,height=96,framerate=30/1 ! y4menc ! filesink location={file}")
+    made.set_state(Gst.State.PLAYING)
+    end = made.get_bus().timed_pop_filtered(TIMEOUT * Gst.SECOND, Gst.MessageType.EOS | Gst.MessageType.ERROR)
+    made.set_state(Gst.State.NULL)
+    assert end is not None and end.type == Gst.MessageType.EOS, end and end.parse_error()
+    server = rtsp_server(file)
+    with server as url:
+        assert len(receive(viewer(url), 60)) >= 60
+        assert server.process.wait(TIMEOUT) == 0
 
 
 def moq() -> None:
@@ -178,7 +254,7 @@ def main() -> int:
     if not Gst.ElementFactory.find("elastictokenc"):
         return print(f"{TARGET} holds no plugin; cargo build --workspace makes one", file=sys.stderr) or 1
     only = sys.argv[2:]
-    for test in (rtsp, moq, tcp, srt):
+    for test in (rtsp, rtsp_loss, rtsp_viewers, rtsp_file, moq, tcp, srt):
         if only and test.__name__ not in only:
             continue
         try:

@@ -92,7 +92,7 @@ fn thinning_keeps_layers_and_reaches_a_bitrate() {
     assert_eq!(f.run("thin a.etok - --layers 1 --quiet").stdout, read(&f.file("one.etok")));
     f.good("thin a.etok same.etok --bitrate 1000000 --quiet");
     assert_eq!(read(&f.file("same.etok")), read(&f.file("a.etok")));
-    // bursts of a second pass, so it takes some seconds to see
+    // the first second passes, so it takes some seconds to see
     f.clip("long.etok", 240, "--psnr 46 --key-int-max 30");
     f.good("thin long.etok first.etok --layers 1 --quiet");
     let (whole, first) = (f.info("long.etok"), f.info("first.etok"));

@@ -69,10 +69,10 @@ class Grid:
         self.y, self.x = b.slice(shape, 1, 2, 0), b.slice(shape, 2, 3, 0)
         mul = lambda a, c: b.op("Mul", a, b.ints(c) if isinstance(c, int) else c)
         self.height, self.width = mul(self.y, CELL), mul(self.x, CELL)
+        self.cells = mul(self.y, self.x)
         self.pixels = mul(self.height, self.width)
         self.quarter = b.op("Div", self.pixels, b.ints(4))
         self.half_width = mul(self.x, CELL // 2)
         self.half_height = mul(self.y, CELL // 2)
         k = CELL // PATCH
-        self.patches = mul(mul(self.y, self.x), k * k)
         self.patches_y, self.patches_x = mul(self.y, k), mul(self.x, k)

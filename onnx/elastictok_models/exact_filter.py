@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto
 
 from .builder import Builder, Grid
+from .cells import Cells, lines_around
 from .config import CELL, PATCH, K, Config
 from .exact import dyadic, steps
 from .filter_graph import corrected_patches
@@ -46,11 +47,22 @@ class Tables:
         self.condition, self.place = eight(condition).astype(np.float32), eight(w["place"]).astype(np.float32)
 
 
-def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tuple[str, str], residual: tuple[str, str],
-            step: str, counts: str) -> tuple[str, str]:
-    """QuantisedFilter on cells. `recon`, `residual`: luma float32 [cells_y, cells_x, T, 16, 16] and chroma [cells_y, cells_x, T, 8, 16], as
-    prediction.py gives them; returns the corrections of both in grey levels, of these shapes."""
-    t, half = cfg.block_length, CELL // 2
+def reach(cfg: Config) -> int:
+    """How far from a coded cell, in cells, the filter's input matters: it corrects the next patch, and every 3x3 layer sees one more."""
+    return -(-(1 + cfg.blocks + cfg.chroma_blocks) // K)
+
+
+def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: list[str], residual: list[str], coded_mask: str,
+            coded: Cells, near: Cells, step: str, counts: str) -> list[str]:
+    """QuantisedFilter. `shown`: the reconstruction of all cells, uint8 [cells, T * 256] and [cells, T * 128]; `residual`: that of the `coded`
+    ones, float32 [n, ..] alike. Returns the corrections of both in grey levels for the cells `near` those.
+
+    The filter runs on a picture of the rows and columns of cells that are within its reach of a coded one. Where lines that are not
+    neighbours meet, it sees wrong ones, but only beyond its reach.
+
+    Samples get from cells to patches and back by two transpositions of large pieces. One that moved every run of four samples to its place
+    would take five times as long."""
+    t = cfg.block_length
     tables = Tables(cfg, net)
     # steps are whole in latent units
     row = b.op("Mul", b.op("Min", step, b.const(np.float32(cfg.coarsest_step))), b.const(np.float32(cfg.scale)))
@@ -60,16 +72,23 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
     eight = lambda x, zero=MIDDLE: b.op("QuantizeLinear", x, one, b.const(zero, np.uint8))
     real = lambda x, zero=MIDDLE: b.op("DequantizeLinear", x, one, b.const(zero, np.uint8))
 
-    def conv(name: str, x: str, zero: int, layer, unit: torch.Tensor, out: torch.Tensor, weight=None, **settings) -> str:
-        """A convolution of x u8 with that zero; `unit` of x's channels, `out` of the result's."""
+    def conv(name: str, x: str, zero: int, layer, unit: torch.Tensor, out: torch.Tensor, weight=None, inputs=None, outputs=None, **settings) -> str:
+        """A convolution of x u8 with that zero; `unit` of the layer's inputs, `out` of its outputs. `inputs`, `outputs`: which of these each
+        channel of x and of the result is, where the order is another."""
         weight = (layer.weight if weight is None else weight).detach()
         value, rows = fold(weight, unit, out)
         axis = {"axis": 0}
-        w = b.op("DequantizeLinear", b.weight(f"filter.{name}.weight", value.numpy(), np.int8), b.weight(f"filter.{name}.unit", rows.numpy()), **axis)
+        value, of_row = b.weight(f"filter.{name}.weight", value.numpy(), np.int8), b.weight(f"filter.{name}.unit", rows.numpy())
+        for order, along in ((inputs, 1), (outputs, 0)):
+            if order is not None:
+                value = b.op("Gather", value, b.ints(*order), axis=along)
+        if outputs is not None:
+            of_row = b.op("Gather", of_row, b.ints(*outputs), axis=0)
+        w = b.op("DequantizeLinear", value, of_row, **axis)
         bias = ()
         if getattr(layer, "bias", None) is not None:
-            value = np.rint((layer.bias.detach() / (rows * out)).numpy())
-            bias = (b.op("DequantizeLinear", b.weight(f"filter.{name}.bias", value, np.int32), f"filter.{name}.unit", **axis),)
+            whole = np.rint((layer.bias.detach() / (rows * out)).numpy())
+            bias = (b.op("DequantizeLinear", b.weight(f"filter.{name}.bias", whole, np.int32), of_row, **axis),)
         return b.op("Conv", real(x, zero), w, *bias, **settings)
 
     def mixers(h: str, prefix: str, body: str, blocks) -> str:
@@ -84,45 +103,69 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, recon: tu
             h = eight(b.op("Add", real(h), real(x)))  # of one unit: nothing is rounded, only clipped
         return h
 
-    n = PATCH * PATCH
-
-    def patches(x: str, rows: int) -> str:
-        """u8 cells [cells_y, cells_x, T, .., 16] to patches [patches, samples]; `rows`: of a patch, those of U and V apart."""
-        if rows == PATCH:
-            x = b.op("Transpose", b.reshape(x, grid.y, grid.x, t, K, PATCH, K, PATCH), perm=[0, 3, 1, 5, 2, 4, 6])
-        else:
-            x = b.op("Transpose", b.reshape(x, grid.y, grid.x, t, K, rows, 2, K, rows), perm=[0, 3, 1, 6, 2, 5, 4, 7])
-        return b.reshape(x, 1, grid.patches_y, grid.patches_x, t * n if rows == PATCH else t * n // 2)
-
-    def cells(x: str, rows: int) -> str:
-        """The way back, to [cells, samples of a cell]."""
-        x = b.op("Transpose", x, perm=[0, 2, 3, 1])
-        if rows == PATCH:
-            x = b.op("Transpose", b.reshape(x, grid.y, K, grid.x, K, t, PATCH, PATCH), perm=[0, 2, 4, 1, 5, 3, 6])
-            return b.reshape(x, -1, t * CELL * CELL)
-        x = b.op("Transpose", b.reshape(x, grid.y, K, grid.x, K, t, 2, rows, rows), perm=[0, 2, 4, 1, 6, 5, 3, 7])
-        return b.reshape(x, -1, t * half * CELL)
-
-    channels_first = lambda *parts: b.op("Transpose", b.op("Concat", *parts, axis=3), perm=[0, 3, 1, 2])
+    n, half = PATCH * PATCH, CELL // 2
+    rows, columns = lines_around(b, grid, coded_mask, reach(cfg))
+    seen = b.op("Add", b.op("Unsqueeze", b.op("Mul", rows.index, grid.x), b.ints(1)), columns.index)
+    seen = b.reshape(seen, -1)
+    count = lambda lines: b.op("Shape", lines.index)
+    rows_seen, columns_seen = count(rows), count(columns)
+    patch_rows, patch_columns = b.op("Mul", rows_seen, b.ints(K)), b.op("Mul", columns_seen, b.ints(K))
+    # where the residual of a cell is among those of the coded ones; the one after the last stands for cells that are not coded
+    nothing = b.op("Shape", coded.index)
+    at = b.op("Gather", b.op("Where", coded_mask, coded.place, nothing), seen, axis=0)
     reciprocal = of_step("reciprocal")
+    by_rows = lambda x, size: b.op("Transpose", b.reshape(x, -1, t, K, size // K), perm=[0, 2, 1, 3])  # of patches, then frames
 
-    def seen(which: int, rows: int) -> tuple[str, str]:
-        whole_levels = b.op("QuantizeLinear", recon[which], one, b.const(0, np.uint8))
-        return patches(whole_levels, rows), patches(eight(b.op("Mul", residual[which], reciprocal)), rows)
+    def given(which: int, size: int, *more: str) -> str:
+        """What the filter sees of luma or chroma, uint8 [1, patch_rows, patch_columns, channels]; `size`: of a cell in one frame. `more`:
+        uint8 [cells seen, K, m, size / K], further frames."""
+        recon = by_rows(b.op("Gather", shown[which], seen, axis=0), size)
+        steps = by_rows(eight(b.op("Mul", residual[which], reciprocal)), size)
+        none = b.const(np.full((1, K, t, size // K), MIDDLE), np.uint8)
+        steps = b.op("Gather", b.op("Concat", steps, none, axis=0), at, axis=0)
+        x = b.op("Concat", recon, steps, *more, axis=2)  # [cells, K, frames, size / K]
+        side = PATCH * size // CELL**2  # of a patch
+        x = b.op("Transpose", b.reshape(x, -1, K, side), perm=[1, 0, 2])
+        x = b.op("Transpose", b.reshape(x, K, rows_seen, columns_seen, K, (2 * t + len(more)) * size // K**2), perm=[1, 3, 2, 0, 4])
+        return b.reshape(x, 1, patch_rows, patch_columns, -1)
+
+    def corrections(x: str, size: int, gain: str) -> str:
+        """The way back, from patches [1, channels, patch_rows, patch_columns] to cells: float32 [cells near coded ones, T * size]."""
+        channels = t * size // K**2
+        x = b.reshape(b.op("Transpose", x, perm=[0, 2, 3, 1]), -1, channels)
+        x = b.op("Concat", x, b.const(np.full((1, channels), MIDDLE), np.uint8), axis=0)
+        x = b.op("Gather", x, corrected, axis=0)  # [K, cells, K, channels]
+        x = b.op("Transpose", b.reshape(x, K, -1, PATCH * size // CELL**2), perm=[1, 0, 2])
+        x = b.op("Transpose", b.reshape(x, -1, K, t, size // K), perm=[0, 2, 1, 3])
+        return b.op("DequantizeLinear", b.reshape(x, -1, t * size), of_step(gain), middle)
 
     told = eight(b.op("Add", b.weight("filter.place", tables.place.transpose(1, 2, 0)), of_step("condition")))  # [K, K, 16]
-    told = b.reshape(b.op("Expand", b.reshape(told, 1, K, 1, K, n), b.shape(grid.y, K, grid.x, K, n)), 1, grid.patches_y, grid.patches_x, n)
+    told = b.op("Transpose", b.reshape(told, K, K, PATCH, PATCH), perm=[0, 2, 1, 3])
+    told = b.op("Expand", b.reshape(told, 1, K, 1, K * n), b.shape(b.op("Shape", seen), K, 1, K * n))
+    channels_first = lambda x: b.op("Transpose", x, perm=[0, 3, 1, 2])
     unit = torch.cat([net.unit_luma, net.unit_embedding.expand(n)])
-    h = eight(conv("head", channels_first(*seen(0, PATCH), told), MIDDLE, net.head, unit, net.unit_stream))
+    h = eight(conv("head", channels_first(given(0, CELL * CELL, told)), MIDDLE, net.head, unit, net.unit_stream))
     h = mixers(h, "", "body", net.body)
     luma = eight(conv("tail", h, MIDDLE, net.tail, net.unit_stream, net.unit_tail))
+    # a patch's chroma samples are in the order frame, row, plane, column here; the constants' order is docs/builtin.md's
+    swapped = np.arange(4 * n * t // 4).reshape(2 * t, 2, PATCH // 2, PATCH // 2).transpose(0, 2, 1, 3).ravel()
     weight = torch.cat([net.chroma_head.weight, net.chroma_luma.weight], 1)
-    x = channels_first(*seen(1, PATCH // 2), b.op("Transpose", h, perm=[0, 2, 3, 1]))
-    c = eight(conv("chroma_head", x, MIDDLE, net.chroma_head, torch.cat([net.unit_chroma, net.unit_stream]), net.unit_chroma_stream, weight))
+    x = channels_first(b.op("Concat", given(1, CELL * half), b.op("Transpose", h, perm=[0, 2, 3, 1]), axis=3))
+    unit = torch.cat([net.unit_chroma, net.unit_stream])
+    taken = np.concatenate([swapped, np.arange(len(swapped), len(unit))])
+    c = eight(conv("chroma_head", x, MIDDLE, net.chroma_head, unit, net.unit_chroma_stream, weight, inputs=taken))
     c = mixers(c, "chroma_", "chroma_body", net.chroma_body)
-    chroma = eight(conv("chroma_tail", c, MIDDLE, net.chroma_tail, net.unit_chroma_stream, net.unit_chroma_tail))
+    chroma = eight(conv("chroma_tail", c, MIDDLE, net.chroma_tail, net.unit_chroma_stream, net.unit_chroma_tail, outputs=swapped[:n * t // 2]))
 
-    corrected = b.op("Cast", corrected_patches(b, grid, counts), to=TensorProto.BOOL)
-    kept = lambda x, rows, scale: b.op("DequantizeLinear", cells(b.op("Where", corrected, x, middle), rows), scale, middle)
-    return (b.reshape(kept(luma, PATCH, of_step("luma")), grid.y, grid.x, t, CELL, CELL),
-            b.reshape(kept(chroma, PATCH // 2, of_step("chroma")), grid.y, grid.x, t, half, CELL))
+    # which patch of the filter's picture each patch of a cell is, int64 [K (columns), cells, K (rows)]; the one after the last: none
+    def lines_of(lines: Cells, kind: str) -> str:  # [cells, K]
+        line = b.op("Gather", lines.place, b.op(kind, near.index, grid.x), axis=0)
+        return b.op("Add", b.op("Mul", b.op("Unsqueeze", line, b.ints(1)), b.ints(K)), b.ints(*range(K)))
+
+    down = b.op("Mul", lines_of(rows, "Div"), patch_columns)
+    along = b.op("Unsqueeze", b.op("Transpose", lines_of(columns, "Mod"), perm=[1, 0]), b.ints(2))
+    corrected = b.reshape(b.op("Cast", corrected_patches(b, grid, counts), to=TensorProto.BOOL), grid.y, K, grid.x, K)
+    corrected = b.reshape(b.op("Transpose", corrected, perm=[3, 0, 2, 1]), K, -1, K)
+    corrected = b.op("Gather", corrected, near.index, axis=1)
+    corrected = b.op("Where", corrected, b.op("Add", down, along), b.op("Mul", patch_rows, patch_columns))
+    return [corrections(luma, CELL * CELL, "luma"), corrections(chroma, CELL * half, "chroma")]

@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from . import exact
 from .builder import INT64_MAX, Builder, Grid
+from .cells import around, coded_cells, empty, every_cell, first_cell, listed, moving_cells, still_samples
 from .config import CELL, Config
 from .filter_graph import loop_filter
 from .prediction import intra_cells, predict
-from .transform import chroma_columns, chroma_weights, dct, time_and_rows
+from .transform_graph import inverse_transform, transform
 
 if TYPE_CHECKING:
     from .distortion import DistortionHead
@@ -41,8 +41,8 @@ def _io(cfg: Config):
         "motion": value("motion", TensorProto.INT32, [5, "cells_y", "cells_x"]),
         "step": value("step", TensorProto.FLOAT, []),
         "dec.reference": value("dec.reference", TensorProto.UINT8, ["frame_rows", "width"]),
-        "loop.luma": value("loop.luma", TensorProto.FLOAT, ["cells_y", "cells_x", t, CELL, CELL]),
-        "loop.chroma": value("loop.chroma", TensorProto.FLOAT, ["cells_y", "cells_x", t, HALF, CELL]),
+        "loop.luma": value("loop.luma", TensorProto.FLOAT, ["cells", t, CELL, CELL]),
+        "loop.chroma": value("loop.chroma", TensorProto.FLOAT, ["cells", t, HALF, CELL]),
     }
     out = onnx.ValueInfoProto()
     out.CopyFrom(found["dec.reference"])
@@ -65,32 +65,10 @@ def loop(cfg: Config, net: LoopFilter | None) -> onnx.ModelProto:
 
 def _decoder(cfg: Config, net: LoopFilter | None, taps: bool, handed: bool) -> onnx.ModelProto:
     b, io = Builder(), _io(cfg)
-    t = cfg.block_length
     grid = Grid(b, "motion")
-    luma, chroma = HANDED if handed else predict(b, cfg, grid, "motion", "position", "dec.reference")
-    luma_residual, chroma_residual = inverse_transform(b, cfg, grid, "tokens")
-    luma, chroma = recon = b.op("Add", luma, luma_residual), b.op("Add", chroma, chroma_residual)
-    residual = luma_residual, chroma_residual
-    # QuantizeLinear rounds half to even and saturates
-    samples = lambda x: b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.uint8))
-    if cfg.exact:
-        if net is not None:
-            from .exact_filter import correct, unfolded
-            if not handed:
-                b.metadata["filter"] = unfolded(net)
-            corrections = correct(b, cfg, grid, net, recon, residual, "step", "counts")
-            luma, chroma = b.op("Add", luma, corrections[0]), b.op("Add", chroma, corrections[1])
-        luma, chroma = pictures(b, cfg, grid, samples(luma), samples(chroma))
-        if taps:
-            recon, residual = pictures(b, cfg, grid, *recon), pictures(b, cfg, grid, *residual)
-    else:
-        luma, chroma = recon = pictures(b, cfg, grid, luma, chroma)
-        if net is not None or taps:
-            residual = pictures(b, cfg, grid, *residual)
-        if net is not None:
-            corrections = loop_filter(b, cfg, grid, net, recon, residual, "step", "counts")
-            luma, chroma = b.op("Add", luma, corrections[0]), b.op("Add", chroma, corrections[1])
-        luma, chroma = samples(luma), samples(chroma)
+    decode = _decode_cells if cfg.exact else _decode_all
+    luma, chroma, recon, residual = decode(b, cfg, grid, net, taps, handed)
+    t = cfg.block_length
     rows = lambda x: b.reshape(x, t, -1, grid.width)
     frames = b.op("Concat", rows(luma), rows(chroma), axis=1, out="frames")
     b.op("Squeeze", b.slice(frames, t - 1, t, 0), b.ints(0), out="dec.reference" + CONTEXT_OUT)
@@ -105,64 +83,63 @@ def _decoder(cfg: Config, net: LoopFilter | None, taps: bool, handed: bool) -> o
     return b.model("loop" if handed else "decoder", [io[k] for k in inputs], outputs)
 
 
-def pictures(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str) -> tuple[str, str]:
-    """What is shaped as predict()'s outputs as pictures: luma [1, T, height, width], chroma [1, 2T, height/2, width/2]."""
-    t = cfg.block_length
-    luma = b.reshape(b.op("Transpose", luma, perm=[2, 0, 3, 1, 4]), 1, t, grid.height, grid.width)
-    chroma = b.op("Transpose", b.reshape(chroma, grid.y, grid.x, t, HALF, 2, HALF), perm=[2, 4, 0, 3, 1, 5])
-    return luma, b.reshape(chroma, 1, 2 * t, grid.half_height, grid.half_width)
+def _decode_all(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, taps: bool, handed: bool):
+    """Every cell in the same way. Returns pictures of luma and chroma, and where `taps` ask for them, those before the filter and those of the
+    residual, as pairs in float32."""
+    predicted = HANDED if handed else predict(b, cfg, grid, "motion", "position", "dec.reference")
+    residual = inverse_transform(b, cfg, "tokens")
+    luma, chroma = recon = pictures(b, cfg, grid, *(b.op("Add", p, r) for p, r in zip(predicted, residual)))
+    if net is not None or taps:
+        residual = pictures(b, cfg, grid, *residual)
+    if net is not None:
+        corrections = loop_filter(b, cfg, grid, net, recon, residual, "step", "counts")
+        luma, chroma = b.op("Add", luma, corrections[0]), b.op("Add", chroma, corrections[1])
+    return samples(b, luma), samples(b, chroma), recon, residual
 
 
-def inverse_transform(b: Builder, cfg: Config, grid: Grid, tokens: str) -> tuple[str, str]:
-    """Latents i32 [cells, C] to the residual in pixel units, shaped as predict()'s outputs."""
-    t, n = cfg.block_length, cfg.luma_coefficients
-    part = lambda start, end: b.op("Cast", b.slice(tokens, start, end, 1), to=TensorProto.FLOAT)
-    luma, chroma = part(0, n), part(n, cfg.coefficients)
-    if cfg.exact:
-        chroma = b.op("Mul", chroma, b.const(exact.chroma_gains(cfg).reshape(1, -1), np.float32))
-        luma, chroma = _exact_inverse(b, cfg, luma, False), _exact_inverse(b, cfg, _whole(b, chroma, exact.LATENT_MAX), True)
+def _decode_cells(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, taps: bool, handed: bool):
+    """As _decode_all(), but cells that move, those that are coded and those that are corrected each by themselves: the others are the
+    samples of the reference."""
+    coded_mask = every_cell(b, grid) if taps else coded_cells(b, grid, "counts")
+    near_mask = around(b, grid, coded_mask, 1)
+    coded, near = listed(b, coded_mask), listed(b, near_mask)
+    sizes = cfg.luma_coefficients, 2 * cfg.chroma_coefficients
+    flat = lambda pair: [b.reshape(x, -1, n) for x, n in zip(pair, sizes)]
+    if handed:
+        changed, predicted = None, flat(HANDED)
+        shown = [samples(b, x) for x in predicted]
     else:
-        luma = b.op("MatMul", b.const(time_and_rows(cfg, CELL).T, np.float32), b.reshape(luma, -1, t * CELL, CELL))
-        luma = b.op("MatMul", b.reshape(luma, -1, CELL), b.const(dct(CELL) / cfg.scale, np.float32))
-        weights = 1 / (chroma_weights(cfg) * cfg.scale)
-        chroma = b.op("Mul", chroma, b.const(weights.reshape(1, -1), np.float32))
-        chroma = b.op("MatMul", b.const(time_and_rows(cfg, HALF).T, np.float32), b.reshape(chroma, -1, t * HALF, CELL))
-        chroma = b.op("MatMul", b.reshape(chroma, -1, CELL), b.const(chroma_columns(), np.float32))
-    return b.reshape(luma, grid.y, grid.x, t, CELL, CELL), b.reshape(chroma, grid.y, grid.x, t, HALF, CELL)
+        changed_mask = b.op("Or", moving_cells(b, "motion", "position"), near_mask)
+        changed, still = listed(b, changed_mask), listed(b, b.op("Or", b.op("Not", changed_mask), first_cell(b, grid)))
+        predicted = flat(predict(b, cfg, grid, "motion", "position", "dec.reference", changed))
+        shown = [still.put(x, empty(b, grid, n)) for x, n in zip(still_samples(b, cfg, grid, still, "dec.reference"), sizes)]
+        shown = [changed.put(samples(b, x), s) for x, s in zip(predicted, shown)]
+    residual = flat(inverse_transform(b, cfg, coded.of("tokens")))
+    recon = [b.op("Add", coded.of(x, changed), r) for x, r in zip(predicted, residual)]
+    shown = [coded.put(samples(b, r), x) for r, x in zip(recon, shown)]
+    if net is not None:
+        from .exact_filter import correct, unfolded
+        if not handed:
+            b.metadata["filter"] = unfolded(net)
+        fine = [coded.put(r, near.of(x, changed), near) for r, x in zip(recon, predicted)]
+        corrections = correct(b, cfg, grid, net, shown, residual, coded_mask, coded, near, "step", "counts")
+        shown = [near.put(samples(b, b.op("Add", x, c)), s) for x, c, s in zip(fine, corrections, shown)]
+    if taps:
+        recon, residual = pictures(b, cfg, grid, *recon), pictures(b, cfg, grid, *residual)
+    return *pictures(b, cfg, grid, *shown), recon, residual
 
 
-def _whole(b: Builder, x: str, most: int) -> str:
-    """x limited to that magnitude and rounded, halves to even."""
-    return b.op("Round", _limited(b, x, most))
+def samples(b: Builder, x: str) -> str:
+    """Float32 as bytes: rounds half to even and saturates."""
+    return b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.uint8))
 
 
-def _limited(b: Builder, x: str, most: int) -> str:
-    return b.op("Clip", x, b.const(np.float32(-most)), b.const(np.float32(most)))
-
-
-def _exact_inverse(b: Builder, cfg: Config, latents: str, chroma: bool) -> str:
-    columns, rows = exact.basis(cfg, chroma)
-    x = b.op("MatMul", b.reshape(latents, -1, CELL), b.const(columns, np.float32))
-    x = _whole(b, x, exact.MIDDLE_MAX)
-    x = b.op("MatMul", b.const(rows / cfg.scale, np.float32), b.reshape(x, -1, len(rows), CELL))
-    return _limited(b, x, exact.RESIDUAL_MAX)
-
-
-def transform(b: Builder, cfg: Config, luma: str, chroma: str) -> tuple[str, str]:
-    """Residuals shaped as predict()'s outputs to latents float32, not rounded: luma [cells, T*256], chroma
-    [cells, T*128]."""
+def pictures(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str) -> tuple[str, str]:
+    """Samples of all cells, in the order of predict()'s outputs, as pictures: luma [1, T, height, width], chroma [1, 2T, height/2, width/2]."""
     t = cfg.block_length
-    weights = chroma_weights(cfg) * cfg.scale
-    (luma_columns, luma_rows), (columns, rows) = ((dct(CELL).T, time_and_rows(cfg, CELL)), (chroma_columns().T, time_and_rows(cfg, HALF)))
-    if cfg.exact:  # the encoder may round as it likes, but it must undo what the decoder does
-        (luma_columns, luma_rows), (columns, rows) = (map(np.linalg.inv, exact.basis(cfg, chroma)) for chroma in (False, True))
-        weights = cfg.scale / exact.chroma_gains(cfg)
-    luma = b.op("MatMul", b.reshape(luma, -1, CELL), b.const(cfg.scale * luma_columns, np.float32))
-    luma = b.op("MatMul", b.const(luma_rows, np.float32), b.reshape(luma, -1, t * CELL, CELL))
-    chroma = b.op("MatMul", b.reshape(chroma, -1, CELL), b.const(columns, np.float32))
-    chroma = b.op("MatMul", b.const(rows, np.float32), b.reshape(chroma, -1, t * HALF, CELL))
-    chroma = b.reshape(chroma, -1, 2 * cfg.chroma_coefficients)
-    return b.reshape(luma, -1, cfg.luma_coefficients), b.op("Mul", chroma, b.const(weights.reshape(1, -1), np.float32))
+    luma = b.op("Transpose", b.reshape(luma, grid.y, grid.x, t, CELL, CELL), perm=[2, 0, 3, 1, 4])
+    chroma = b.op("Transpose", b.reshape(chroma, grid.y, grid.x, t, HALF, 2, HALF), perm=[2, 4, 0, 3, 1, 5])
+    return b.reshape(luma, 1, t, grid.height, grid.width), b.reshape(chroma, 1, 2 * t, grid.half_height, grid.half_width)
 
 
 def distortion(b: Builder, cfg: Config, grid: Grid, head: DistortionHead, luma: str, intra: str) -> None:
@@ -198,9 +175,9 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
     predicted = predict(b, cfg, grid, "motion", "position", "dec.reference", names=HANDED)
     flat = b.reshape("frames", t, -1)
     luma = b.reshape(b.slice(flat, 0, grid.pixels, 1), t, grid.y, CELL, grid.x, CELL)
-    luma = b.op("Transpose", luma, perm=[1, 3, 0, 2, 4])
+    luma = b.reshape(b.op("Transpose", luma, perm=[1, 3, 0, 2, 4]), -1, t, CELL, CELL)
     chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 1), t, 2, grid.y, HALF, grid.x, HALF)
-    chroma = b.reshape(b.op("Transpose", chroma, perm=[2, 4, 0, 3, 1, 5]), grid.y, grid.x, t, HALF, CELL)
+    chroma = b.reshape(b.op("Transpose", chroma, perm=[2, 4, 0, 3, 1, 5]), -1, t, HALF, CELL)
     residual = [b.op("Sub", b.op("Cast", s, to=TensorProto.FLOAT), p) for s, p in zip((luma, chroma), predicted)]
     luma, chroma = transform(b, cfg, *residual)
     inputs, outputs = ["frames", "position", "motion", "dec.reference"], ["latents", *HANDED]

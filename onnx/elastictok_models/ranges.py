@@ -12,8 +12,8 @@ from onnx import TensorProto, numpy_helper
 
 LIMIT = 1 << 24  # integers that float32 holds exactly
 PAIR_LIMIT = (1 << 15) - 1  # two products of 8-bit integers, as processors add them in 16 bits
-MOVES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", "Concat", "Pad", "Where"}
-INTEGER = {"Shape", "Range", "Div", "Mod", "Add", "Sub", "Mul", "Min", "Max", "Equal", "Greater", "Or", "Cast"} | MOVES
+MOVES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", "Concat", "Pad", "Where", "ScatterND"}
+INTEGER = {"Shape", "Range", "Div", "Mod", "Add", "Sub", "Mul", "Min", "Max", "Equal", "Greater", "Or", "Not", "Cast", "NonZero", "CumSum"} | MOVES
 FLOATS = (TensorProto.FLOAT,)
 
 
@@ -88,6 +88,8 @@ class Analysis:
         if kind == "Gather":
             return x[0]
         if kind == "Cast" and float_out:
+            if self.types.get(node.input[0]) == TensorProto.BOOL:
+                return Values(0, 1)
             if not np.isfinite(x[0].peak):
                 raise ValueError("an integer without known limits becomes float")
             self.sum(x[0].peak, 1.0)
@@ -137,6 +139,9 @@ class Analysis:
         return Values(min(v.low for v in x), min(v.high for v in x), min(v.unit for v in x))
 
     def of_MaxPool(self, x, _):
+        return replace(x[0], table=None)
+
+    def of_ReduceMax(self, x, _):
         return replace(x[0], table=None)
 
     def of_Max(self, x, _):

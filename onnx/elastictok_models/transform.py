@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The cell transform (orthonormal DCT in space, Haar/DCT in time), its token order, and the motion interpolation filters."""
+from typing import NamedTuple
+
 import numpy as np
 
 from .config import CELL, CHROMA_PHASES, CHROMA_TAPS, LUMA_PHASES, LUMA_TAPS, Config
@@ -65,24 +67,34 @@ def interpolation_taps(phase: float, taps: int) -> np.ndarray:
     return whole.astype(np.int8)
 
 
-def motion_matrices(size: int, taps: int, phases: int, unit: int, chunks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolation of a size x size block as two matrix products.
+class Interpolation(NamedTuple):
+    """How cells of a plane are interpolated from windows of a few aligned chunks of a row of samples."""
 
-    Returns horizontal int8 [unit*phases, chunks*unit, size] (indexed by offset*phases + phase; the window is `chunks`
-    aligned runs of `unit` samples, the block's first tap at `offset` in it), in units of 1/64, and vertical float32 [phases, size,
-    size+taps-1], which undoes those units."""
-    assert unit - 1 + size + taps - 1 <= chunks * unit
-    horizontal = np.zeros((unit, phases, chunks * unit, size), np.int8)
-    vertical = np.zeros((phases, size, size + taps - 1), np.float32)
-    for phase in range(phases):
-        k = interpolation_taps(phase / phases, taps)
-        for i in range(size):
-            vertical[phase, i, i:i + taps] = k / np.float32(TAP_UNIT**2)
-            for offset in range(unit):
-                horizontal[offset, phase, offset + i:offset + i + taps, i] = k
-    return horizontal.reshape(unit * phases, chunks * unit, size), vertical
+    size: int  # of a cell
+    taps: int
+    phases: int
+    chunk: int  # samples
+    chunks: int  # of a window
+    planes: int  # side by side in a window, and in a cell
+
+    def matrices(self) -> tuple[np.ndarray, np.ndarray]:
+        """Interpolation of a cell as two matrix products.
+
+        Returns horizontal int8 [chunk * phases, planes * chunks * chunk, planes * size] (indexed by offset * phases + phase; the cell's first
+        tap is at `offset` in the window), in units of 1/64, and vertical float32 [phases, size, size+taps-1], which undoes those units."""
+        size, taps, phases, width = self.size, self.taps, self.phases, self.chunks * self.chunk
+        assert self.chunk - 1 + size + taps - 1 <= width
+        horizontal = np.zeros((self.chunk, phases, self.planes * width, self.planes * size), np.int8)
+        vertical = np.zeros((phases, size, size + taps - 1), np.float32)
+        for phase in range(phases):
+            k = interpolation_taps(phase / phases, taps)
+            for i in range(size):
+                vertical[phase, i, i:i + taps] = k / np.float32(TAP_UNIT**2)
+                for offset, plane in np.ndindex(self.chunk, self.planes):
+                    at = plane * width + offset + i
+                    horizontal[offset, phase, at:at + taps, plane * size + i] = k
+        return horizontal.reshape(self.chunk * phases, self.planes * width, self.planes * size), vertical
 
 
-# arguments of motion_matrices
-LUMA_MATRICES = (CELL, LUMA_TAPS, LUMA_PHASES, 8, 4)
-CHROMA_MATRICES = (CELL // 2, CHROMA_TAPS, CHROMA_PHASES, 8, 3)
+LUMA_MATRICES = Interpolation(CELL, LUMA_TAPS, LUMA_PHASES, 16, 3, 1)
+CHROMA_MATRICES = Interpolation(CELL // 2, CHROMA_TAPS, CHROMA_PHASES, 16, 2, 2)

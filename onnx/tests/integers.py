@@ -23,7 +23,7 @@ def predict(reference, motion, key: bool):
     """Planes [T, h, w] in units of 1/4096, of the reference's planes."""
     out = [np.full((2, *plane.shape), 128 * 4096, np.int64) for plane in reference]
     for p, plane in enumerate(reference):
-        size, taps, phases, _, _ = LUMA_MATRICES if p == 0 else CHROMA_MATRICES
+        size, taps, phases, *_ = LUMA_MATRICES if p == 0 else CHROMA_MATRICES
         h, w = plane.shape
         for cell_y in range(h // size):
             for cell_x in range(w // size):

@@ -20,6 +20,7 @@ from elastictok_models import exact, graph, ranges
 from elastictok_models.clips import planes_of
 from elastictok_models.config import CELL, Config
 from elastictok_models.recover import config_of
+from elastictok_models.session import session
 from exact_run import LEVELS, run
 
 HERE = Path(__file__).resolve().parent
@@ -41,27 +42,27 @@ def filter_with_noise():
     return net.eval()
 
 
-def blocks(rng, count=5) -> dict:
+def blocks(rng, count=5, cells_y=CELLS_Y, cells_x=CELLS_X) -> list[dict]:
     """Inputs of a decoder graph: a key block and others, with latents from small to the largest, and motion that leaves the picture."""
-    cells, found = CELLS_Y * CELLS_X, []
+    cells, found = cells_y * cells_x, []
     for position in range(count):
         size = 10.0 ** rng.uniform(1, 4.5, (cells, 1))
         tokens = np.clip(np.rint(rng.standard_normal((cells, CFG.coefficients)) * size), -exact.LATENT_MAX, exact.LATENT_MAX).astype(np.int32)
         tokens *= rng.random(tokens.shape) < 0.1
         counts = rng.integers(0, 3, cells).astype(np.int32)
         tokens[counts == 0] = 0
-        field = lambda most: rng.integers(-most, most + 1, (2, CELLS_Y, CELLS_X))
-        motion = np.concatenate([field(255), rng.random((1, CELLS_Y, CELLS_X)) < 0.1, field(63)]).astype(np.int32)
+        field = lambda most: rng.integers(-most, most + 1, (2, cells_y, cells_x))
+        motion = np.concatenate([field(255), rng.random((1, cells_y, cells_x)) < 0.1, field(63)]).astype(np.int32)
         step = np.float32(rng.integers(4, 1200) / CFG.scale)
         found.append({"tokens": tokens, "counts": counts, "motion": motion, "position": np.int64(position), "step": step,
-                      "dec.reference": np.zeros((CELLS_Y * CELL * 3 // 2, CELLS_X * CELL), np.uint8)})
+                      "dec.reference": np.zeros((cells_y * CELL * 3 // 2, cells_x * CELL), np.uint8)})
     return found
 
 
-def as_work(found) -> dict:
+def as_work(found, cells_y=CELLS_Y, cells_x=CELLS_X) -> dict:
     """As exact_run.py and exact_run.mjs read it."""
     tensor = lambda x: {"type": str(x.dtype), "shape": list(x.shape), "data": base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()}
-    dimensions = {"cells_y": CELLS_Y, "cells_x": CELLS_X, "cells": CELLS_Y * CELLS_X, "width": CELLS_X * CELL, "frame_rows": CELLS_Y * CELL * 3 // 2}
+    dimensions = {"cells_y": cells_y, "cells_x": cells_x, "cells": cells_y * cells_x, "width": cells_x * CELL, "frame_rows": cells_y * CELL * 3 // 2}
     return {"dimensions": dimensions, "blocks": [{k: tensor(np.asarray(v)) for k, v in block.items()} for block in found]}
 
 
@@ -132,19 +133,49 @@ def test_a_browser_changes_nothing(case, tmp_path, level):
     elsewhere(case, tmp_path, level, node, HERE / "exact_run.mjs", modules)
 
 
-def test_the_graph_is_the_documented_integer_arithmetic():
+def check_arithmetic(model, found: list[dict], shown: np.ndarray):
+    """Whether `shown` [blocks, T, rows, width] is what integers.py decodes `found` to; yields the frames of each block as planes."""
     from integers import decode
-    model, found = graph.decoder(CFG, filter_with_noise()), blocks(np.random.default_rng(9), 3)
     named = {i.name.removeprefix("filter."): numpy_helper.to_array(i) for i in model.graph.initializer}
-    frames = np.frombuffer(run(model.SerializeToString(), as_work(found)), np.uint8).reshape(-1, 2, CELLS_Y * CELL * 3 // 2, CELLS_X * CELL)
     split = lambda x: (lambda y, c: [y, c[0::2], c[1::2]])(*planes_of(x))
-    reference = [x[0] for x in split(np.zeros((1, *frames.shape[2:]), np.uint8))]
-    for block, shown in zip(found, frames):
+    reference = [x[0] for x in split(np.zeros((1, *shown.shape[2:]), np.uint8))]
+    for block, frames in zip(found, shown):
         expected = decode(named, reference, block)
-        for p, (got, wanted) in enumerate(zip(split(shown), expected)):
+        for p, (got, wanted) in enumerate(zip(split(frames), expected)):
             assert (got == wanted).all(), f"plane {p}: {(got != wanted).sum()} of {got.size} samples differ"
         reference = [x[-1] for x in expected]
+        yield expected
+
+
+def test_the_graph_is_the_documented_integer_arithmetic():
+    model, found = graph.decoder(CFG, filter_with_noise()), blocks(np.random.default_rng(9), 3)
+    shown = np.frombuffer(run(model.SerializeToString(), as_work(found)), np.uint8).reshape(-1, 2, CELLS_Y * CELL * 3 // 2, CELLS_X * CELL)
+    for expected in check_arithmetic(model, found, shown):
         assert all(np.ptp(x) > 100 for x in expected)  # not all clipped to one value
+
+
+@pytest.mark.parametrize("coded", [[], [(0, 0)], [(11, 12)], [(0, 5), (9, 12)], [(2, 1), (8, 1), (8, 11)], [(y, 4) for y in range(12)]])
+def test_cells_that_are_passed_over_are_as_documented(coded):
+    cells_y, cells_x = 12, 13
+    rng, model = np.random.default_rng(len(coded)), graph.decoder(CFG, filter_with_noise())
+    key, block = (blocks(rng, 1, cells_y, cells_x)[0] for _ in range(2))
+    picked = np.zeros((cells_y, cells_x), bool)
+    for at in coded:
+        picked[at] = True
+    block["position"] = np.int64(1)
+    block["counts"] = picked.astype(np.int32).ravel()
+    block["tokens"] = np.where(picked.reshape(-1, 1), rng.integers(-400, 400, block["tokens"].shape), 0).astype(np.int32)
+    block["motion"] = block["motion"] * (rng.random((cells_y, cells_x)) < 0.2).astype(np.int32)
+    found = [key, block, dict(block, motion=block["motion"] * 0, position=np.int64(2))]
+    shape = -1, 2, cells_y * CELL * 3 // 2, cells_x * CELL
+    shown = np.frombuffer(run(model.SerializeToString(), as_work(found, cells_y, cells_x)), np.uint8).reshape(shape)
+    assert len(list(check_arithmetic(model, found, shown))) == 3
+    if not coded:
+        assert (shown[2] == shown[1, -1]).all()
+    with_taps = session(graph.decoder(CFG, filter_with_noise(), taps=True), cells_y, cells_x)
+    given = {name: np.asarray(x) for name, x in block.items()}
+    frames, _, recon, *_ = with_taps.run(None, given | {"dec.reference": shown[0, -1]})
+    assert (frames == shown[1]).all() and recon.shape == (1, 2, cells_y * CELL, cells_x * CELL)
 
 
 def test_a_filter_is_recovered_from_its_bundle(tmp_path):

@@ -39,7 +39,7 @@ def reference_prediction(cfg, reference, motion):
     for t in range(cfg.block_length):
         made = []
         for p, plane in enumerate(planes):
-            size, taps, phases, _, _ = LUMA_MATRICES if p == 0 else CHROMA_MATRICES
+            size, taps, phases, *_ = LUMA_MATRICES if p == 0 else CHROMA_MATRICES
             pred = np.zeros(plane.shape)
             for y in range(plane.shape[0]):
                 for x in range(plane.shape[1]):

@@ -157,6 +157,30 @@ fn a_middlebox_thins_as_elastictokthin_does() {
 }
 
 #[test]
+fn a_loss_counts_where_sequence_numbers_are_written_anew() {
+    let (caps, blocks) = stream();
+    let (rtp_caps, packets) = packetise(&caps, &blocks, "");
+    // The upper layer of a key block: taken for dropped on the way, it would be missed to the end of the group.
+    let lost = packets.iter().position(|p| descriptor(p).layer > 0).unwrap();
+    assert!(descriptor(&packets[lost]).key);
+    let mut h = depacketiser(&rtp_caps, "");
+    for (n, packet) in
+        renumber(packets.iter().enumerate().filter(|p| p.0 != lost).map(|p| p.1.clone()).collect()).into_iter().enumerate()
+    {
+        if n == lost {
+            // As rtpulpfecdec passes it on.
+            let event = gst::Structure::builder("GstRTPPacketLost").field("might-have-been-fec", true).build();
+            h.push_event(gst::event::CustomDownstream::new(event));
+        }
+        assert!(h.push(packet).is_ok());
+    }
+    let got = drain(&mut h);
+    assert!(got.iter().skip(1).map(|b| bytes(b)).eq(blocks.iter().skip(1).map(|b| bytes(b))));
+    let stats: gst::Structure = h.element().unwrap().property("block-stats");
+    assert_eq!((count(&stats, "impaired"), count(&stats, "thinned"), count(&stats, "lost")), (1, 0, 0));
+}
+
+#[test]
 fn lost_upper_layers_never_freeze() {
     let (caps, blocks) = stream();
     let (rtp_caps, packets) = packetise(&caps, &blocks, "mtu=200");

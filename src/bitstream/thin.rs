@@ -3,6 +3,7 @@
 
 use super::block::{SegmentFault, SegmentSpan};
 use super::block_header::RawHeader;
+use super::limits::MAX_LAYERS;
 use crate::{Error, Result};
 
 /// The block with its first `layers` layers only: a prefix of `block`, at least header and first segment.
@@ -19,8 +20,7 @@ pub fn thin(block: &[u8], layers: usize) -> Result<&[u8]> {
             Ok(Some(span)) => span,
             Ok(None) => break,
             Err(_) if layer > 0 => break,
-            Err(SegmentFault::Truncated) => return Err(malformed("is cut short")),
-            Err(SegmentFault::Damaged) => return Err(malformed("has a broken length")),
+            Err(fault) => return Err(fault_of_the_first(fault)),
         };
         layer += span.empty + 1;
         at = span.payload.end;
@@ -32,6 +32,35 @@ pub fn thin(block: &[u8], layers: usize) -> Result<&[u8]> {
     Ok(&block[..kept])
 }
 
-fn malformed(what: &str) -> Error {
+/// Where [`thin`] cuts `block`, whose header takes `header` bytes, to 1 layer, 2, ... The last one is where it cuts nothing that
+/// can be used.
+pub(super) fn prefixes(block: &[u8], header: usize, ends: &mut Vec<usize>) -> Result<()> {
+    ends.clear();
+    let mut kept = header;
+    loop {
+        let span = match SegmentSpan::read(block, kept) {
+            Ok(Some(span)) => span,
+            Err(fault) if ends.is_empty() => return Err(fault_of_the_first(fault)),
+            Ok(None) | Err(_) => break,
+        };
+        let empty = span.empty.min(MAX_LAYERS - ends.len());
+        ends.extend(std::iter::repeat_n(kept, empty));
+        if ends.len() == MAX_LAYERS {
+            break;
+        }
+        kept = span.payload.end;
+        ends.push(kept);
+    }
+    if ends.is_empty() {
+        ends.push(kept);
+    }
+    Ok(())
+}
+
+fn fault_of_the_first(fault: SegmentFault) -> Error {
+    let what = match fault {
+        SegmentFault::Truncated => "is cut short",
+        SegmentFault::Damaged => "has a broken length",
+    };
     Error::Malformed(format!("block: its first segment {what}; drop the block and continue with the next key block"))
 }

@@ -15,6 +15,8 @@ pub(super) const COARSE: usize = 4;
 pub(super) const SIZES: usize = 2 * INNER;
 pub(super) const UNARY: usize = 12;
 pub(super) const PREFIX: usize = 16;
+/// Classes of the magnitudes around, on which the magnitude of a layer-0 coefficient depends.
+pub(super) const MAGNITUDES: usize = 16;
 /// Flags of sizes beyond the likely ones, in layers above 0.
 pub(super) const MORE: usize = 6;
 
@@ -27,7 +29,7 @@ const TREE: usize = EMPTY + ACTIVITIES * HINTS;
 const EXTRA: usize = TREE + ACTIVITIES * HINTS * TREE_LEAVES;
 const ZERO: usize = EXTRA + TREE_LEAVES;
 const LARGER: usize = ZERO + CLASSES * INNER * OUTER * DENSITIES;
-const ESCAPE: usize = LARGER + COARSE * UNARY;
+const ESCAPE: usize = LARGER + 2 * MAGNITUDES * UNARY;
 const TWO: usize = ESCAPE + PREFIX;
 const MIDDLE: usize = TWO + COARSE * SIZES;
 const UPPER: usize = MIDDLE + 3 * COARSE * COARSE;
@@ -97,8 +99,8 @@ impl Set {
     }
 
     #[inline]
-    pub fn larger(self, coarse_class: usize, index: usize) -> usize {
-        self.0 + LARGER + coarse_class * UNARY + index.min(UNARY - 1)
+    pub fn larger(self, chroma: bool, magnitude_class: usize, index: usize) -> usize {
+        self.0 + LARGER + (usize::from(chroma) * MAGNITUDES + magnitude_class) * UNARY + index.min(UNARY - 1)
     }
 
     #[inline]

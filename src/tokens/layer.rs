@@ -146,9 +146,8 @@ fn code_cell<C: BitCoder>(
                 continue;
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;
-            let coarse_class = around.coarse_class(i);
             let magnitude = if l == 0 {
-                code_magnitude(coder, set, coarse_class, m.unsigned_abs())?
+                code_magnitude(coder, set, layout.chroma[i], around.magnitude_class(i), m.unsigned_abs())?
             } else {
                 match coder.bit(set.two(class, around.size_class(i)), m.abs() > 1) {
                     true => 2 + code_beyond(coder, set, true, m.unsigned_abs().wrapping_sub(2))?,
@@ -166,10 +165,10 @@ fn code_cell<C: BitCoder>(
 }
 
 /// A magnitude >= 1: unary in contexts, then an escape.
-fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, coarse_class: usize, magnitude: u32) -> Result<i32> {
+fn code_magnitude<C: BitCoder>(coder: &mut C, set: Set, chroma: bool, class: usize, magnitude: u32) -> Result<i32> {
     let mut found = 1;
     while found <= UNARY as u32 {
-        if !coder.bit(set.larger(coarse_class, found as usize - 1), magnitude > found) {
+        if !coder.bit(set.larger(chroma, class, found as usize - 1), magnitude > found) {
             return Ok(found as i32);
         }
         found += 1;

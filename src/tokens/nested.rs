@@ -19,6 +19,8 @@ struct Common {
     classes: Vec<u8>,
     groups: Vec<u8>,
     fresh: Vec<Context>,
+    /// Contexts of layer 0 and motion as the block before left them.
+    carried: Vec<Context>,
     state: BlockState,
     around: Neighbourhood,
     motion: Vec<i32>,
@@ -45,6 +47,7 @@ impl Common {
             tables: tables.clone(),
             classes,
             groups,
+            carried: fresh.clone(),
             fresh,
         })
     }
@@ -55,12 +58,20 @@ impl Common {
     }
 
     /// Prepares contexts and state for a layer.
-    fn begin(&mut self, layer: usize, contexts: &mut [Context]) {
+    fn begin(&mut self, key: bool, layer: usize, contexts: &mut [Context]) {
+        let start = if layer > 0 || key { &self.fresh } else { &self.carried };
         let set = Set::both(layer);
-        contexts[set.clone()].copy_from_slice(&self.fresh[set]);
+        contexts[set.clone()].copy_from_slice(&start[set]);
         if layer == 0 {
-            contexts[MOTION..].copy_from_slice(&self.fresh[MOTION..]);
+            contexts[MOTION..].copy_from_slice(&start[MOTION..]);
             self.state.clear();
+        }
+    }
+
+    /// Keeps what the next block starts from: `contexts` as layer 0 left them.
+    fn commit(&mut self, contexts: &[Context]) {
+        for range in [Set::both(0), MOTION..CONTEXTS] {
+            self.carried[range.clone()].copy_from_slice(&contexts[range]);
         }
     }
 
@@ -175,16 +186,22 @@ impl NestedEncoder {
     /// [`quantise`](Self::quantise), layer 0 carries it.
     pub fn write_segment(&mut self, layer: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
         check_motion(&self.common.layout, motion)?;
-        self.common.begin(layer, &mut self.contexts);
+        self.common.begin(motion.is_none(), layer, &mut self.contexts);
         let mut coder = RangeEncoder::new(&mut self.contexts, out);
         self.common.code_layer(self.steps, layer, motion, &self.chosen[layer], &mut coder)?;
         coder.finish();
         Ok(())
     }
 
-    /// Codes one layer of the block last quantised into `coder` instead of a segment, for statistics.
+    /// Makes the block whose layer 0 was written last the one that the next block follows.
+    pub fn commit(&mut self) {
+        self.common.commit(&self.contexts);
+    }
+
+    /// Codes one layer of the block last quantised into `coder` instead of a segment, for statistics. After
+    /// [`commit`](Self::commit): it leaves contexts unused.
     pub fn observe<C: BitCoder>(&mut self, layer: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
-        self.common.begin(layer, &mut self.contexts);
+        self.common.begin(motion.is_none(), layer, &mut self.contexts);
         self.common.code_layer(self.steps, layer, motion, &self.chosen[layer], coder)
     }
 
@@ -297,7 +314,7 @@ impl NestedDecoder {
         }
         self.read = 0;
         self.shape = shape;
-        self.common.begin(layer, &mut self.contexts);
+        self.common.begin(key, layer, &mut self.contexts);
         let Common { layout, classes, state, around, motion, scratch, .. } = &mut self.common;
         let mut coder = RangeDecoder::new(&mut self.contexts, data);
         if layer == 0 {
@@ -315,6 +332,11 @@ impl NestedDecoder {
         }
         self.read = layer + 1;
         Ok(())
+    }
+
+    /// Makes the block last read the one that the next block follows.
+    pub fn commit(&mut self) {
+        self.common.commit(&self.contexts);
     }
 
     /// Layers read of the block.

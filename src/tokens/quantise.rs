@@ -232,9 +232,9 @@ impl<'a> Decider<'a> {
 
     /// Costs of sending coefficient `i`, |latent| = `x`, as `k`.
     #[inline]
-    fn price(&self, set: Set, flag: usize, i: usize, k: i32, x: f32, lambda: f32, coarse_class: usize) -> PricedIndex {
+    fn price(&self, set: Set, flag: usize, i: usize, k: i32, x: f32, lambda: f32, magnitude_class: usize) -> PricedIndex {
         let implied = self.costs.bit(flag, k != 0);
-        let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, coarse_class, k) } else { 0 };
+        let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, i, magnitude_class, k) } else { 0 };
         let d = x - self.value(k, i) as f32;
         PricedIndex { total: d * d + lambda * bits as f32, k, bits, implied }
     }
@@ -245,9 +245,10 @@ impl<'a> Decider<'a> {
     }
 
     /// Bits of a layer-0 magnitude >= 1.
-    fn magnitude_cost(&self, set: Set, coarse_class: usize, m: i32) -> u32 {
-        let unary =
-            (1..=m.min(UNARY as i32)).map(|j| self.costs.bit(set.larger(coarse_class, j as usize - 1), m > j)).sum::<u32>();
+    fn magnitude_cost(&self, set: Set, i: usize, class: usize, m: i32) -> u32 {
+        let chroma = self.layer.layout.chroma[i];
+        let unary = |j: i32| self.costs.bit(set.larger(chroma, class, j as usize - 1), m > j);
+        let unary = (1..=m.min(UNARY as i32)).map(unary).sum::<u32>();
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 
@@ -286,8 +287,8 @@ impl<'a> Decider<'a> {
             next = i + 1;
             let (x, rounded) = (f32::from(one.x.unsigned_abs()), one.k);
             let flag = set.zero(self.layer.classes[i], around.zero_class(i));
-            let coarse_class = around.coarse_class(i);
-            let option = |k: i32| self.price(set, flag, i, k, x, lambda, coarse_class);
+            let magnitude_class = around.magnitude_class(i);
+            let option = |k: i32| self.price(set, flag, i, k, x, lambda, magnitude_class);
             let mut choice = option(rounded);
             if !self.protected(i) {
                 for lower in [rounded - 1, 0] {

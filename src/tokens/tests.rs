@@ -169,6 +169,52 @@ proptest! {
     }
 }
 
+/// Each block starts layer 0 from where the one before ended, until a key block.
+#[test]
+fn layer_0_goes_on_from_block_to_block() {
+    let layout = NestedLayout::new(&positions(8), LAYERS, 5, 3).expect("valid");
+    let tables = Tables::flat(CONTEXTS);
+    let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
+    let (mut all, mut late) =
+        (NestedDecoder::new(&layout, &tables).expect("tables fit"), NestedDecoder::new(&layout, &tables).expect("tables fit"));
+    let (x, m) = (latents(5, 15, 192, 900.0), motion(6, 15));
+    let (mut a, mut b, mut n) = (vec![0; 15 * 192], vec![0; 15 * 192], vec![0; 15]);
+    let mut sizes = Vec::new();
+    for (block, key) in [true, false, false, true, false].into_iter().enumerate() {
+        let steps = LayerSteps::spaced(2, 8, 24);
+        let (shape, motion) = (BlockShape { key, steps }, (!key).then_some(&m[..]));
+        encoder.quantise(&x, steps, motion, &Rdo::default()).expect("quantises");
+        let mut segments = [Vec::new(), Vec::new()];
+        // what is written twice is the same, and only what is committed counts
+        for _ in 0..2 {
+            for (layer, segment) in segments.iter_mut().enumerate() {
+                segment.clear();
+                encoder.write_segment(layer, motion, segment).expect("writes");
+            }
+        }
+        encoder.commit();
+        sizes.push(segments.each_ref().map(Vec::len));
+        encoder.dequantise(2, motion, &mut a, &mut n).expect("sizes fit");
+        for _ in 0..2 {
+            for (layer, segment) in segments.iter().enumerate() {
+                all.read_segment(layer, shape, segment).expect("reads");
+            }
+            all.dequantise(&mut b, &mut n).expect("sizes fit");
+            assert_eq!(a, b, "block {block}");
+        }
+        all.commit();
+        // a receiver that missed blocks must wait for a key block
+        if block > 1 {
+            let read = segments.iter().enumerate().try_for_each(|(layer, segment)| late.read_segment(layer, shape, segment));
+            late.dequantise(&mut b, &mut n).expect("sizes fit");
+            assert_eq!(read.is_ok() && a == b, block > 2, "block {block}");
+            late.commit();
+        }
+    }
+    assert!(sizes[2][0] < sizes[1][0] && sizes[1][1] == sizes[2][1], "only layer 0 learns: {sizes:?}");
+    assert_eq!((sizes[0], sizes[1]), (sizes[3], sizes[4]), "a key block forgets");
+}
+
 #[test]
 fn extreme_latents_round_trip() {
     for depth in 1..=LAYERS {

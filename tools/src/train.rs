@@ -32,6 +32,8 @@ pub struct Trainer {
     collector: Collector,
     moments: Moments,
     encoder: Option<(usize, usize, NestedEncoder)>,
+    /// Run of layer 0 since the last key block.
+    run: u32,
     bytes: Vec<u8>,
     /// Sums over all blocks: estimate of the quantiser, and bytes of the segments by layer.
     pub estimate: Estimate,
@@ -50,6 +52,7 @@ impl Trainer {
             collector: Collector::new(CONTEXTS),
             moments,
             encoder: None,
+            run: 0,
             bytes: Vec::new(),
             estimate: Estimate::default(),
             layer_bytes: vec![0; MAX_NESTED_LAYERS],
@@ -72,11 +75,16 @@ impl Trainer {
             total += self.bytes.len();
             self.layer_bytes[layer] += self.bytes.len() as u64;
         }
+        encoder.commit();
         // a per cent counts the same in small and large blocks, except in the smallest
         let weight = 1.0e4 / (4000.0 + 8.0 * total as f32);
+        if block.key {
+            self.run = self.collector.begin_run();
+        }
         for layer in 0..block.steps.depth() {
             encoder.observe(layer, motion, &mut self.collector)?;
-            self.collector.end_segment(weight);
+            let run = if layer == 0 { self.run } else { self.collector.begin_run() };
+            self.collector.end_segment(weight, run);
         }
         self.measure(&encoder, block, f64::from(weight));
         self.encoder = Some((size.0, size.1, encoder));
@@ -157,7 +165,11 @@ impl Trainer {
     /// Tables fitted to this round's statistics.
     pub fn fitted(&self) -> Result<Tables> {
         let init = self.tables.init().iter().enumerate().map(|(context, init)| fit(&self.collector, context, *init)).collect();
-        let bias = |m: &[f64; 2]| (256.0 * m[0] / (m[1] + 1.0)).round().clamp(0.0, 120.0) as u8;
-        Tables::from_parts(init, self.tables.classes().to_vec(), self.moments.offsets.iter().map(bias).collect())
+        let old = |i: usize| self.tables.biases().get(i).copied().unwrap_or(0);
+        let bias = |(i, m): (usize, &[f64; 2])| match m[1] {
+            0.0 => old(i),
+            n => (256.0 * m[0] / (n + 1.0)).round().clamp(0.0, 120.0) as u8,
+        };
+        Tables::from_parts(init, self.tables.classes().to_vec(), self.moments.offsets.iter().enumerate().map(bias).collect())
     }
 }

@@ -122,6 +122,7 @@ impl ElasticTokEnc {
         &self,
         code: impl FnOnce(&mut State) -> elastictok::Result<Option<Packet>>,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let begun = self.live_time();
         let mut guard = lock(&self.state);
         let Some(state) = guard.as_mut() else {
             return Err(if self.is_flushing() { gst::FlowError::Flushing } else { gst::FlowError::NotNegotiated });
@@ -143,6 +144,7 @@ impl ElasticTokEnc {
             Ok(Some(coded)) => {
                 self.stop_timer();
                 self.note_coding(coded.measured.coding);
+                self.note_load(begun);
                 if let Some(least) = coded.least {
                     self.tell_least(least);
                 }
@@ -176,6 +178,7 @@ impl ElasticTokEnc {
         let (pts, number) = (frame.pts(), frame.system_frame_number());
         let running = times::running_time(&segment, pts);
         self.note_arrival(running, arrived);
+        self.note_qos(&frame);
         let failed = {
             let mut guard = lock(&self.state);
             guard.as_mut().and_then(|state| state.failed.take())

@@ -31,6 +31,10 @@ pub struct Deadline {
     /// How long the source took for the last frame, by the clock and by its time stamp.
     pub pace: Option<gst::ClockTime>,
     pub step: Option<gst::ClockTime>,
+    /// By how many seconds downstream says that it is late; negative: there is time left.
+    pub late_downstream: Option<f64>,
+    /// Running time of the last frame of the block before.
+    pub block_before: Option<gst::ClockTime>,
     /// The block that waits.
     pub block: Option<Due>,
     pub timer: Option<gst::SingleShotClockId>,

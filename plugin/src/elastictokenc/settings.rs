@@ -161,6 +161,8 @@ impl Settings {
      * * `least-bitrate` (guint): the least bitrate of the last seconds in kbit/s, where it is above #GstElasticTokEnc:bitrate.
      * * `above-target` (gboolean): the quality is above #GstElasticTokEnc:target-psnr, since a lower one would not cost fewer
      *   bits. Absent otherwise.
+     * * `shed-layers` (guint), `shed-blocks` (guint64): upper layers that are left out now since the encoder could not keep up with a
+     *   live source, and blocks that lack any for that reason. Absent while there was none.
      *
      * Since: 0.1.0
      */
@@ -251,7 +253,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
                 .nick("Statistics")
-                .blurb("Measurements since the stream began: blocks, tokens, bytes of each layer, candidates evaluated, times in ms, PSNR of the last block where it was decoded, search and provider in use, and the least bitrate in kbit/s where bitrate is below it")
+                .blurb("Measurements since the stream began: blocks, tokens, bytes of each layer, candidates evaluated, times in ms, PSNR of the last block where it was decoded, search and provider in use, the least bitrate in kbit/s where bitrate is below it, and layers shed where the encoder could not keep up")
                 .read_only()
                 .build(),
         ]);

@@ -47,6 +47,9 @@ pub fn structure(snapshot: Option<&Snapshot>) -> gst::Structure {
         .field("evaluations", s.evaluations)
         .field("search", name(*search))
         .field("provider", *provider);
+    if s.shed_blocks > 0 || s.shed_layers > 0 {
+        stats = stats.field("shed-layers", s.shed_layers).field("shed-blocks", s.shed_blocks);
+    }
     if let Some(psnr) = s.psnr {
         stats = stats.field("psnr", psnr);
     }

@@ -4,9 +4,10 @@
  * @see_also: elastictokenc, elastictokparse
  *
  * Lowers the bitrate of an ElasticTok stream by cutting the upper layers off its blocks, without decoding. Buffers are shared, not
- * copied. The bitrate is a mean over whole groups, key block to key block: a key block takes the most layers whose last group was within
- * it. Layers are given up at once where a second's worth too much has passed, and taken back at the next key block, which is asked for
- * upstream where a limit was raised. Encode with `drift-free=true` what is to be thinned for long.
+ * copied. The most layers pass whose mean over the last second, with the key block spread over its group, is within `bitrate`. Layers
+ * are given up at once, and taken back at key blocks, which `request-key-unit` asks for. Until the next key block after layers were given
+ * up, the receiver's picture differs from the one that the encoder reckons with by what was between the two before, which shows as
+ * residue of the finer picture where things move. Streams that were not encoded with `drift-free=true` drift all the time.
  *
  * ## Example pipeline
  * |[
@@ -21,6 +22,9 @@ use elastictok::bitstream::Thinner;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::base_transform::{BaseTransformMode, GenerateOutputSuccess};
+use gst_base::subclass::prelude::*;
 use once_cell::sync::Lazy;
 
 use crate::common::{MEDIA_TYPE, lock};
@@ -35,6 +39,7 @@ const USUAL_DURATION: f64 = 2.0 / 30.0;
 struct Settings {
     max_layers: u32,
     bitrate: u32,
+    request_key_unit: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,77 +63,44 @@ impl State {
     }
 }
 
+#[derive(Default)]
 pub struct ElasticTokThin {
-    sink: gst::Pad,
-    src: gst::Pad,
     settings: Mutex<Settings>,
+    /// Never held across a call out of the element.
     state: Mutex<State>,
 }
 
 impl ElasticTokThin {
-    fn chain(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
-        if !self.sink.has_current_caps() {
-            gst::element_imp_error!(
-                self,
-                gst::CoreError::Negotiation,
-                ("the input is not packetized; put elastictokparse before")
-            );
-            return Err(gst::FlowError::NotNegotiated);
-        }
-        let Settings { max_layers, bitrate } = *lock(&self.settings);
-        let (kept, wants_key) = {
-            let map = buffer.map_readable().map_err(|_| {
-                gst::element_imp_error!(self, gst::ResourceError::Read, ("A buffer cannot be mapped for reading"));
-                gst::FlowError::Error
-            })?;
-            let mut state = lock(&self.state);
-            let since = state.since(&buffer);
-            state.thinner.set_limits(max_layers as usize, f64::from(bitrate) * 1000.0);
-            let kept = state.thinner.cut(&map, since).map_or_else(
-                |e| {
-                    gst::debug!(CAT, imp = self, "passed on as it is, for the decoder to conceal: {e}");
-                    map.len()
-                },
-                <[u8]>::len,
-            );
-            state.last = (buffer.pts(), buffer.duration());
-            state.blocks += 1;
-            state.bytes_in += map.len() as u64;
-            state.bytes_out += kept as u64;
-            (kept, state.thinner.wants_key())
-        };
-        // no lock is held from here on: upstream and downstream may call back
-        if wants_key {
-            gst::debug!(CAT, imp = self, "more layers fit from a key block on: asking upstream for one");
-            let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
-            if !self.sink.push_event(event) {
-                gst::debug!(CAT, imp = self, "nothing upstream makes key blocks");
-            }
-        }
-        let mut buffer = buffer;
-        if kept < buffer.size() {
-            // times, flags and metas are those of the whole block; the memory is shared
-            buffer.make_mut().set_size(kept);
-        }
-        self.src.push(buffer)
+    /// Bytes of the block that pass, and whether a key block would let more layers pass.
+    fn measure(&self, buffer: &gst::Buffer) -> Result<(usize, bool), gst::FlowError> {
+        let Settings { max_layers, bitrate, .. } = *lock(&self.settings);
+        let map = buffer.map_readable().map_err(|_| {
+            gst::element_imp_error!(self, gst::ResourceError::Read, ("A buffer cannot be mapped for reading"));
+            gst::FlowError::Error
+        })?;
+        let mut state = lock(&self.state);
+        let since = state.since(buffer);
+        state.thinner.set_limits(max_layers as usize, f64::from(bitrate) * 1000.0);
+        let kept = state.thinner.cut(&map, since).map_or_else(
+            |e| {
+                gst::debug!(CAT, imp = self, "passed on as it is, for the decoder to conceal: {e}");
+                map.len()
+            },
+            <[u8]>::len,
+        );
+        state.last = (buffer.pts(), buffer.duration());
+        state.blocks += 1;
+        state.bytes_in += map.len() as u64;
+        state.bytes_out += kept as u64;
+        Ok((kept, state.thinner.wants_key()))
     }
 
-    fn sink_event(&self, event: gst::Event) -> bool {
-        match event.view() {
-            gst::EventView::FlushStop(_) => {
-                let mut state = lock(&self.state);
-                state.thinner.restart();
-                state.last = (None, None);
-            }
-            gst::EventView::Segment(_) => lock(&self.state).last.0 = None,
-            // what groups take is not known of another stream, nor of this one in another size
-            gst::EventView::StreamStart(_) => lock(&self.state).thinner = Thinner::default(),
-            gst::EventView::Caps(e) if self.sink.current_caps().is_some_and(|old| *old != *e.caps()) => {
-                lock(&self.state).thinner = Thinner::default();
-            }
-            _ => {}
+    fn request_key_unit(&self) {
+        gst::debug!(CAT, imp = self, "more layers fit from a key block on: asking upstream for one");
+        let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
+        if !self.obj().sink_pad().push_event(event) {
+            gst::debug!(CAT, imp = self, "nothing upstream makes key blocks");
         }
-        gst::Pad::event_default(&self.sink, Some(&*self.obj()), event)
     }
 }
 
@@ -136,22 +108,7 @@ impl ElasticTokThin {
 impl ObjectSubclass for ElasticTokThin {
     const NAME: &'static str = "GstElasticTokThin";
     type Type = super::ElasticTokThin;
-    type ParentType = gst::Element;
-
-    fn with_class(class: &Self::Class) -> Self {
-        let pad = |name| {
-            let template = class.pad_template(name).expect("the class has this template");
-            gst::Pad::builder_from_template(&template)
-                .flags(gst::PadFlags::PROXY_CAPS | gst::PadFlags::PROXY_ALLOCATION | gst::PadFlags::FIXED_CAPS)
-        };
-        let sink = pad("sink")
-            .chain_function(|_, parent, buffer| {
-                Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |this| this.chain(buffer))
-            })
-            .event_function(|_, parent, event| Self::catch_panic_pad_function(parent, || false, |this| this.sink_event(event)))
-            .build();
-        Self { sink, src: pad("src").build(), settings: Mutex::default(), state: Mutex::default() }
-    }
+    type ParentType = gst_base::BaseTransform;
 }
 
 impl ObjectImpl for ElasticTokThin {
@@ -177,11 +134,13 @@ impl ObjectImpl for ElasticTokThin {
                     .build(),
                 glib::ParamSpecUInt::builder("bitrate")
                     .nick("Bitrate")
-                    .blurb(
-                        "Bitrate to hold on average from key block to key block, in kbit/s; bursts of about a second's worth above it pass, \
-                         and the first layer always does (0 = no limit)",
-                    )
+                    .blurb("Bitrate to hold as a mean over a second, in kbit/s; the first layer always passes (0 = no limit)")
                     .maximum(2_000_000)
+                    .mutable_playing()
+                    .build(),
+                glib::ParamSpecBoolean::builder("request-key-unit")
+                    .nick("Request Key Unit")
+                    .blurb("Ask upstream for a key block where it would let more layers pass, every two seconds at the most")
                     .mutable_playing()
                     .build(),
                 glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
@@ -199,6 +158,7 @@ impl ObjectImpl for ElasticTokThin {
         match pspec.name() {
             "max-layers" => settings.max_layers = value.get().expect("type checked upstream"),
             "bitrate" => settings.bitrate = value.get().expect("type checked upstream"),
+            "request-key-unit" => settings.request_key_unit = value.get().expect("type checked upstream"),
             other => gst::error!(CAT, imp = self, "no property {other} can be set"),
         }
     }
@@ -207,6 +167,7 @@ impl ObjectImpl for ElasticTokThin {
         match pspec.name() {
             "max-layers" => lock(&self.settings).max_layers.to_value(),
             "bitrate" => lock(&self.settings).bitrate.to_value(),
+            "request-key-unit" => lock(&self.settings).request_key_unit.to_value(),
             "stats" => {
                 let state = lock(&self.state);
                 gst::Structure::builder("elastictokthin-stats")
@@ -221,13 +182,6 @@ impl ObjectImpl for ElasticTokThin {
                 gst::error!(CAT, imp = self, "no property {other} can be read");
                 pspec.default_value().clone()
             }
-        }
-    }
-
-    fn constructed(&self) {
-        self.parent_constructed();
-        for pad in [&self.sink, &self.src] {
-            self.obj().add_pad(pad).expect("a new element has no pad of that name");
         }
     }
 }
@@ -258,11 +212,59 @@ impl ElementImpl for ElasticTokThin {
         });
         &TEMPLATES
     }
+}
 
-    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
-        if transition == gst::StateChange::ReadyToPaused {
-            *lock(&self.state) = State::default();
+impl BaseTransformImpl for ElasticTokThin {
+    const MODE: BaseTransformMode = BaseTransformMode::AlwaysInPlace;
+    const PASSTHROUGH_ON_SAME_CAPS: bool = false;
+    const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        *lock(&self.state) = State::default();
+        Ok(())
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        match event.view() {
+            gst::EventView::FlushStop(_) => {
+                let mut state = lock(&self.state);
+                state.thinner.restart();
+                state.last = (None, None);
+            }
+            gst::EventView::Segment(_) => lock(&self.state).last.0 = None,
+            // What blocks take is not known of another stream, nor of this one in another size.
+            gst::EventView::StreamStart(_) => lock(&self.state).thinner = Thinner::default(),
+            gst::EventView::Caps(e) if self.obj().sink_pad().current_caps().is_some_and(|old| *old != *e.caps()) => {
+                lock(&self.state).thinner = Thinner::default();
+            }
+            _ => {}
         }
-        self.parent_change_state(transition)
+        self.parent_sink_event(event)
+    }
+
+    fn submit_input_buffer(&self, is_discont: bool, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        if !self.obj().sink_pad().has_current_caps() {
+            gst::element_imp_error!(
+                self,
+                gst::CoreError::Negotiation,
+                ("the input is not packetized; put elastictokparse before")
+            );
+            return Err(gst::FlowError::NotNegotiated);
+        }
+        self.parent_submit_input_buffer(is_discont, buffer)
+    }
+
+    /// Instead of a transform in place, for which the base class would copy the bytes of a buffer that others hold too.
+    fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
+        let Some(mut buffer) = self.take_queued_buffer() else { return Ok(GenerateOutputSuccess::NoOutput) };
+        let (kept, wants_key) = self.measure(&buffer)?;
+        if wants_key && lock(&self.settings).request_key_unit {
+            self.request_key_unit();
+        }
+        if kept < buffer.size() {
+            // Times, flags and metas are those of the whole block.
+            buffer.make_mut().set_size(kept);
+        }
+        Ok(GenerateOutputSuccess::Buffer(buffer))
     }
 }

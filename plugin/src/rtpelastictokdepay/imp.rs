@@ -307,8 +307,11 @@ impl RTPBaseDepayloadImpl for RtpElasticTokDepay {
         self.parent_handle_event(event)
     }
 
-    /// A packet that was lost need not be a block, so it is no gap. Sequence numbers show the rest.
+    /// A packet that was lost need not be a block, so it is no gap event.
     fn packet_lost(&self, _event: &gst::EventRef) -> bool {
+        if let Some(receiver) = &mut lock(&self.state).receiver {
+            receiver.note_loss();
+        }
         true
     }
 

@@ -68,6 +68,8 @@ pub struct Depacketizer<T> {
     /// A header that came with a key block, for the next key block that is whole enough.
     next_header: Option<SequenceHeader>,
     sequence: Option<u16>,
+    /// A packet may be missing before the next one, whatever its sequence number says.
+    missing: bool,
     current: Option<Current<T>>,
     /// The number of the last block.
     number: Option<u16>,
@@ -139,6 +141,7 @@ impl<T: Copy> Depacketizer<T> {
             header: None,
             next_header: None,
             sequence: None,
+            missing: false,
             current: None,
             number: None,
             epoch: None,
@@ -189,6 +192,12 @@ impl<T: Copy> Depacketizer<T> {
         (self.expected, self.more, self.wanted, self.discontinuity) = (None, false, None, true);
     }
 
+    /// Notes that a packet was lost before the one that comes next. Sequence numbers show that too, but not where they were written
+    /// anew on the way, as decoders of forward error correction do.
+    pub fn note_loss(&mut self) {
+        self.missing = true;
+    }
+
     /// Ends the block that is being put together, at the end of the stream.
     pub fn finish(&mut self, out: &mut impl FnMut(Received<T>)) {
         self.end(out);
@@ -199,7 +208,7 @@ impl<T: Copy> Depacketizer<T> {
     ///
     /// A malformed packet counts as missing. It is an error, and the next packet is welcome.
     pub fn push(&mut self, packet: &RtpPacket<'_, T>, out: &mut impl FnMut(Received<T>)) -> Result<()> {
-        let gap = self.sequence.is_some_and(|last| last.wrapping_add(1) != packet.sequence);
+        let gap = std::mem::take(&mut self.missing) | self.sequence.is_some_and(|last| last.wrapping_add(1) != packet.sequence);
         let taken = self.take(packet, gap, out);
         // After a packet that was refused the next one comes after a gap.
         self.sequence = taken.is_ok().then_some(packet.sequence).or(Some(packet.sequence.wrapping_sub(1)));

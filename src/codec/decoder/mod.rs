@@ -245,6 +245,7 @@ impl Decoder {
         let before = graph.run_time();
         graph.run()?;
         graph.commit();
+        reader.commit();
         let runtime_time = graph.run_time() - before;
         self.position = Some(h.position);
         let s = &mut self.stats;

@@ -35,6 +35,10 @@ impl SegmentReader for NestedSegments {
         self.decoder.read_segment(layer, shape, payload)
     }
 
+    fn commit(&mut self) {
+        self.decoder.commit();
+    }
+
     fn counts(&self, counts: &mut [i32]) {
         self.decoder.counts(counts);
     }

@@ -70,6 +70,11 @@ impl BlockReader {
         Ok((read, fault))
     }
 
+    /// Makes the block read the one that the next block follows.
+    pub fn commit(&mut self) {
+        self.segments.commit();
+    }
+
     /// Counts of the block read, \[cells\].
     pub fn counts(&mut self) -> &[i32] {
         self.segments.counts(&mut self.counts);

@@ -13,6 +13,9 @@ pub(super) trait SegmentReader: Send {
     /// Reads the segment of `layer` of the block with this header; layer 0 begins a block, the others follow in order.
     fn read_segment(&mut self, layer: usize, header: &BlockHeader, payload: &[u8]) -> Result<()>;
 
+    /// Makes the block read the one that the next block follows.
+    fn commit(&mut self) {}
+
     /// Counts by the layers read, \[cells\].
     fn counts(&self, counts: &mut [i32]);
 

@@ -50,6 +50,15 @@ pub(super) trait BlockCoder: Send {
     /// Learns the size of the block with its header, `bits`, for rate control.
     fn learn(&mut self, block: &CodedBlock, bits: f64);
 
+    /// How many layers of the last block were coded, and how many could be left out of the next ones to save time: none where all
+    /// share one coding loop, since the loop is what takes the time.
+    fn layers(&self) -> Layers {
+        Layers::default()
+    }
+
+    /// Leaves out the upper `layers` layers of blocks; more than before at once, fewer from the next key block on.
+    fn shed(&mut self, _layers: usize) {}
+
     /// Where time went so far.
     fn spent(&self) -> Spent;
 
@@ -90,6 +99,15 @@ pub(super) struct CodedBlock {
     pub estimated_psnr: Option<f64>,
     pub psnr: Option<f64>,
     pub evaluations: u32,
+    /// Upper layers were left out to save time.
+    pub shed: bool,
+}
+
+/// See [`BlockCoder::layers`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Layers {
+    pub coded: usize,
+    pub sheddable: usize,
 }
 
 /// Time that a coder spent.

@@ -5,6 +5,7 @@
 mod coder;
 mod config;
 mod fixed;
+mod load;
 mod nested;
 mod pace;
 #[cfg(test)]
@@ -18,6 +19,8 @@ pub use self::coder::BlockView;
 use self::coder::{BlockCoder, CodedBlock, Place, sent_layers};
 pub use self::config::{DEFAULT_LAYER_RATIO, DEFAULT_LAYERS, EncoderConfig, LAYER_RATIOS};
 use self::fixed::FixedBlocks;
+pub use self::load::Load;
+use self::load::{Change, LoadControl};
 use self::nested::NestedBlocks;
 use self::pace::Pace;
 use super::{FrameTime, LiveSettings};
@@ -60,6 +63,10 @@ pub struct EncoderStats {
     pub least_bitrate: Option<f64>,
     /// The quality is above `target_psnr`, since a lower one would not cost fewer bits.
     pub above_target: bool,
+    /// Upper layers that are left out now since the encoder could not keep up: see [`Encoder::note_load`].
+    pub shed_layers: u32,
+    /// Blocks that lack layers for that reason.
+    pub shed_blocks: u64,
 }
 
 /// One coded block.
@@ -89,6 +96,7 @@ pub struct Encoder {
     epoch: u8,
     frames_since_key: u32,
     out: BytesMut,
+    load: LoadControl,
     stats: EncoderStats,
 }
 
@@ -158,6 +166,7 @@ impl Encoder {
             epoch: 0,
             frames_since_key: 0,
             out: BytesMut::new(),
+            load: LoadControl::default(),
             stats: EncoderStats { layer_bytes: vec![0; layers.into()], ..Default::default() },
             coder,
             header,
@@ -192,6 +201,18 @@ impl Encoder {
     /// Makes the next block to be coded a key block.
     pub fn force_key(&mut self) {
         self.force_key = true;
+    }
+
+    /// Learns how the last block fared in a live pipeline. An encoder that cannot keep up leaves out upper layers, the highest
+    /// first and never the first, from the next block on; streams without `drift_free` have none whose absence saves time. They
+    /// come back one by one, each with a key block, when there is time again. Returns whether something changed.
+    pub fn note_load(&mut self, load: Load) -> bool {
+        let layers = self.coder.layers();
+        let Some(change) = self.load.note(load, layers.coded, layers.sheddable) else { return false };
+        self.coder.shed(self.load.shed());
+        self.stats.shed_layers = self.load.shed() as u32;
+        self.force_key |= change == Change::Restore;
+        true
     }
 
     /// Frames that wait for their block to fill.
@@ -315,6 +336,7 @@ impl Encoder {
         (s.psnr, s.quantiser) = (coded.psnr, coded.quantiser);
         s.least_bitrate = self.coder.least_bitrate();
         s.above_target = self.coder.above_target();
+        s.shed_blocks += u64::from(coded.shed);
         (s.runtime_time, s.motion_time, s.token_time) = (spent.runtime_time, spent.motion_time, spent.token_time);
         s.time += started.elapsed();
         Ok(packet)

@@ -65,7 +65,8 @@ impl TokenReader {
     }
 
     /// The tokens of a block, whole or thinned; `pts` (ns): the time stamp of the buffer it came in, if that has one. A block
-    /// that is damaged anywhere is refused.
+    /// that is damaged anywhere is refused. [`Error::ContextLost`]: of a nested bundle, a block before this one is missing.
+    /// The last block may be read again.
     pub fn read(&mut self, block: &[u8], pts: Option<u64>) -> Result<TokenBlock> {
         let block = Block::parse(block, self.block_length)?;
         let header = block.header().clone();
@@ -111,7 +112,8 @@ impl TokenWriter {
         Ok(Self { writer, block_length: header.block_length, max_quantiser: max_quantiser(bundle), out: BytesMut::new() })
     }
 
-    /// The block of these tokens. [`Error::Settings`] or [`Error::Model`]: a count, an index or an array does not fit the bundle.
+    /// The block of these tokens. [`Error::Settings`] or [`Error::Model`]: a count, an index or an array does not fit the bundle;
+    /// [`Error::ContextLost`]: a block of a nested bundle is neither a key block nor the last one again nor the one after it.
     pub fn write(&mut self, block: &TokenBlock) -> Result<Bytes> {
         let quantiser = block.header.quantiser.max(block.header.base_quantiser.unwrap_or(0));
         if quantiser > self.max_quantiser {

@@ -4,6 +4,7 @@
 use super::values::{ReadTokens, TokenBlock, TokenValues, WriteTokens};
 use crate::bitstream::{BlockHeader, SequenceHeader};
 use crate::bundle::Bundle;
+use crate::codec::order::BlockOrder;
 use crate::codec::setup::{Nested, StreamLayers, depth};
 use crate::frame::Geometry;
 use crate::tokens::{BlockShape, NestedDecoder, NestedEncoder, motion};
@@ -12,22 +13,26 @@ use crate::{Error, Result};
 pub(super) struct NestedReader {
     decoder: NestedDecoder,
     layers: StreamLayers,
+    order: BlockOrder,
 }
 
 impl NestedReader {
     pub fn new(bundle: &Bundle, geometry: &Geometry, header: &SequenceHeader) -> Result<Self> {
         let layers = StreamLayers::new(header);
         let Nested { layout, tables, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry, layers.layers)?;
-        Ok(Self { decoder: NestedDecoder::new(&layout, &tables)?, layers })
+        Ok(Self { decoder: NestedDecoder::new(&layout, &tables)?, layers, order: BlockOrder::default() })
     }
 }
 
 impl ReadTokens for NestedReader {
     fn read(&mut self, header: &BlockHeader, segments: &[&[u8]]) -> Result<(Vec<i32>, TokenValues)> {
+        if self.order.take(header)? {
+            self.decoder.commit();
+        }
         let shape = BlockShape { key: header.key, steps: self.layers.steps_of(header) };
         let (mut indices, mut layer_counts) = (Vec::new(), Vec::new());
         for (layer, payload) in segments.iter().enumerate() {
-            self.decoder.read_segment(layer, shape, payload)?;
+            self.decoder.read_segment(layer, shape, payload).inspect_err(|_| self.order.lose())?;
             indices.extend(self.decoder.indices());
             layer_counts.extend(self.decoder.layer_counts().map(i32::from));
         }
@@ -44,6 +49,7 @@ pub(super) struct NestedWriter {
     cells: usize,
     /// C, coefficients of a cell.
     coefficients: usize,
+    order: BlockOrder,
 }
 
 impl NestedWriter {
@@ -51,7 +57,7 @@ impl NestedWriter {
         let layers = StreamLayers::new(header);
         let Nested { layout, tables, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry, layers.layers)?;
         let encoder = NestedEncoder::new(&layout, &tables)?;
-        Ok(Self { encoder, layers, cells: layout.cells(), coefficients: layout.coefficients() })
+        Ok(Self { encoder, layers, cells: layout.cells(), coefficients: layout.coefficients(), order: BlockOrder::default() })
     }
 
     fn check_motion(&self, key: bool, planes: &[i32]) -> Result<()> {
@@ -91,13 +97,17 @@ impl WriteTokens for NestedWriter {
                 indices.len()
             )));
         }
+        if self.order.take(header)? {
+            self.encoder.commit();
+        }
         self.encoder.begin_block(self.layers.steps_of(header))?;
         let motion = (!header.key).then_some(&motion[..]);
         let mut segments = Vec::with_capacity(layers);
         for (layer, indices) in indices.chunks_exact(size).enumerate() {
-            self.encoder.load_layer(layer, indices)?;
+            self.encoder.load_layer(layer, indices).inspect_err(|_| self.order.lose())?;
             let mut segment = Vec::new();
-            self.encoder.write_segment(layer, motion, &mut segment).map_err(|e| match e {
+            let written = self.encoder.write_segment(layer, motion, &mut segment).inspect_err(|_| self.order.lose());
+            written.map_err(|e| match e {
                 Error::Malformed(what) => Error::Settings(format!("layer {layer} cannot be coded: {what}")),
                 other => other,
             })?;

@@ -2,6 +2,7 @@
 //! Trains a bundle's `tables.bin` on dumps of latents and says where the bits go.
 //!
 //! `collect_tables OUT.bin ROUNDS DUMP...` trains from flat tables; `collect_tables --check TABLES.bin DUMP...` only measures.
+//! With START=TABLES.bin in the environment, training begins from those, and keeps their classes and what the dumps do not touch.
 //! `elastictok_tools::dump` describes the format of a dump.
 
 use std::fs::File;
@@ -26,14 +27,19 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let rounds: usize = second.parse().context("the number of rounds")?;
-    let mut tables = Tables::flat(CONTEXTS);
+    // a start keeps its classes, and its contexts where the dumps have none
+    let start = std::env::var("START").ok();
+    let mut tables = match &start {
+        Some(path) => Tables::parse(&std::fs::read(path)?)?,
+        None => Tables::flat(CONTEXTS),
+    };
     for i in 0..rounds {
         let trainer = round(&tables, rdo, dumps)?;
         println!("round {i}");
         report(&trainer);
         tables = trainer.fitted()?;
         // classes move once decisions are sensible, and early enough for the contexts to follow
-        if i == 0 || (i == 1 && rounds > 3) {
+        if start.is_none() && (i == 0 || (i == 1 && rounds > 3)) {
             tables = Tables::from_parts(tables.init().to_vec(), trainer.classes(), tables.biases().to_vec())?;
         }
     }

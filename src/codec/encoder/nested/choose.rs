@@ -50,7 +50,8 @@ impl NestedBlocks {
             evaluations += 1;
             let choice = this.quantise(analysis, quantiser)?;
             this.code_tokens(analysis, &choice)?;
-            Ok(this.reconstruct(analysis, &choice)? >= target)
+            let (_, gain) = this.without.all_layers(choice.steps.depth() - choice.coded);
+            Ok(this.reconstruct(analysis, &choice)? + gain >= target)
         };
         if self.method == SearchMethod::Full {
             let mut best = low;
@@ -78,21 +79,22 @@ impl NestedBlocks {
         let started = Instant::now();
         let (rdo, steps) = (self.rdo(), self.steps_for(analysis.key, quantiser));
         let motion = (!analysis.key).then_some(self.analyser.motion());
-        let latents = self.finest.latents()?;
-        // Without a reference all loops have the same residual.
-        let estimate = if analysis.key || !self.drift_free {
-            self.tokens.quantise(latents, steps, motion, &rdo)?
-        } else {
-            self.tokens.begin_block(steps)?;
-            let (last, mut bits) = (steps.depth() - 1, 0.0);
-            for (layer, base) in self.base.iter().take(last).enumerate() {
-                bits += self.tokens.quantise_layer(layer, base.latents()?, motion, &rdo)?.bits;
-            }
-            let finest = self.tokens.quantise_layer(last, latents, motion, &rdo)?;
-            Estimate { bits: bits + finest.bits, ..finest }
-        };
+        self.prefixes.clear();
+        self.tokens.begin_block(steps)?;
+        let (depth, coded) = (steps.depth(), self.coded_of(steps.depth(), analysis.key));
+        let mut bits = 0.0;
+        for layer in 0..coded {
+            // Without a reference all loops have the same residual, and base-layer loops come later.
+            let base = self.base.get(layer).filter(|_| self.drift_free && !analysis.key && layer + 1 < depth);
+            let latents = base.unwrap_or(&self.finest).latents()?;
+            let estimate = self.tokens.quantise_layer(layer, latents, motion, &rdo)?;
+            bits += estimate.bits;
+            self.prefixes.push((bits, self.estimated_psnr(&estimate)));
+        }
         self.spent.token_time += started.elapsed();
-        Ok(Choice { quantiser, steps, bits: estimate.bits, estimated_psnr: self.estimated_psnr(&estimate), evaluations: 0 })
+        let (factor, gain) = self.without.all_layers(depth - coded);
+        let psnr = self.prefixes.last().map_or(0.0, |prefix| prefix.1);
+        Ok(Choice { quantiser, steps, coded, bits: bits * factor, estimated_psnr: psnr + gain, evaluations: 0 })
     }
 
     /// Steps for a block: those of the most layers with which layer 0 still gives a picture. In drift-free streams their number stays
@@ -120,6 +122,9 @@ impl NestedBlocks {
 
     /// Luma PSNR that the encoder graph predicts for the proposed quantiser, all layers received.
     fn predicted_psnr(&self) -> Option<f64> {
+        if self.coded < self.group_depth {
+            return None;
+        }
         let cells = self.finest.distortion()?;
         let sum = cells.iter().copied().map(f64::from).sum::<f64>();
         Some(psnr(sum / cells.len() as f64)).filter(|p| p.is_finite())

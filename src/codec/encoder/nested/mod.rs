@@ -7,12 +7,13 @@ mod analyse;
 mod choose;
 mod coding_loop;
 mod steps;
+mod without;
 
 use self::coding_loop::CodingLoop;
 pub(super) use self::steps::NestedBlocks;
 use self::steps::check;
 use super::super::LiveSettings;
-use super::coder::{BlockCoder, BlockView, CodedBlock, Place, Spent};
+use super::coder::{BlockCoder, BlockView, CodedBlock, Layers, Place, Spent};
 use crate::Result;
 use crate::rate::RateController;
 
@@ -31,6 +32,7 @@ impl BlockCoder for NestedBlocks {
         check(&live)?;
         self.rate = RateController::new(live);
         self.first = true;
+        self.shed = 0;
         self.spent = Spent::default();
         Ok(())
     }
@@ -61,7 +63,19 @@ impl BlockCoder for NestedBlocks {
             estimated_psnr: Some(choice.estimated_psnr),
             psnr: Some(psnr),
             evaluations: choice.evaluations,
+            shed: choice.coded < choice.steps.depth(),
         })
+    }
+
+    fn layers(&self) -> Layers {
+        if !self.drift_free {
+            return Layers::default();
+        }
+        Layers { coded: self.coded, sheddable: self.group_depth - 1 }
+    }
+
+    fn shed(&mut self, layers: usize) {
+        self.shed = layers;
     }
 
     fn segments(&self) -> &[Vec<u8>] {
@@ -69,12 +83,17 @@ impl BlockCoder for NestedBlocks {
     }
 
     fn counts(&self) -> &[i32] {
-        self.finest.counts()
+        let best = self.base.get(self.coded - 1).filter(|_| self.coded < self.group_depth);
+        best.unwrap_or(&self.finest).counts()
     }
 
     fn learn(&mut self, block: &CodedBlock, bits: f64) {
+        let shed = self.group_depth - self.coded;
+        let (factor, _) = self.without.all_layers(shed);
+        self.without.learn(&self.prefixes, shed);
         if let (Some(estimated), Some(measured)) = (block.estimated_psnr, block.psnr) {
-            self.rate.learn(block.key, block.quantiser, bits, estimated, measured);
+            let measured = self.without.measured(estimated, measured, shed);
+            self.rate.learn(block.key, block.quantiser, bits * factor, estimated, measured);
         }
     }
 
@@ -87,16 +106,17 @@ impl BlockCoder for NestedBlocks {
     }
 
     fn reconstruction(&self, layers: usize) -> Option<&[u8]> {
-        let loops = self.base.iter().take(self.loops() - 1).chain([&self.finest]);
-        if self.drift_free {
-            loops.map(CodingLoop::reconstruction).take(layers).last()
-        } else {
-            Some(self.finest.reconstruction())
+        if !self.drift_free && layers < self.group_depth {
+            return None;
         }
+        self.loops(self.coded).map(CodingLoop::reconstruction).take(layers).last()
     }
 
     fn view(&self) -> Option<BlockView<'_>> {
-        let loops = self.base.iter().take(self.loops() - 1).chain([&self.finest]);
+        if self.coded < self.group_depth {
+            return None;
+        }
+        let loops = self.loops(self.coded);
         let latents = loops.map(|l| l.latents().ok()).collect::<Option<Vec<_>>>()?;
         let (key, steps) = self.last;
         Some(BlockView { key, steps, motion: self.analyser.motion(), latents })

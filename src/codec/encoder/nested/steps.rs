@@ -10,6 +10,7 @@ use super::super::coder::{Place, Spent, sent_layers};
 use super::super::config::EncoderConfig;
 use super::analyse::{Analyser, Analysis};
 use super::coding_loop::CodingLoop;
+use super::without::Without;
 use crate::frame::Geometry;
 use crate::rate::RateController;
 use crate::tokens::{LayerSteps, NestedEncoder};
@@ -21,7 +22,9 @@ pub(super) struct Choice {
     /// Quantiser of the last layer, and of all.
     pub quantiser: u8,
     pub steps: LayerSteps,
-    /// Bits of the tokens, and luma PSNR before the loop filter.
+    /// Layers that are coded: fewer than there are where layers are shed.
+    pub coded: usize,
+    /// Bits of the tokens, and luma PSNR before the loop filter; of all layers, shed ones included.
     pub bits: f64,
     pub estimated_psnr: f64,
     /// Candidates that were decoded to find it.
@@ -43,6 +46,13 @@ pub(in super::super) struct NestedBlocks {
     pub(super) drift_free: bool,
     /// Depth of the last block. In drift-free streams it stays until the next key block.
     pub(super) group_depth: usize,
+    /// Upper layers to leave out, and what leaving them out changes.
+    pub(super) shed: usize,
+    pub(super) without: Without,
+    /// Bits of the first layer, the first two, .. of the block last quantised, and luma PSNR with them before the loop filter.
+    pub(super) prefixes: Vec<(f64, f64)>,
+    /// Layers of the group that are still coded.
+    pub(super) coded: usize,
     /// Latent units per pixel unit.
     pub(super) scale: f32,
     pub(super) method: SearchMethod,
@@ -83,6 +93,10 @@ impl NestedBlocks {
             layers,
             drift_free: config.drift_free,
             group_depth: 1,
+            shed: 0,
+            without: Without::new(layers.layers),
+            prefixes: Vec::with_capacity(layers.layers),
+            coded: 1,
             scale,
             method: config.search,
             rate: RateController::new(config.live),
@@ -103,10 +117,15 @@ impl NestedBlocks {
         let proposed = self.rate.propose(false);
         let key = must_be_key || {
             let started = Instant::now();
+            let coded = self.coded_of(self.group_depth, false);
+            let steps = self.layers.steps(self.group_depth, proposed, None);
+            let finest = steps.quantiser(coded - 1);
+            let base = if self.drift_free { steps.quantiser(0) } else { finest };
             // All loops share the motion. A third of the way to the coarsest one, no rung pays much more for that than the others.
-            let base = self.layers.steps(self.loops(), proposed, None).quantiser(0);
-            let step = pixel_step(proposed + (base - proposed) / 3, self.scale);
-            let loops = self.base.iter().take(self.loops() - 1).chain([&self.finest]);
+            let step = pixel_step(finest + (base - finest) / 3, self.scale);
+            let base_loops = if self.drift_free { coded.min(self.group_depth - 1) } else { 0 };
+            let whole = coded == self.group_depth;
+            let loops = self.base.iter().take(base_loops).chain(whole.then_some(&self.finest));
             let decoded: Vec<&[u8]> = loops.map(CodingLoop::reconstruction).collect();
             let new_scene = self.analyser.search(self.finest.frames(), &decoded, step);
             self.spent.motion_time += started.elapsed();
@@ -119,9 +138,13 @@ impl NestedBlocks {
         Analysis { key, position, proposed }
     }
 
-    /// Coding loops of the group.
-    pub(super) fn loops(&self) -> usize {
-        if self.drift_free { self.group_depth } else { 1 }
+    /// The group's loops of receivers of 1 to `coded` layers; in one loop, that of all layers.
+    pub(super) fn loops(&self, coded: usize) -> impl Iterator<Item = &CodingLoop> {
+        let (base, whole) = match self.drift_free {
+            true => (coded.min(self.group_depth - 1), coded == self.group_depth),
+            false => (0, true),
+        };
+        self.base.iter().take(base).chain(whole.then_some(&self.finest))
     }
 
     /// Predicts and transforms the block in every coding loop; a key block, the depth of which is still to be chosen, in the finest
@@ -131,26 +154,30 @@ impl NestedBlocks {
             self.finest.reset()?;
         }
         let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
-        self.finest.transform(analysis, motion, step)?;
-        if analysis.key { Ok(()) } else { self.transform_loops(analysis, self.loops()) }
+        let coded = self.coded_of(self.group_depth, false);
+        if analysis.key || coded == self.group_depth {
+            self.finest.transform(analysis, motion, step)?;
+        }
+        if analysis.key || !self.drift_free { Ok(()) } else { self.transform_loops(analysis, coded.min(self.group_depth - 1)) }
     }
 
-    /// Transforms a key block in the base-layer loops that its depth needs.
+    /// Transforms a key block in the base-layer loops that it needs.
     pub(super) fn transform_base(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
         if !analysis.key || !self.drift_free {
             return Ok(());
         }
-        let depth = choice.steps.depth();
-        while self.base.len() < depth - 1 {
+        let loops = choice.coded.min(choice.steps.depth() - 1);
+        while self.base.len() < loops {
             self.base.push(CodingLoop::open(&self.config, &self.geometry)?);
         }
-        self.base.iter_mut().take(depth - 1).try_for_each(CodingLoop::reset)?;
-        self.transform_loops(analysis, depth)
+        self.base.iter_mut().take(loops).try_for_each(CodingLoop::reset)?;
+        self.transform_loops(analysis, loops)
     }
 
-    fn transform_loops(&mut self, analysis: &Analysis, depth: usize) -> Result<()> {
+    /// Transforms the block in the first `loops` base-layer loops.
+    fn transform_loops(&mut self, analysis: &Analysis, loops: usize) -> Result<()> {
         let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
-        for base in self.base.iter_mut().take(depth - 1) {
+        for base in self.base.iter_mut().take(loops) {
             base.frames_mut().copy_from_slice(self.finest.frames());
             base.transform(analysis, motion, step)?;
         }
@@ -163,7 +190,7 @@ impl NestedBlocks {
         let motion = (!analysis.key).then_some(self.analyser.motion());
         for (layer, segment) in self.segments.iter_mut().enumerate() {
             segment.clear();
-            if layer < choice.steps.depth() {
+            if layer < choice.coded {
                 self.tokens.write_segment(layer, motion, segment)?;
             }
         }
@@ -171,32 +198,56 @@ impl NestedBlocks {
         Ok(())
     }
 
-    /// Decodes the block as receivers of all layers do; returns its luma PSNR.
+    /// Decodes the block as receivers of all layers that are coded do; returns its luma PSNR.
     pub(super) fn reconstruct(&mut self, analysis: &Analysis, choice: &Choice) -> Result<f64> {
         let motion = (!analysis.key).then_some(self.analyser.motion());
         let layers = layers_read(&self.segments);
         let step = pixel_step(choice.steps.quantiser(layers - 1), self.scale);
-        self.finest.reconstruct(&self.tokens, layers, motion, step)?;
+        // Without a reference all loops show the same, and those of a key block's base layers come later.
+        let shed = !analysis.key && choice.coded < choice.steps.depth();
+        let best = match self.base.get_mut(choice.coded - 1).filter(|_| shed) {
+            Some(base) => base,
+            None => &mut self.finest,
+        };
+        best.reconstruct(&self.tokens, layers, motion, step)?;
         let n = self.geometry.frame_bytes();
-        let frames = self.finest.reconstruction().chunks_exact(n).zip(self.finest.frames().chunks_exact(n));
+        let frames = best.reconstruction().chunks_exact(n).zip(best.frames().chunks_exact(n));
         let mse: f64 = frames.map(|(a, b)| luma_mse(&self.geometry, a, b)).sum();
         Ok(psnr(mse / self.block_length as f64))
     }
 
     /// Makes the block the reference of the next one, in all loops.
     pub(super) fn commit(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
-        self.finest.commit();
+        let depth = choice.steps.depth();
+        if choice.coded == depth {
+            self.finest.commit();
+        }
         let motion = (!analysis.key).then_some(self.analyser.motion());
-        for (layers, base) in (1..choice.steps.depth()).zip(&mut self.base) {
+        for (layers, base) in (1..depth.min(choice.coded + 1)).zip(&mut self.base).filter(|_| self.drift_free) {
+            if layers == choice.coded && !analysis.key {
+                // It was reconstructed as the best there is.
+                base.commit();
+                continue;
+            }
             let layers = layers_read(&self.segments[..layers]);
             let step = pixel_step(choice.steps.quantiser(layers - 1), self.scale);
             base.reconstruct(&self.tokens, layers, motion, step)?;
             base.commit();
         }
-        self.group_depth = choice.steps.depth();
+        self.tokens.commit();
+        (self.group_depth, self.coded) = (depth, choice.coded);
         self.first = false;
         self.last = (analysis.key, choice.steps);
         Ok(())
+    }
+
+    /// Layers that are coded of a block of `depth` layers: in the middle of a group never more than before.
+    pub(super) fn coded_of(&self, depth: usize, key: bool) -> usize {
+        if !self.drift_free {
+            return depth;
+        }
+        let most = if key { depth } else { self.coded };
+        depth.saturating_sub(self.shed).clamp(1, most.max(1))
     }
 
     pub(super) fn run_time(&self) -> Duration {

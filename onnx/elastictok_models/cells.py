@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Lists of the cells that a block changes: work is done for those alone.
+
+No list is ever empty, since not every provider takes tensors without elements: cell 0 is always in it."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from .builder import Builder, Grid
+from .config import CELL, Config
+from .prediction import intra_cells, planes
+
+
+@dataclass(frozen=True)
+class Cells:
+    """n cells of a picture (or rows or columns of cells), in its order. `index` int64 [n]: which; `place` int64 [cells]: where in `index`
+    a cell of the list is."""
+
+    b: Builder
+    index: str
+    place: str
+
+    def among(self, other: Cells | None) -> str:
+        """int64 [n]: where the cells are in `other`, which has them all; None is the list of all cells."""
+        return self.index if other is None else self.b.op("Gather", other.place, self.index, axis=0)
+
+    def of(self, x: str, other: Cells | None = None) -> str:
+        """The rows of x, which has one for each cell of `other`, that are of the list."""
+        return self.b.op("Gather", x, self.among(other), axis=0)
+
+    def put(self, rows: str, x: str, other: Cells | None = None) -> str:
+        """x, which has a row for each cell of `other`, with `rows` [n, ..] in their places."""
+        return self.b.op("ScatterND", x, self.b.op("Unsqueeze", self.among(other), self.b.ints(1)), rows)
+
+
+def listed(b: Builder, mask: str) -> Cells:
+    """Where `mask`, bool [cells], is true."""
+    index = b.op("Squeeze", b.op("NonZero", mask), b.ints(0))
+    count = b.op("CumSum", b.op("Cast", mask, to=TensorProto.INT64), b.const(0, np.int64))
+    return Cells(b, index, b.op("Sub", count, b.const(1, np.int64)))
+
+
+def every_cell(b: Builder, grid: Grid) -> str:
+    """bool [cells]: true."""
+    return b.op("Expand", b.const([True]), grid.cells)
+
+
+def first_cell(b: Builder, grid: Grid) -> str:
+    """bool [cells]: cell 0."""
+    cells = b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.cells), b.const(1, np.int64))
+    return b.op("Equal", cells, b.const(0, np.int64))
+
+
+def coded_cells(b: Builder, grid: Grid, counts: str) -> str:
+    """bool [cells]: cells with tokens, and cell 0."""
+    return b.op("Or", b.op("Greater", counts, b.const(0, np.int32)), first_cell(b, grid))
+
+
+def moving_cells(b: Builder, motion: str, position: str) -> str:
+    """bool [cells]: cells that are not predicted by the samples in their own place."""
+    field = b.op("Cast", b.reshape(motion, 5, -1), to=TensorProto.BOOL)
+    moving = b.reshape(intra_cells(b, motion, position), -1)
+    for plane in (0, 1, 3, 4):
+        moving = b.op("Or", moving, b.op("Gather", field, b.const(plane, np.int64), axis=0))
+    return moving
+
+
+def around(b: Builder, grid: Grid, mask: str, reach: int) -> str:
+    """bool [cells]: cells of `mask`, and those at most `reach` away, diagonally too."""
+    plane = b.reshape(b.op("Cast", mask, to=TensorProto.FLOAT), 1, 1, grid.y, grid.x)
+    near = b.op("MaxPool", plane, kernel_shape=[2 * reach + 1] * 2, pads=[reach] * 4)
+    return b.reshape(b.op("Cast", near, to=TensorProto.BOOL), -1)
+
+
+def lines_around(b: Builder, grid: Grid, mask: str, reach: int) -> tuple[Cells, Cells]:
+    """The rows that are at most `reach` cells from one of `mask`, and the columns."""
+    plane = b.reshape(b.op("Cast", mask, to=TensorProto.FLOAT), grid.y, grid.x)
+    found = []
+    for across in (1, 0):
+        line = b.reshape(b.op("ReduceMax", plane, b.ints(across), keepdims=0), 1, 1, 1, -1)
+        line = b.op("MaxPool", line, kernel_shape=[1, 2 * reach + 1], pads=[0, reach, 0, reach])
+        found.append(listed(b, b.reshape(b.op("Cast", line, to=TensorProto.BOOL), -1)))
+    return found[0], found[1]
+
+
+def still_samples(b: Builder, cfg: Config, grid: Grid, cells: Cells, reference: str) -> tuple[str, str]:
+    """What the reference has in the place of `cells`, the same in every frame: uint8 [n, T * 256], [n, T * 128]."""
+    half, t = CELL // 2, cfg.block_length
+    y, x = (b.op(kind, cells.index, grid.x) for kind in ("Div", "Mod"))
+    found = []
+    for picture, size, count, height in zip(planes(b, grid, reference), (CELL, half), (1, 2), (grid.height, grid.half_height)):
+        rows, plane = np.meshgrid(np.arange(size), np.arange(count), indexing="ij")  # of a cell, in order
+        repeated = lambda v: b.ints(*np.tile(v.ravel(), t))
+        offset = b.op("Mul", b.op("Add", repeated(rows), b.op("Mul", repeated(plane), height)), grid.x)
+        first = b.op("Add", b.op("Mul", y, b.op("Mul", grid.x, b.ints(size))), x)
+        index = b.op("Add", b.op("Unsqueeze", first, b.ints(1)), offset)
+        found.append(b.reshape(b.op("Gather", b.reshape(picture, -1, size), index, axis=0), -1, t * size * size * count))
+    return found[0], found[1]
+
+
+def empty(b: Builder, grid: Grid, samples: int) -> str:
+    """uint8 [cells, samples]"""
+    return b.op("Expand", b.const(0, np.uint8), b.shape(grid.cells, samples))
