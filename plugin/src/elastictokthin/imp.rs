@@ -7,7 +7,7 @@
  * copied. The most layers pass whose mean over the last second, with the key block spread over its group, is within `bitrate`. Layers
  * are given up at once, and taken back at key blocks, which `request-key-unit` asks for. Until the next key block after layers were given
  * up, the receiver's picture differs from the one that the encoder reckons with by what was between the two before, which shows as
- * residue of the finer picture where things move. Streams that were not encoded with `drift-free=true` drift all the time.
+ * residue of the finer picture where things move. Streams that were encoded with `drift-free=false` drift all the time.
  *
  * ## Example pipeline
  * |[
