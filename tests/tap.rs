@@ -148,7 +148,7 @@ fn nested_blocks_come_back_byte_for_byte() {
         let (mut reader, mut writer) = (TokenReader::new(&bundle, &header).unwrap(), TokenWriter::new(&bundle, &header).unwrap());
         let shape = reader.shape();
         let mut most = 0;
-        for layers in 1..=3 {
+        for layers in 1..=4 {
             for packet in &packets {
                 let data = thin(&packet.data, layers).unwrap();
                 let block = reader.read(data, None).unwrap();
@@ -156,7 +156,7 @@ fn nested_blocks_come_back_byte_for_byte() {
                 let came = indices.len() / (shape.cells() * shape.numbers);
                 assert_eq!(layer_counts.len(), came * shape.cells());
                 assert_eq!(motion.len(), 5 * shape.cells());
-                assert_eq!(shape.tokens, 3 * shape.numbers);
+                assert_eq!(shape.tokens, 4 * shape.numbers);
                 most = most.max(came);
                 for (cell, &count) in block.counts.iter().enumerate() {
                     let sent = |layer: &usize| layer_counts[layer * shape.cells() + cell] > 0;
@@ -168,7 +168,7 @@ fn nested_blocks_come_back_byte_for_byte() {
                 assert_eq!(writer.write(&block).unwrap(), data, "{layers} layers, drift-free: {drift_free}");
             }
         }
-        assert!(most >= 2, "the stream has one layer");
+        assert!(most >= 3, "the stream has {most} layers");
     }
 }
 
@@ -177,16 +177,17 @@ fn changed_nested_tokens_make_a_stream_of_those() {
     let bundle = Bundle::builtin().unwrap();
     let (header, packets) = nested_stream(false);
     let (mut reader, mut writer) = (TokenReader::new(&bundle, &header).unwrap(), TokenWriter::new(&bundle, &header).unwrap());
+    let mut other = TokenReader::new(&bundle, &header).unwrap();
     for packet in &packets {
         let mut block = reader.read(&packet.data, None).unwrap();
         let TokenValues::Nested { indices, .. } = &mut block.tokens else { panic!("nested") };
         indices.iter_mut().step_by(7).for_each(|k| *k = 1 - *k);
         let wanted = indices.clone();
-        let again = reader.read(&writer.write(&block).unwrap(), None).unwrap();
+        let again = other.read(&writer.write(&block).unwrap(), None).unwrap();
         let TokenValues::Nested { indices, .. } = again.tokens else { panic!("nested") };
         assert!(indices == wanted);
     }
-    let good = reader.read(&packets[1].data, None).unwrap();
+    let good = reader.read(&packets[0].data, None).unwrap();
     let TokenValues::Nested { indices, layer_counts, motion } = good.tokens.clone() else { panic!("nested") };
     let refused = |indices: Vec<i16>, motion: Vec<i32>| {
         let tokens = TokenValues::Nested { indices, layer_counts: layer_counts.clone(), motion };
@@ -200,4 +201,25 @@ fn changed_nested_tokens_make_a_stream_of_those() {
     refused(indices.clone(), vec![256; motion.len()]);
     refused(indices.clone(), vec![i32::MIN; motion.len()]);
     refused(indices, vec![2; motion.len()]);
+}
+
+#[test]
+fn a_missing_nested_block_is_noticed() {
+    let bundle = Bundle::builtin().unwrap();
+    let (header, packets) = nested_stream(false);
+    let (mut reader, mut writer) = (TokenReader::new(&bundle, &header).unwrap(), TokenWriter::new(&bundle, &header).unwrap());
+    assert!(packets[0].key && !packets[1].key && !packets[2].key);
+    let first = reader.read(&packets[0].data, None).unwrap();
+    assert!(matches!(reader.read(&packets[2].data, None), Err(Error::ContextLost(_))));
+    let second = reader.read(&packets[1].data, None).unwrap();
+    let third = reader.read(&packets[2].data, None).unwrap();
+    let again = reader.read(&packets[2].data, None).unwrap();
+    assert!(again.counts == third.counts, "the last block may be read again");
+    assert!(matches!(writer.write(&second), Err(Error::ContextLost(_))));
+    assert_eq!(writer.write(&first).unwrap(), packets[0].data);
+    assert!(matches!(writer.write(&third), Err(Error::ContextLost(_))));
+    for _ in 0..2 {
+        assert_eq!(writer.write(&second).unwrap(), packets[1].data);
+    }
+    assert_eq!(writer.write(&third).unwrap(), packets[2].data);
 }

@@ -171,7 +171,7 @@ impl Scanner {
         let mut damage = fault.map(|f| format!("layer {}: {f}", info.layers.len() + 1));
         let mut usable = !info.layers.is_empty() || damage.is_none();
         let mut counts = None;
-        if let Some(reader) = section.counts.as_mut().filter(|_| usable) {
+        if let Some(reader) = section.counts.as_mut().filter(|_| usable && follows) {
             match reader.read(payload, MAX_LAYERS) {
                 Ok(read) => {
                     info.tokens = Some(read.counts.iter().map(|&c| u64::from(c.unsigned_abs())).sum());

@@ -2,15 +2,19 @@
 //! How many tokens each cell of a block keeps, read without a graph: for tools that inspect streams.
 
 use super::decoder::BlockReader;
+use super::order::BlockOrder;
 use super::setup::{check_model, check_quantiser, max_quantiser};
 use crate::Result;
 use crate::bitstream::{Block, BlockHeader, SequenceHeader};
-use crate::bundle::Bundle;
+use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
 
-/// Reads the counts of a stream's blocks, whatever the model's bottleneck. Blocks may come in any order.
+/// Reads the counts of a stream's blocks, whatever the model's bottleneck. Blocks of `nested` bundles must come in order, and may be
+/// read again; others may come in any order.
 pub struct CountReader {
     reader: BlockReader,
+    /// Of nested bundles.
+    order: Option<BlockOrder>,
     geometry: Geometry,
     block_length: u8,
     max_quantiser: u8,
@@ -36,7 +40,8 @@ impl CountReader {
         check_model(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         Ok(Self {
-            reader: BlockReader::new(bundle, &geometry)?,
+            reader: BlockReader::new(bundle, &geometry, header)?,
+            order: matches!(bundle.manifest.bottleneck, Bottleneck::Nested { .. }).then(BlockOrder::default),
             geometry,
             block_length: header.block_length,
             max_quantiser: max_quantiser(bundle),
@@ -49,12 +54,22 @@ impl CountReader {
     }
 
     /// The counts of a block, whole or thinned, by `max_layers` layers at most.
-    /// [`Error::Malformed`](crate::Error::Malformed): not even its first layer can be read.
+    /// [`Error::Malformed`](crate::Error::Malformed): not even its first layer can be read;
+    /// [`Error::ContextLost`](crate::Error::ContextLost): a block before it is missing.
     pub fn read(&mut self, block: &[u8], max_layers: usize) -> Result<BlockCounts<'_>> {
         let block = Block::parse(block, self.block_length)?;
         let header = block.header().clone();
         check_quantiser(&header, self.max_quantiser)?;
-        let (layers, damage) = self.reader.read(&block, max_layers)?;
+        if let Some(order) = &mut self.order
+            && order.take(&header)?
+        {
+            self.reader.commit();
+        }
+        let read = self.reader.read(&block, max_layers);
+        if let (Err(_), Some(order)) = (&read, &mut self.order) {
+            order.lose();
+        }
+        let (layers, damage) = read?;
         Ok(BlockCounts { counts: self.reader.counts(), header, layers, damage })
     }
 }

@@ -7,13 +7,14 @@ pub(crate) mod encoder;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod loss;
+mod order;
 mod quality;
 mod setup;
 mod tap;
 
 pub use counts::{BlockCounts, CountReader};
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
-pub use encoder::{Encoder, EncoderConfig, EncoderStats, Load, Packet};
+pub use encoder::{DEFAULT_LAYER_RATIO, DEFAULT_LAYERS, Encoder, EncoderConfig, EncoderStats, LAYER_RATIOS, Load, Packet};
 pub use quality::psnr;
 pub use tap::{TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
 

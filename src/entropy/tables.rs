@@ -8,7 +8,7 @@ use crate::{Error, Result};
 const MAGIC: [u8; 4] = *b"ETKT";
 const VERSION: u8 = 1;
 const HEADER: usize = 12;
-const MAX_CONTEXTS: usize = 1 << 15;
+const MAX_CONTEXTS: usize = u16::MAX as usize;
 const MAX_CLASSES: usize = 1 << 15;
 const MAX_BIASES: usize = 1 << 12;
 

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The neighbourhood: what encoder and decoder both know of a block's cells while they code it. It has the digits so far, the
+//! The neighbourhood: what encoder and decoder both know of a block's cells while they code it. It has the indices so far, the
 //! counts, and classes of the coefficients before.
 
-use super::contexts::{COARSE, DENSITIES, OUTER};
+use super::contexts::{COARSE, DENSITIES, MAGNITUDES, OUTER};
+use super::step::Prediction;
 use super::{MAX_NESTED_LAYERS, NestedLayout};
 
 /// A coefficient counts in its neighbourhood with its magnitude, up to this.
 const CLIP: i16 = 2;
+/// The same in the sum that chooses contexts of magnitudes, of the same cell and of those around.
+const INNER_LIMIT: i32 = 7;
+const OUTER_LIMIT: i16 = 15;
 
 /// Classes of the weighted sum of earlier coefficients of the cell.
 static INNER_CLASS: [u8; 64] = {
@@ -23,12 +27,28 @@ static INNER_CLASS: [u8; 64] = {
     out
 };
 
+/// Class of the weighted sum of magnitudes around a coefficient.
+static MAGNITUDE_CLASS: [u8; 256] = {
+    let limits = [1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 28, 36, 48, 70];
+    assert!(limits.len() + 1 == MAGNITUDES);
+    let (mut out, mut i) = ([0; 256], 0);
+    while i < 256 {
+        let mut k = 0;
+        while k < limits.len() {
+            out[i] += (i >= limits[k]) as u8;
+            k += 1;
+        }
+        i += 1;
+    }
+    out
+};
+
 /// State of all cells. Cells lie in a grid with a border of one on every side; `place` is an index into that grid.
 #[derive(Debug, Clone)]
 pub(super) struct BlockState {
     coefficients: usize,
     pitch: usize,
-    /// Signed magnitudes in the current layer; before a coefficient is coded, the middle digit is assumed.
+    /// Signed indices in the current layer; before a coefficient is coded, the one that the layer before suggests.
     pub values: Vec<i16>,
     /// Tokens of each layer.
     pub counts: [Vec<u16>; MAX_NESTED_LAYERS],
@@ -85,26 +105,22 @@ impl BlockState {
         self.extents[place] = self.extents[place].max(i as u16 + 1);
     }
 
-    /// Moves to the next layer: every significant coefficient of the cell gets the middle digit.
-    pub fn promote(&mut self, place: usize) {
+    /// Moves a cell to the next layer: every significant coefficient gets the index that is assumed there.
+    pub fn promote(&mut self, place: usize, prediction: Prediction) {
         let first = place * self.coefficients;
         for value in &mut self.values[first..first + usize::from(self.extents[place])] {
-            *value = promoted(*value);
+            if *value != 0 {
+                *value = prediction.assumed(*value);
+            }
         }
     }
-}
-
-/// The value assumed in the next layer: the middle of the three that are possible.
-#[inline]
-pub(super) fn promoted(value: i16) -> i16 {
-    value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX)
 }
 
 /// The neighbourhood of the coefficients of one cell.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Neighbourhood {
-    /// Sums over earlier coefficients of the cell.
-    inner: Vec<u8>,
+    /// Lower byte: sums over earlier coefficients of the cell. Upper byte: sums of magnitudes, of the cells around too.
+    inner: Vec<u16>,
     /// Classes 0..4 of the same coefficient in the cells around.
     outer: Vec<u8>,
     /// Significant coefficients of the cell so far, their class 0..3, and where the next one begins.
@@ -131,11 +147,15 @@ impl Neighbourhood {
             return;
         }
         let [left, top, top_left, top_right] = around.map(|p| &values[p * c..p * c + count]);
-        let outer = self.outer[..count].iter_mut().zip(left).zip(top).zip(top_left).zip(top_right);
-        for ((((outer, &l), &t), &tl), &tr) in outer {
-            let clipped = |v: i16| v.clamp(-CLIP, CLIP).abs();
-            let sum = 2 * (clipped(l) + clipped(t)) + clipped(tl) + clipped(tr);
-            *outer = u8::from(sum >= 1) + u8::from(sum >= 2) + u8::from(sum >= 4);
+        let sums = self.outer[..count].iter_mut().zip(&mut self.inner[..count]);
+        for (((((outer, inner), &l), &t), &tl), &tr) in sums.zip(left).zip(top).zip(top_left).zip(top_right) {
+            let sum = |limit: i16| {
+                let clipped = |v: i16| v.clamp(-limit, limit).abs();
+                2 * (clipped(l) + clipped(t)) + clipped(tl) + clipped(tr)
+            };
+            let few = sum(CLIP);
+            *outer = u8::from(few >= 1) + u8::from(few >= 2) + u8::from(few >= 4);
+            *inner = (sum(OUTER_LIMIT) as u16) << 8;
         }
     }
 
@@ -144,9 +164,10 @@ impl Neighbourhood {
     pub fn add(&mut self, layout: &NestedLayout, i: usize, magnitude: i32) {
         self.significant += 1;
         self.density += usize::from(self.significant == self.limits[self.density]);
-        let clipped = magnitude.min(i32::from(CLIP)) as u8;
+        // weights sum to 22 at most, so neither byte overflows
+        let both = magnitude.min(i32::from(CLIP)) as u16 | (magnitude.min(INNER_LIMIT) as u16) << 8;
         for &(j, weight) in layout.links(i) {
-            self.inner[usize::from(j)] += weight * clipped;
+            self.inner[usize::from(j)] += u16::from(weight) * both;
         }
     }
 
@@ -169,6 +190,12 @@ impl Neighbourhood {
     pub fn size_class(&self, i: usize) -> usize {
         let (inner, outer) = self.classes(i);
         2 * inner + usize::from(outer > 1)
+    }
+
+    /// Class 0..16 of the magnitudes around.
+    #[inline]
+    pub fn magnitude_class(&self, i: usize) -> usize {
+        usize::from(MAGNITUDE_CLASS[usize::from(self.inner[i] >> 8)])
     }
 
     /// Class 0..4 of the whole neighbourhood, for rarer symbols.

@@ -3,12 +3,21 @@
 
 use elastictok::internals::entropy::{BitCoder, COST_ONE_BIT, Context, ContextInit, HISTORIES, bit_cost};
 
-/// Bits of one context: runs of segments, each with its weight.
+/// Bits of one context, by segment.
 #[derive(Debug, Default, Clone)]
 struct ContextBits {
     bits: Vec<bool>,
-    /// End of each segment in `bits`, and how much its cost counts.
-    segments: Vec<(usize, f32)>,
+    segments: Vec<Segment>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    /// Where it ends in the context's bits.
+    end: usize,
+    /// How much its cost counts.
+    weight: f32,
+    /// Segments of the same run go on where the one before stopped.
+    run: u32,
 }
 
 /// Keeps every bit, by context and segment.
@@ -16,19 +25,28 @@ struct ContextBits {
 pub struct Collector {
     contexts: Vec<ContextBits>,
     bypassed: u64,
+    runs: u32,
 }
 
 impl Collector {
     /// A collector for `contexts` contexts.
     pub fn new(contexts: usize) -> Self {
-        Self { contexts: vec![ContextBits::default(); contexts], bypassed: 0 }
+        Self { contexts: vec![ContextBits::default(); contexts], bypassed: 0, runs: 0 }
     }
 
-    /// Ends a segment whose costs count `weight` times.
-    pub fn end_segment(&mut self, weight: f32) {
+    /// Begins a run of segments, and returns its number.
+    pub fn begin_run(&mut self) -> u32 {
+        self.runs += 1;
+        self.runs
+    }
+
+    /// Ends a segment whose costs count `weight` times. Its contexts start as the segment before of the same `run` left them,
+    /// or else from the tables.
+    pub fn end_segment(&mut self, weight: f32, run: u32) {
         for context_bits in &mut self.contexts {
-            if context_bits.segments.last().map_or(0, |s| s.0) < context_bits.bits.len() {
-                context_bits.segments.push((context_bits.bits.len(), weight));
+            let end = context_bits.bits.len();
+            if context_bits.segments.last().map_or(0, |s| s.end) < end {
+                context_bits.segments.push(Segment { end, weight, run });
             }
         }
     }
@@ -41,8 +59,8 @@ impl Collector {
     /// Unweighted bits spent in `context` had it begun every segment as `init`.
     pub fn bits(&self, context: usize, init: ContextInit) -> f64 {
         let context_bits = &self.contexts[context];
-        let even = ContextBits { bits: Vec::new(), segments: context_bits.segments.iter().map(|s| (s.0, 1.0)).collect() };
-        cost(&context_bits.bits, &even.segments, init)
+        let even: Vec<_> = context_bits.segments.iter().map(|s| Segment { weight: 1.0, ..*s }).collect();
+        cost(&context_bits.bits, &even, init)
     }
 }
 
@@ -65,13 +83,17 @@ impl BitCoder for Collector {
     }
 }
 
-/// Weighted bits of a context_bits.
-fn cost(bits: &[bool], segments: &[(usize, f32)], init: ContextInit) -> f64 {
+/// Weighted bits of a context that starts as `init`.
+fn cost(bits: &[bool], segments: &[Segment], init: ContextInit) -> f64 {
     let history = |index: u8| HISTORIES[usize::from(index)];
     let fresh = Context::new(init.zero, history(init.confidence), history(init.limit));
-    let (mut at, mut total) = (0, 0.0);
-    for &(end, weight) in segments {
-        let (mut context, mut sum) = (fresh, 0);
+    let (mut at, mut total, mut context, mut last) = (0, 0.0, fresh, 0);
+    for &Segment { end, weight, run } in segments {
+        if run != last {
+            context = fresh;
+        }
+        last = run;
+        let mut sum = 0;
         for &bit in &bits[at..end] {
             sum += u64::from(bit_cost(context.zero(), bit));
             context.update(bit);
@@ -91,20 +113,24 @@ pub fn fit(collector: &Collector, context: usize, fallback: ContextInit) -> Cont
         return fallback;
     }
     let stride = context_bits.bits.len().div_ceil(MAX_BITS);
-    let (mut bits, mut segments, mut at) = (Vec::new(), Vec::new(), 0);
-    for (i, &(end, weight)) in context_bits.segments.iter().enumerate() {
-        if i % stride == 0 {
-            bits.extend_from_slice(&context_bits.bits[at..end]);
-            segments.push((bits.len(), weight));
+    let (mut bits, mut segments, mut at) = (Vec::new(), Vec::<Segment>::new(), 0);
+    let runs = context_bits.segments.chunk_by(|a, b| a.run == b.run);
+    for (i, run) in runs.enumerate() {
+        for segment in run {
+            if i % stride == 0 {
+                bits.extend_from_slice(&context_bits.bits[at..segment.end]);
+                segments.push(Segment { end: bits.len(), ..*segment });
+            }
+            at = segment.end;
         }
-        at = end;
     }
-    // long segments adapt by themselves, so the first bits of each segment matter most
+    // long runs adapt by themselves, so the first bits of each run matter most
     let (mut zeros, mut total, mut at) = (0.0, 0.0, 0);
-    let prior_weight = 0.4 * segments.iter().map(|s| f64::from(s.1)).sum::<f64>() / segments.len() as f64;
-    for &(end, weight) in &segments {
+    let prior_weight = 0.4 * segments.iter().map(|s| f64::from(s.weight)).sum::<f64>() / segments.len() as f64;
+    for run in segments.chunk_by(|a, b| a.run == b.run) {
+        let end = run[run.len() - 1].end;
         let n = end - at;
-        let w = f64::from(weight) / (1.0 + n as f64 / 60.0);
+        let w = f64::from(run[0].weight) / (1.0 + n as f64 / 60.0);
         zeros += w * bits[at..end].iter().filter(|b| !**b).count() as f64;
         total += w * n as f64;
         at = end;
@@ -152,7 +178,8 @@ mod tests {
                 seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 collector.bit(1, (seed >> 16) < 3277);
             }
-            collector.end_segment(1.0);
+            let run = collector.begin_run();
+            collector.end_segment(1.0, run);
         }
         let flat = ContextInit::default();
         let fitted = fit(&collector, 1, flat);

@@ -5,7 +5,7 @@
 use elastictok::Result;
 use elastictok::internals::entropy::Tables;
 use elastictok::internals::tokens::{
-    BIASES, CLASSES, CONTEXTS, Estimate, NestedEncoder, NestedLayout, Rdo, bias_index, describe, span, step,
+    BIASES, CLASSES, CONTEXTS, Estimate, MAX_NESTED_LAYERS, NestedEncoder, NestedLayout, Rdo, bias_index, describe,
 };
 
 use crate::collect::{Collector, fit};
@@ -27,12 +27,13 @@ struct Moments {
 #[derive(Debug)]
 pub struct Trainer {
     positions: Vec<[u16; 4]>,
-    layers: usize,
     tables: Tables,
     rdo: Rdo,
     collector: Collector,
     moments: Moments,
     encoder: Option<(usize, usize, NestedEncoder)>,
+    /// Run of layer 0 since the last key block.
+    run: u32,
     bytes: Vec<u8>,
     /// Sums over all blocks: estimate of the quantiser, and bytes of the segments by layer.
     pub estimate: Estimate,
@@ -42,19 +43,19 @@ pub struct Trainer {
 
 impl Trainer {
     /// Begins a round with `tables`.
-    pub fn new(positions: &[[u16; 4]], layers: usize, tables: Tables, rdo: Rdo) -> Self {
+    pub fn new(positions: &[[u16; 4]], tables: Tables, rdo: Rdo) -> Self {
         let moments = Moments { hits: vec![[0.0; 2]; positions.len()], offsets: vec![[0.0; 2]; BIASES] };
         Self {
             positions: positions.to_vec(),
-            layers,
             tables,
             rdo,
             collector: Collector::new(CONTEXTS),
             moments,
             encoder: None,
+            run: 0,
             bytes: Vec::new(),
             estimate: Estimate::default(),
-            layer_bytes: vec![0; layers],
+            layer_bytes: vec![0; MAX_NESTED_LAYERS],
         }
     }
 
@@ -63,22 +64,27 @@ impl Trainer {
         let size = (block.cells_x, block.cells_y);
         let mut encoder = match self.encoder.take() {
             Some((x, y, encoder)) if (x, y) == size => encoder,
-            _ => NestedEncoder::new(&NestedLayout::new(&self.positions, self.layers, size.0, size.1)?, &self.tables)?,
+            _ => NestedEncoder::new(&NestedLayout::new(&self.positions, MAX_NESTED_LAYERS, size.0, size.1)?, &self.tables)?,
         };
         let motion = (!block.key).then_some(&block.motion[..]);
-        let estimate = block.quantise(&mut encoder, block.quantiser, &self.rdo)?;
+        let estimate = block.quantise(&mut encoder, &self.rdo)?;
         let mut total = 0;
-        for layer in 0..block.depth {
+        for layer in 0..block.steps.depth() {
             self.bytes.clear();
             encoder.write_segment(layer, motion, &mut self.bytes)?;
             total += self.bytes.len();
             self.layer_bytes[layer] += self.bytes.len() as u64;
         }
+        encoder.commit();
         // a per cent counts the same in small and large blocks, except in the smallest
         let weight = 1.0e4 / (4000.0 + 8.0 * total as f32);
-        for layer in 0..block.depth {
+        if block.key {
+            self.run = self.collector.begin_run();
+        }
+        for layer in 0..block.steps.depth() {
             encoder.observe(layer, motion, &mut self.collector)?;
-            self.collector.end_segment(weight);
+            let run = if layer == 0 { self.run } else { self.collector.begin_run() };
+            self.collector.end_segment(weight, run);
         }
         self.measure(&encoder, block, f64::from(weight));
         self.encoder = Some((size.0, size.1, encoder));
@@ -92,26 +98,22 @@ impl Trainer {
     fn measure(&mut self, encoder: &NestedEncoder, block: &DumpBlock, weight: f64) {
         let c = self.positions.len();
         let groups = self.groups();
-        let step = f64::from(step(block.quantiser));
-        for (cell, latents) in block.latents.last().map_or(&[][..], |l| l).chunks_exact(c).enumerate() {
-            let decided = encoder.decided(cell);
-            let Some(last) = decided.iter().rposition(|k| *k != 0) else {
-                continue;
-            };
-            let density = decided.iter().filter(|k| **k != 0).count() as f64 / (last + 1) as f64;
-            for i in 0..=last {
-                let (k, x) = (i32::from(decided[i]), f64::from(latents[i]) / step);
-                self.moments.hits[i][0] += weight * f64::from(k != 0);
-                self.moments.hits[i][1] += weight * density;
-                for layer in 0..block.depth {
-                    // the others have latents of their own
-                    let span = span(block.depth, layer);
-                    let m = k.abs() / span;
-                    if m > 0 && (block.latents.len() == 1 || layer + 1 == block.depth) {
-                        let width = f64::from(span);
-                        let middle = f64::from(m) * width + (width - 1.0) / 2.0;
-                        let slot = &mut self.moments.offsets[bias_index(block.depth - 1 - layer, m, groups[i])];
-                        slot[0] += weight * (middle - x.abs()) / width;
+        for layer in 0..block.steps.depth() {
+            let latents = if let [all] = &block.latents[..] { all } else { &block.latents[layer] };
+            let (step, last_layer) = (f64::from(block.steps.step(layer)), layer + 1 == block.steps.depth());
+            for (cell, latents) in latents.chunks_exact(c).enumerate() {
+                let decided = encoder.decided(layer, cell);
+                let Some(last) = decided.iter().rposition(|k| *k != 0) else { continue };
+                let density = decided.iter().filter(|k| **k != 0).count() as f64 / (last + 1) as f64;
+                for i in 0..=last {
+                    let (m, x) = (i32::from(decided[i]).abs(), f64::from(latents[i]).abs() / step);
+                    if last_layer {
+                        self.moments.hits[i][0] += weight * f64::from(m != 0);
+                        self.moments.hits[i][1] += weight * density;
+                    }
+                    if m > 0 {
+                        let slot = &mut self.moments.offsets[bias_index(layer, m, groups[i])];
+                        slot[0] += weight * (f64::from(m) - x);
                         slot[1] += weight;
                     }
                 }
@@ -120,7 +122,7 @@ impl Trainer {
     }
 
     fn groups(&self) -> Vec<u8> {
-        let layout = NestedLayout::new(&self.positions, self.layers, 1, 1);
+        let layout = NestedLayout::new(&self.positions, 1, 1, 1);
         let classes = layout.and_then(|l| l.classes(self.tables.classes()));
         classes.map_or_else(|_| vec![0; self.positions.len()], |c| c.iter().map(|c| c / 4).collect())
     }
@@ -131,8 +133,8 @@ impl Trainer {
         for (context, &init) in self.tables.init().iter().enumerate() {
             let bits = self.collector.bits(context, init);
             let name = match describe(context) {
-                Some((depth, layer, intra, part)) => {
-                    format!("{part}, layer {layer} of {depth}{}", if intra { ", intra" } else { "" })
+                Some((upper, intra, part)) => {
+                    format!("{part}, {}{}", if upper { "upper layers" } else { "layer 0" }, if intra { ", intra" } else { "" })
                 }
                 None => "motion".to_owned(),
             };
@@ -163,7 +165,11 @@ impl Trainer {
     /// Tables fitted to this round's statistics.
     pub fn fitted(&self) -> Result<Tables> {
         let init = self.tables.init().iter().enumerate().map(|(context, init)| fit(&self.collector, context, *init)).collect();
-        let bias = |m: &[f64; 2]| (256.0 * m[0] / (m[1] + 1.0)).round().clamp(0.0, 120.0) as u8;
-        Tables::from_parts(init, self.tables.classes().to_vec(), self.moments.offsets.iter().map(bias).collect())
+        let old = |i: usize| self.tables.biases().get(i).copied().unwrap_or(0);
+        let bias = |(i, m): (usize, &[f64; 2])| match m[1] {
+            0.0 => old(i),
+            n => (256.0 * m[0] / (n + 1.0)).round().clamp(0.0, 120.0) as u8,
+        };
+        Tables::from_parts(init, self.tables.classes().to_vec(), self.moments.offsets.iter().enumerate().map(bias).collect())
     }
 }

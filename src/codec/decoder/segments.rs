@@ -13,18 +13,21 @@ pub(super) trait SegmentReader: Send {
     /// Reads the segment of `layer` of the block with this header; layer 0 begins a block, the others follow in order.
     fn read_segment(&mut self, layer: usize, header: &BlockHeader, payload: &[u8]) -> Result<()>;
 
+    /// Makes the block read the one that the next block follows.
+    fn commit(&mut self) {}
+
     /// Counts by the layers read, \[cells\].
     fn counts(&self, counts: &mut [i32]);
 
     /// The decoder graph's tokens by the layers read, and the cells' counts.
-    fn tokens(&self, header: &BlockHeader, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()>;
+    fn tokens(&self, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()>;
 
     /// Motion planes dy, dx, mode, by, bx, \[5, cells\], for bottlenecks with motion.
     fn motion(&self) -> Option<&[i32]> {
         None
     }
 
-    /// The step that the block looks quantised with by the layers read, for bottlenecks with a quantiser.
+    /// The step of the last layer read, in pixel units, for bottlenecks with a quantiser.
     fn step(&self, _header: &BlockHeader) -> Option<f32> {
         None
     }

@@ -2,31 +2,37 @@
 //! The tokens of nested bundles: quantisation indices of every layer, and motion.
 
 use super::values::{ReadTokens, TokenBlock, TokenValues, WriteTokens};
-use crate::bitstream::BlockHeader;
+use crate::bitstream::{BlockHeader, SequenceHeader};
 use crate::bundle::Bundle;
-use crate::codec::setup::{Nested, depth};
+use crate::codec::order::BlockOrder;
+use crate::codec::setup::{Nested, StreamLayers, depth};
 use crate::frame::Geometry;
 use crate::tokens::{BlockShape, NestedDecoder, NestedEncoder, motion};
 use crate::{Error, Result};
 
 pub(super) struct NestedReader {
     decoder: NestedDecoder,
-    layers: usize,
+    layers: StreamLayers,
+    order: BlockOrder,
 }
 
 impl NestedReader {
-    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
-        let Nested { layout, tables, layers, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry)?;
-        Ok(Self { decoder: NestedDecoder::new(&layout, &tables)?, layers })
+    pub fn new(bundle: &Bundle, geometry: &Geometry, header: &SequenceHeader) -> Result<Self> {
+        let layers = StreamLayers::new(header);
+        let Nested { layout, tables, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry, layers.layers)?;
+        Ok(Self { decoder: NestedDecoder::new(&layout, &tables)?, layers, order: BlockOrder::default() })
     }
 }
 
 impl ReadTokens for NestedReader {
     fn read(&mut self, header: &BlockHeader, segments: &[&[u8]]) -> Result<(Vec<i32>, TokenValues)> {
-        let shape = BlockShape { key: header.key, depth: depth(self.layers, header) };
+        if self.order.take(header)? {
+            self.decoder.commit();
+        }
+        let shape = BlockShape { key: header.key, steps: self.layers.steps_of(header) };
         let (mut indices, mut layer_counts) = (Vec::new(), Vec::new());
         for (layer, payload) in segments.iter().enumerate() {
-            self.decoder.read_segment(layer, shape, payload)?;
+            self.decoder.read_segment(layer, shape, payload).inspect_err(|_| self.order.lose())?;
             indices.extend(self.decoder.indices());
             layer_counts.extend(self.decoder.layer_counts().map(i32::from));
         }
@@ -39,17 +45,19 @@ impl ReadTokens for NestedReader {
 
 pub(super) struct NestedWriter {
     encoder: NestedEncoder,
-    layers: usize,
+    layers: StreamLayers,
     cells: usize,
     /// C, coefficients of a cell.
     coefficients: usize,
+    order: BlockOrder,
 }
 
 impl NestedWriter {
-    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
-        let Nested { layout, tables, layers, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry)?;
+    pub fn new(bundle: &Bundle, geometry: &Geometry, header: &SequenceHeader) -> Result<Self> {
+        let layers = StreamLayers::new(header);
+        let Nested { layout, tables, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry, layers.layers)?;
         let encoder = NestedEncoder::new(&layout, &tables)?;
-        Ok(Self { encoder, layers, cells: layout.cells(), coefficients: layout.coefficients() })
+        Ok(Self { encoder, layers, cells: layout.cells(), coefficients: layout.coefficients(), order: BlockOrder::default() })
     }
 
     fn check_motion(&self, key: bool, planes: &[i32]) -> Result<()> {
@@ -81,7 +89,7 @@ impl WriteTokens for NestedWriter {
             return Err(Error::Settings("the bundle's tokens are nested; give indices of layers and motion".into()));
         };
         self.check_motion(header.key, motion)?;
-        let (depth, size) = (depth(self.layers, header), self.cells * self.coefficients);
+        let (depth, size) = (depth(self.layers.layers, header), self.cells * self.coefficients);
         let layers = indices.len() / size;
         if !(1..=depth).contains(&layers) || indices.len() != layers * size {
             return Err(Error::Settings(format!(
@@ -89,13 +97,17 @@ impl WriteTokens for NestedWriter {
                 indices.len()
             )));
         }
-        self.encoder.begin_block(depth, header.quantiser)?;
+        if self.order.take(header)? {
+            self.encoder.commit();
+        }
+        self.encoder.begin_block(self.layers.steps_of(header))?;
         let motion = (!header.key).then_some(&motion[..]);
         let mut segments = Vec::with_capacity(layers);
         for (layer, indices) in indices.chunks_exact(size).enumerate() {
-            self.encoder.load_layer(layer, indices)?;
+            self.encoder.load_layer(layer, indices).inspect_err(|_| self.order.lose())?;
             let mut segment = Vec::new();
-            self.encoder.write_segment(layer, motion, &mut segment).map_err(|e| match e {
+            let written = self.encoder.write_segment(layer, motion, &mut segment).inspect_err(|_| self.order.lose());
+            written.map_err(|e| match e {
                 Error::Malformed(what) => Error::Settings(format!("layer {layer} cannot be coded: {what}")),
                 other => other,
             })?;

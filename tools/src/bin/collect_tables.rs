@@ -2,6 +2,7 @@
 //! Trains a bundle's `tables.bin` on dumps of latents and says where the bits go.
 //!
 //! `collect_tables OUT.bin ROUNDS DUMP...` trains from flat tables; `collect_tables --check TABLES.bin DUMP...` only measures.
+//! With START=TABLES.bin in the environment, training begins from those, and keeps their classes and what the dumps do not touch.
 //! `elastictok_tools::dump` describes the format of a dump.
 
 use std::fs::File;
@@ -9,7 +10,7 @@ use std::io::BufReader;
 
 use anyhow::{Context as _, Result, bail};
 use elastictok::internals::entropy::Tables;
-use elastictok::internals::tokens::{CONTEXTS, Rdo, step};
+use elastictok::internals::tokens::{CONTEXTS, Rdo};
 use elastictok_tools::dump::DumpReader;
 use elastictok_tools::train::Trainer;
 
@@ -26,14 +27,19 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let rounds: usize = second.parse().context("the number of rounds")?;
-    let mut tables = Tables::flat(CONTEXTS);
+    // a start keeps its classes, and its contexts where the dumps have none
+    let start = std::env::var("START").ok();
+    let mut tables = match &start {
+        Some(path) => Tables::parse(&std::fs::read(path)?)?,
+        None => Tables::flat(CONTEXTS),
+    };
     for i in 0..rounds {
         let trainer = round(&tables, rdo, dumps)?;
         println!("round {i}");
         report(&trainer);
         tables = trainer.fitted()?;
         // classes move once decisions are sensible, and early enough for the contexts to follow
-        if i == 0 || (i == 1 && rounds > 3) {
+        if start.is_none() && (i == 0 || (i == 1 && rounds > 3)) {
             tables = Tables::from_parts(tables.init().to_vec(), trainer.classes(), tables.biases().to_vec())?;
         }
     }
@@ -48,17 +54,19 @@ fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
     for dump in dumps {
         let file = File::open(dump).with_context(|| format!("cannot read {dump}"))?;
         let mut reader = DumpReader::new(BufReader::new(file))?;
-        let (positions, layers) = (reader.positions.clone(), reader.layers);
-        let trainer = trainer.get_or_insert_with(|| Trainer::new(&positions, layers, tables.clone(), rdo));
+        let positions = reader.positions.clone();
+        let trainer = trainer.get_or_insert_with(|| Trainer::new(&positions, tables.clone(), rdo));
         while let Some(block) = reader.next_block()? {
-            if only.is_some_and(|q| q != block.quantiser) {
+            let last = block.steps.depth() - 1;
+            let quantiser = block.steps.quantiser(last);
+            if only.is_some_and(|q| q != quantiser) {
                 continue;
             }
             let (estimate, bytes) = trainer.add(&block)?;
-            let sums = by_quantiser.entry((block.key, block.quantiser)).or_default();
+            let sums = by_quantiser.entry((block.key, quantiser)).or_default();
             let pixels = (block.cells_x * block.cells_y * 512) as f64;
             // distortion in bits at the price of a bit
-            let price = 0.13 * f64::from(step(block.quantiser)).powi(2);
+            let price = 0.13 * f64::from(block.steps.step(last)).powi(2);
             for (sum, value) in sums.iter_mut().zip([
                 pixels,
                 8.0 * bytes as f64,
