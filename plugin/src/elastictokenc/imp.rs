@@ -9,7 +9,7 @@
  * (self-delimiting units, header before each key block). An element that takes anything, such as a file sink, gets a byte stream.
  *
  * In a live pipeline a block whose next frame is late is coded with the frames that it has. Where coding takes longer than there is time,
- * upper layers are left out, and come back with a key block when there is time again (`drift-free=true`; with one loop for all
+ * upper layers are left out, and come back with a key block when there is time again (not with `drift-free=false`; with one loop for all
  * layers they cost next to nothing). A message of type QoS on the bus says so, and `stats`. `qos=false` turns that off. What is
  * still too much is for a `queue leaky=downstream` before the encoder to drop. Graphs are loaded at the change to
  * PAUSED where the caps upstream fix width and height, so that a live stream does not wait for them: put a capsfilter before the

@@ -9,7 +9,7 @@
  * where they would exceed that or their mean is above `bitrate` by a quarter. They are taken back at key blocks, which
  * `request-key-unit` asks for, where they have fitted `bitrate` for some seconds. Until the next key block after layers were given up, the
  * receiver's picture differs from the one that the encoder reckons with by what was between the two before, which shows as residue of
- * the finer picture where things move. Streams that were not encoded with `drift-free=true` drift all the time.
+ * the finer picture where things move. Streams that were encoded with `drift-free=false` drift all the time.
  *
  * ## Example pipeline
  * |[
