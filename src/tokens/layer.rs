@@ -3,7 +3,8 @@
 
 use super::contexts::{MORE, PREFIX, Set, UNARY};
 use super::neighbourhood::{BlockState, Neighbourhood};
-use super::{NestedLayout, counts};
+use super::transform::code_size;
+use super::{NestedLayout, TransformSize, counts};
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
 
@@ -11,16 +12,18 @@ use crate::{Error, Result};
 const MAX_MAGNITUDE: u32 = 32_767;
 
 /// What an encoder codes in a layer: the signed magnitude of every coefficient, and 1 + the index of the last that is not
-/// zero, by place.
+/// zero, by place; and the transform size of each cell that has tokens in this layer or one before.
 #[derive(Debug, Default, Clone)]
 pub(super) struct ChosenLayer {
     pub values: Vec<i16>,
     pub extents: Vec<u16>,
+    pub sizes: Vec<Option<TransformSize>>,
 }
 
 impl ChosenLayer {
     /// Sets this to a lower layer's view of `finest`: magnitudes divided by `span`.
     pub fn divide(&mut self, finest: &Self, span: i32, coefficients: usize) {
+        self.sizes.copy_from_slice(&finest.sizes);
         for (place, (old, &extent)) in self.extents.iter_mut().zip(&finest.extents).enumerate() {
             let (first, end) = (place * coefficients, usize::from(extent.max(*old)));
             *old = 0;
@@ -130,6 +133,11 @@ fn code_cell<C: BitCoder>(
         return Ok(());
     }
     state.counts[l][place] = count;
+    if layout.luma.is_some() && state.sizes[place].is_none() {
+        let wanted = chosen.and_then(|t| t.sizes[place]).unwrap_or_default();
+        let size = code_size(coder, set, state.sizes[place - 1], state.sizes[place - state.pitch()], wanted);
+        state.sizes[place] = Some(size);
+    }
     let count = usize::from(count);
     around.begin(&state.values, &state.extents, state.pitch(), place, count, intra);
     for i in 0..count {

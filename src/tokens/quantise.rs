@@ -2,6 +2,7 @@
 //! The RDO quantiser: the quantisation index of each coefficient, and the end of block of each cell, by rate-distortion
 //! optimisation.
 
+use super::choose_size::{Decision, Trials};
 use super::contexts::{DENSITIES, OUTER, Set, UNARY};
 use super::counts;
 use super::layer::{ChosenLayer, Layer};
@@ -76,8 +77,7 @@ pub(super) struct Workspace {
     pub candidates: Vec<Candidate>,
     /// End of each cell's candidates.
     pub ends: Vec<u32>,
-    /// Candidates of one cell, with those that are not zero in the layer before.
-    pub cell: Vec<Candidate>,
+    pub trials: Trials,
 }
 
 /// Inputs of the decisions.
@@ -127,12 +127,20 @@ impl<'a> Decider<'a> {
             for x in 0..layout.cells_x {
                 let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
                 let end = work.ends[cell] as usize;
-                let candidates = &mut work.candidates[first..end];
+                let candidates = &work.candidates[first..end];
                 first = end;
-                let cost = self.decide(cell, place, candidates, state, around, chosen);
-                estimate.bits += f64::from(cost) / f64::from(COST_ONE_BIT);
+                let x = &latents[cell * c..(cell + 1) * c];
+                let (Decision { bits, count, .. }, size) =
+                    work.trials.run(self, cell, place, state.pitch(), x, candidates, chosen, |_, candidates| {
+                        self.decide(cell, place, candidates, state, around, chosen)
+                    });
+                state.counts[self.layer.index][place] = count;
+                // where layers are decided on together, lower ones may send what the last leaves as assumed
+                let sent = count > 0 || self.layers() > 1 && work.trials.best.iter().any(|one| one.k != 0);
+                chosen.sizes[place] = sent.then_some(size);
+                estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
                 let mut extent = 0;
-                for one in candidates.iter().filter(|one| one.k != 0) {
+                for one in work.trials.best.iter().filter(|one| one.k != 0) {
                     let i = usize::from(one.i);
                     let (was, error) =
                         (f64::from(one.x), f64::from(i32::from(one.x.unsigned_abs() as i16) - self.value(one.k, i)));
@@ -168,7 +176,7 @@ impl<'a> Decider<'a> {
     ) {
         let layout = self.layer.layout;
         let c = layout.coefficients;
-        let (inverse, threshold) = (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16);
+        let (inverse, threshold) = self.limits();
         let coarse = self.layers() > 1;
         work.candidates.clear();
         work.ends.clear();
@@ -197,6 +205,21 @@ impl<'a> Decider<'a> {
             }
             work.ends.push(work.candidates.len() as u32);
         }
+    }
+
+    /// The candidates of one cell's luma, in any order.
+    pub(super) fn collect_luma(&self, x: &[i16], candidates: &mut Vec<Candidate>) {
+        let layout = self.layer.layout;
+        let (inverse, threshold) = self.limits();
+        for run in layout.runs.iter().filter(|run| !run.chroma) {
+            let (part, ranks) = (&x[run.range.clone()], &layout.ranks[run.range.clone()]);
+            self.collect_chunk(part, ranks, threshold, inverse, candidates);
+        }
+    }
+
+    /// One over the step, and the least latent that may get a token.
+    fn limits(&self) -> (f32, i16) {
+        (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16)
     }
 
     fn collect_chunk(&self, x: &[i16], ranks: &[u16], threshold: i16, inverse: f32, candidates: &mut Vec<Candidate>) {
@@ -320,23 +343,25 @@ impl<'a> Decider<'a> {
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 
-    /// Decides on a cell; returns its bits in 1/256. The cell's values are added to `state`.
+    /// Decides on a cell's candidates.
     fn decide(
         &self,
         cell: usize,
         place: usize,
         candidates: &mut [Candidate],
-        state: &mut BlockState,
+        state: &BlockState,
         around: &mut Neighbourhood,
         chosen: &ChosenLayer,
-    ) -> u32 {
+    ) -> Decision {
         let layout = self.layer.layout;
         let finest = self.layer.index;
         let (intra, set) = (self.layer.intra(cell), self.layer.set(cell));
         let lambda = self.lambda();
         let context = counts::count_context(state, place, finest, self.layer.hint(cell));
         let empty = counts::count_cost(self.costs, set, context, 0);
-        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else { return empty };
+        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else {
+            return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
+        };
         around.begin(&chosen.values, &chosen.extents, state.pitch(), place, reach, intra);
         let (mut gain, mut bits, mut coarse_bits) = (0.0f32, 0u32, 0u32);
         let mut best = (lambda * empty as f32, 0usize, empty);
@@ -388,7 +413,7 @@ impl<'a> Decider<'a> {
                 }
             }
         }
-        let (_, count, bits) = best;
+        let (total, count, bits) = best;
         for one in candidates.iter_mut() {
             let i = usize::from(one.i);
             if finest == 0 && intra && layout.constant[i] {
@@ -399,8 +424,8 @@ impl<'a> Decider<'a> {
                 one.k = if finest > 0 && one.k >= 3 { one.k / 3 * 3 + 1 } else { 0 };
             }
         }
-        state.counts[finest][place] = count as u16;
-        bits + coarse_bits + separate
+        let total = total + lambda * coarse_bits as f32;
+        Decision { bits: bits + coarse_bits + separate, total, count: count as u16 }
     }
 }
 
