@@ -111,7 +111,7 @@ def main():
         "rtpbin name=rtp rtp-profile=avpf appsrc name=in is-live=true format=time block=true max-bytes=0 max-buffers=4 "
         f"caps=video/x-raw,format=I420,width={form.width},height={form.height},framerate={args.fps}/1 ! clocksync "
         f"! elastictokenc name=enc rate-control=bitrate bitrate={int(steps[0])} key-int-max=30 "
-        f"{'drift-free=true' if thinner else ''} {thinner}! rtpelastictokpay name=pay timestamp-offset=0 ! rtp.send_rtp_sink_0 "
+        f"{thinner}! rtpelastictokpay name=pay timestamp-offset=0 ! rtp.send_rtp_sink_0 "
         "rtp.send_rtp_src_0 ! udpsink name=out host=127.0.0.1 sync=false async=false "
         "rtp.send_rtcp_src_0 ! udpsink name=rtcp host=127.0.0.1 sync=false async=false udpsrc name=back port=0 ! rtp.recv_rtcp_sink_0")
     extension = GstRtp.RTPHeaderExtension.create_from_uri(TWCC)

@@ -3,7 +3,7 @@
 # Trains the builtin bundle's entropy tables on what the encoder really produces.
 #
 # usage: onnx/train_tables.sh CLIPS_DIR WORK_DIR [ROUNDS]
-# Every third clip of CLIPS_DIR is coded at four qualities, in one to three layers, drifting or not; latents and motion go to
+# Every third clip of CLIPS_DIR is coded at four qualities, in one to four layers, at several ratios; latents and motion go to
 # WORK_DIR, the tables to onnx/models/builtin/tables.bin. Needs ffmpeg, cargo, and some 3 GB in WORK_DIR.
 set -eu
 clips=$1 work=$2 rounds=${3:-4}
@@ -23,9 +23,9 @@ for clip in "$clips"/*; do
         case $((kind % 5)) in
             0) layers="1" ;;
             1) layers="2" ;;
-            2) layers="2 --drift-free" ;;
-            3) layers="3" ;;
-            4) layers="3 --drift-free" ;;
+            2) layers="4" ;;
+            3) layers="4" ;;
+            4) layers="3 --layer-ratio 1.6" ;;
         esac
         # shellcheck disable=SC2086 # a number and an option
         "$bin/codec" dump "$work/clip.y4m" "$work/$n-$psnr.dump" --target-psnr "$psnr" --layers $layers 2>/dev/null

@@ -88,6 +88,7 @@ fn unknown_fields_are_refused_in_the_bottleneck_as_well() {
 fn a_nested_example_counts_its_coefficients_by_positions() {
     let nested = examples(&reference()).into_iter().find(|e| e.contains("\"nested\"")).unwrap();
     let parsed = Manifest::parse(nested.as_bytes()).unwrap();
-    let Bottleneck::Nested { layers, positions, .. } = &parsed.bottleneck else { panic!("nested") };
-    assert_eq!(parsed.tokens_per_cell as usize, *layers as usize * positions.len());
+    let Bottleneck::Nested { positions, .. } = &parsed.bottleneck else { panic!("nested") };
+    assert_eq!(parsed.tokens_per_cell as usize, positions.len());
+    assert_eq!(parsed.stream_tokens_per_cell(4) as usize, 4 * positions.len());
 }

@@ -7,7 +7,7 @@ use elastictok::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHea
 use elastictok::bundle::Bundle;
 use elastictok::codec::{
     CountReader, Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Load, Packet, RateControl,
-    SearchMethod, psnr,
+    SearchMethod, TokenReader, psnr,
 };
 use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
@@ -38,7 +38,8 @@ fn config(live: LiveSettings, search: SearchMethod, key_int_max: u32) -> Encoder
         key_int_max,
         search,
         layers: 0,
-        drift_free: false,
+        layer_ratio: 2.0,
+        drift_free: true,
         live,
     }
 }
@@ -138,20 +139,20 @@ fn counts_are_read_without_a_graph() {
     };
     let mut all = 0;
     for (p, _) in &packets {
-        all += sum(&p.data, 3);
+        all += sum(&p.data, 5);
         // what is cut off the block counts as what is not read
-        assert_eq!(sum(&p.data, 1), sum(thin(&p.data, 1).unwrap(), 3));
+        assert_eq!(sum(&p.data, 1), sum(thin(&p.data, 1).unwrap(), 5));
         assert!(sum(&p.data, 1) <= sum(&p.data, 2));
     }
     assert_eq!(all, e.stats().tokens);
     let (first, _) = &packets[0];
-    assert!(sum(&first.data, 1) < sum(&first.data, 3), "a key block at 44 dB has more than one layer");
+    assert!(sum(&first.data, 1) < sum(&first.data, 5), "a key block at 44 dB has more than one layer");
     let mut broken = first.data.to_vec();
     let end = broken.len() - 1;
     broken[end] ^= 1;
-    let block = reader.read(&broken, 3).unwrap();
-    assert!(block.damage.is_some() && block.layers < 3);
-    assert!(matches!(reader.read(&broken[..8], 3), Err(Error::Malformed(_))));
+    let block = reader.read(&broken, 5).unwrap();
+    assert!(block.damage.is_some() && block.layers < 4);
+    assert!(matches!(reader.read(&broken[..8], 5), Err(Error::Malformed(_))));
 }
 
 #[test]
@@ -190,9 +191,9 @@ fn every_layer_adds_quality() {
             .collect();
         psnr(all.iter().sum::<f64>() / all.len() as f64)
     };
-    let cut: Vec<_> = (1..=3).map(|l| mean(l, true)).collect();
-    assert!(cut[0] + 1.0 < cut[1] && cut[1] + 1.0 < cut[2], "{cut:?}");
-    assert_eq!(cut, (1..=3).map(|l| mean(l, false)).collect::<Vec<_>>(), "max_layers is the same as cutting");
+    let cut: Vec<_> = (1..=4).map(|l| mean(l, true)).collect();
+    assert!(cut.windows(2).all(|w| w[0] + 1.0 < w[1]), "{cut:?}");
+    assert_eq!(cut, (1..=4).map(|l| mean(l, false)).collect::<Vec<_>>(), "max_layers is the same as cutting");
 }
 
 #[test]
@@ -287,7 +288,68 @@ fn the_bitrate_follows_the_setting() {
 }
 
 #[test]
-fn receivers_of_fewer_layers_do_not_drift_where_asked() {
+fn the_number_of_layers_is_the_streams_choice() {
+    let bundle = Bundle::builtin().unwrap();
+    for (layers, ratio, depth) in [(1, 2.0, 1), (2, 4.0, 2), (3, 1.5, 3), (4, 2.0, 4), (5, 1.5, 5)] {
+        let live = LiveSettings { target_psnr: 46.0, ..Default::default() };
+        let base = config(live, SearchMethod::Regression, 0);
+        let mut e = Encoder::new(EncoderConfig { layers, layer_ratio: ratio, ..base }).unwrap();
+        let header = e.sequence_header().clone();
+        assert_eq!((u32::from(header.layers), header.layer_ratio), (layers, (8.0 * ratio.log2()).round() as u8));
+        let packets = encode(&mut e, 4);
+        let block = Block::parse(&packets[1].0.data, header.block_length).unwrap();
+        assert_eq!(block.segments().count(), depth, "{layers} layers, ratio {ratio}");
+        assert_eq!(TokenReader::new(&bundle, &header).unwrap().shape().tokens, layers as usize * 768);
+        let mut d = decoder(&e, None);
+        for (i, (p, of_encoder)) in packets.iter().enumerate() {
+            let made = errors(&mut d, &p.data, 2 * i).unwrap();
+            assert!((psnr(made.iter().sum::<f64>() / made.len() as f64) - of_encoder).abs() < 1e-9);
+        }
+    }
+    let wrong = |layers, layer_ratio| {
+        let base = config(LiveSettings::default(), SearchMethod::Regression, 0);
+        Encoder::new(EncoderConfig { layers, layer_ratio, ..base }).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    assert!(
+        wrong(6, 2.0).contains("layers 6") && wrong(4, 1.0).contains("layer-ratio 1") && wrong(4, 4.5).contains("layer-ratio")
+    );
+    assert!(wrong(4, f64::NAN).contains("layer-ratio"));
+}
+
+#[test]
+fn thinned_receivers_have_the_pictures_of_the_encoders_loops() {
+    let live = LiveSettings { target_psnr: 44.0, ..Default::default() };
+    let mut e = encoder(live, SearchMethod::Regression, 16);
+    let mut decoders: Vec<_> = (1..=4).map(|_| decoder(&e, None)).collect();
+    let (aligned_width, aligned_height) = (W.next_multiple_of(16), H.next_multiple_of(16));
+    for n in 0..24 {
+        let Some(packet) = push(&mut e, n) else { continue };
+        for (layers, d) in (1..).zip(&mut decoders) {
+            let block = d.decode(thin(&packet.data, layers).unwrap(), None).unwrap();
+            let loops = e.reconstruction(layers).unwrap().chunks_exact(aligned_width * aligned_height * 3 / 2);
+            for (i, ours) in loops.enumerate() {
+                let (mut y, mut u, mut v) = (vec![0; W * H], vec![0; CW * CH], vec![0; CW * CH]);
+                block.store(i, &mut PlanesMut { planes: [&mut y, &mut u, &mut v], strides: [W, CW, CW] }).unwrap();
+                let rows = ours.chunks_exact(aligned_width).take(H);
+                assert!(y.chunks_exact(W).zip(rows).all(|(y, row)| *y == row[..W]), "frame {n}, {layers} layers");
+            }
+        }
+    }
+}
+
+#[test]
+fn coarse_quantisers_leave_coarse_layers_out() {
+    let depth = |target_psnr: f64| {
+        let mut e = encoder(LiveSettings { target_psnr, ..Default::default() }, SearchMethod::Regression, 0);
+        let packets = encode(&mut e, 2);
+        4 - Block::parse(&packets[0].0.data, 2).unwrap().header().left_out
+    };
+    let depths = [22.0, 28.0, 32.0, 46.0].map(depth);
+    assert!(depths.is_sorted() && depths[0] == 1 && depths[3] == 4, "{depths:?}");
+}
+
+#[test]
+fn receivers_of_fewer_layers_do_not_drift() {
     // what the first layer alone is worth at the end of a stream, against what it was after the key block
     let change = |drift_free: bool| {
         let live = LiveSettings { target_psnr: 40.0, ..Default::default() };

@@ -64,10 +64,19 @@ fn recipes() -> Vec<Recipe> {
     };
     vec![
         Recipe { name: "builtin-one-layer", settings: |c| c.live.target_psnr = 32.0, ..builtin },
-        Recipe { name: "builtin-two-layers", settings: |c| (c.layers, c.live.target_psnr) = (2, 40.0), ..builtin },
-        Recipe { name: "builtin-three-layers", ..builtin },
-        Recipe { name: "builtin-drift-free", settings: |c| (c.drift_free, c.live.target_psnr) = (true, 46.0), ..builtin },
-        Recipe { name: "builtin-thinned", thin: Some(1), ..builtin },
+        Recipe {
+            name: "builtin-two-layers",
+            settings: |c| (c.layers, c.layer_ratio, c.live.target_psnr) = (2, 3.0, 40.0),
+            ..builtin
+        },
+        Recipe { name: "builtin-four-layers", ..builtin },
+        Recipe {
+            name: "builtin-five-layers",
+            settings: |c| (c.layers, c.layer_ratio, c.live.target_psnr) = (5, 1.5, 46.0),
+            ..builtin
+        },
+        Recipe { name: "builtin-single-loop", settings: |c| (c.drift_free, c.live.target_psnr) = (false, 46.0), ..builtin },
+        Recipe { name: "builtin-thinned", thin: Some(2), ..builtin },
         Recipe { name: "builtin-odd-size", width: 51, height: 35, ..builtin },
         Recipe {
             name: "builtin-partial-last-block",
@@ -159,7 +168,8 @@ fn encode(recipe: &Recipe) -> Vec<u8> {
         key_int_max: 0,
         search: SearchMethod::Regression,
         layers: 0,
-        drift_free: false,
+        layer_ratio: 2.0,
+        drift_free: true,
         live: LiveSettings::default(),
     };
     (recipe.settings)(&mut config);

@@ -210,7 +210,7 @@ def moq() -> None:
 def pipe(sender: str, receiver: str, listens: str) -> None:
     """Sends a live stream of bytes through a socket, and decodes it at the other end."""
     sending = Gst.parse_launch(
-        f"{SOURCE} ! elastictokenc key-int-max=30 drift-free=true ! elastictokthin max-layers=1 ! elastictokparse"
+        f"{SOURCE} ! elastictokenc key-int-max=30 ! elastictokthin max-layers=1 ! elastictokparse"
         f" ! video/x-elastictok,stream-format=byte-stream ! {sender}"
     )
     receiving = f"{receiver} ! elastictokparse ! elastictokdec ! fakesink name=out"

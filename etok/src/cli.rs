@@ -189,12 +189,15 @@ pub struct EncodeArgs {
     /// Keep this many tokens of every cell
     #[arg(long, value_name = "N", group = "control", value_parser = clap::value_parser!(u32).range(0..=65536))]
     pub tokens: Option<u32>,
-    /// Layers to code in at the most; all but the first can be thinned out [default: as many as the model has]
+    /// Layers to code in at the most; all but the first can be thinned out [default: 4, or as many as the model has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub layers: Option<u32>,
-    /// Give every layer a reference of its own, so that thinned streams do not drift; slower
+    /// Ratio of the quantiser steps of neighbouring layers, 1.25 to 4: how far apart the rates are [default: 2]
+    #[arg(long, value_name = "R")]
+    pub layer_ratio: Option<f64>,
+    /// Code all layers in one prediction loop: faster and, whole, smaller, but thinned streams drift until the next key block
     #[arg(long)]
-    pub drift_free: bool,
+    pub single_loop: bool,
     /// Most frames between key blocks, where players can seek to; 0 = only the first block is one
     #[arg(long, value_name = "FRAMES", default_value_t = 240)]
     pub key_int_max: u32,
@@ -274,8 +277,8 @@ pub struct DecodeArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Nothing is decoded, so this runs as fast as the disk. Encode with --drift-free what is to be thinned: other streams lose more \
-quality than thinning alone costs, until the next key block.
+Nothing is decoded, so this runs as fast as the disk. Streams encoded with --single-loop lose more quality than thinning alone \
+costs, until the next key block.
 
 Examples:
   etok thin holiday.etok small.etok --bitrate 300
@@ -301,10 +304,10 @@ pub struct ThinArgs {
 #[command(after_help = "\
 Each file holds some seconds of video, first the base layer of all its blocks, then the next layer, and so on. So any server \
 of files with Range serves every rate: a player asks for as much of the front of a file as it has bits for. docs/http.md \
-describes the files. Encode with --drift-free, and with a key block (--key-int-max) every few seconds.
+describes the files. Encode with a key block (--key-int-max) every few seconds.
 
 Examples:
-  etok encode holiday.mp4 holiday.etok --drift-free --key-int-max 60
+  etok encode holiday.mp4 holiday.etok --key-int-max 60
   etok segment holiday.etok site/holiday
   etok play https://example.org/holiday/index.json")]
 pub struct SegmentArgs {

@@ -84,7 +84,10 @@ fn encoder(args: &EncodeArgs) -> anyhow::Result<gst::Element> {
         encoder.set_property("target-psnr", psnr);
     }
     encoder.set_property("layers", args.layers.unwrap_or(0));
-    encoder.set_property("drift-free", args.drift_free);
+    if let Some(ratio) = args.layer_ratio {
+        encoder.set_property("layer-ratio", ratio);
+    }
+    encoder.set_property("drift-free", !args.single_loop);
     encoder.set_property("key-int-max", args.key_int_max);
     Ok(encoder)
 }

@@ -174,7 +174,7 @@ fn key_blocks(stream: &Stream) -> u64 {
 fn grid(stream: &Stream) -> Option<(u64, u32)> {
     let bundle = stream.bundle.as_ref()?;
     let geometry = bundle.geometry(stream.header.width, stream.header.height).ok()?;
-    Some((geometry.cells() as u64, bundle.manifest.tokens_per_cell))
+    Some((geometry.cells() as u64, bundle.manifest.stream_tokens_per_cell(usize::from(stream.header.layers))))
 }
 
 fn table(file: &str, stream: &Stream) -> Result<String, std::fmt::Error> {

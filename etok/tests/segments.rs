@@ -14,8 +14,7 @@ use bytes::BytesMut;
 use common::{Folder, has, read, stderr};
 use elastictok::bitstream::{Limits, MediaIndex, read_media_segment};
 
-const CLIP: &str =
-    "encode test:smpte a.etok --quiet --size 160x96 --duration 6 --psnr 44 --layers 2 --drift-free --key-int-max 30";
+const CLIP: &str = "encode test:smpte a.etok --quiet --size 160x96 --duration 6 --psnr 44 --layers 2 --key-int-max 30";
 
 /// A server of the files in a folder, with Range where `ranges`, that sends up to `rate` bytes per second (0: any). It ends
 /// with the test.

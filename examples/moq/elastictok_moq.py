@@ -52,7 +52,7 @@ class Publisher:
         )
         self.pipeline = Gst.parse_launch(
             f"{source} ! videoconvert ! elastictokenc rate-control=bitrate bitrate={bitrate} key-int-max={key_int_max}"
-            f" drift-free=true ! video/x-elastictok,stream-format=packetized ! tee name=t{thinners}"
+            f" layers={layers} ! video/x-elastictok,stream-format=packetized ! tee name=t{thinners}"
         )
         self.sinks = [self.pipeline.get_by_name(f"layer{layer}") for layer in range(layers)]
         self.group = -1

@@ -43,7 +43,7 @@ class Encoder:
     def __init__(self, source: str, bitrate: int, key_int_max: int):
         self.pipeline = Gst.parse_launch(
             f"{source} ! videoconvert ! queue max-size-buffers=2 leaky=downstream"
-            f" ! elastictokenc name=encoder rate-control=bitrate bitrate={bitrate} key-int-max={key_int_max} drift-free=true"
+            f" ! elastictokenc name=encoder rate-control=bitrate bitrate={bitrate} key-int-max={key_int_max}"
             " ! video/x-elastictok,stream-format=packetized ! appsink name=blocks sync=false emit-signals=true"
         )
         self.encoder = self.pipeline.get_by_name("encoder")

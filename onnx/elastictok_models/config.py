@@ -16,11 +16,10 @@ LUMA_PHASES, CHROMA_PHASES = 8, 16  # phases of a pixel: eighths in luma, sixtee
 
 @dataclass(frozen=True)
 class Config:
-    """A structured codec: block motion, orthonormal transform, nested quantiser, learned in-loop filter."""
+    """A structured codec: block motion, orthonormal transform, quantisers in layers, learned in-loop filter."""
 
     name: str = "builtin"
     block_length: int = 2  # T, frames per block: 1 or 2
-    layers: int = 3  # L, coded layers; bundle.json also calls them the bottleneck's levels
     scale: int = 8  # latent units per unit of an orthonormal transform coefficient
     # Chroma latents are scaled: coarse steps must not take the colour of large areas, while fine chroma detail is not seen.
     chroma_weight: float = 0.8  # of high frequencies
@@ -47,10 +46,6 @@ class Config:
     @property
     def coefficients(self) -> int:  # C, of a cell
         return self.luma_coefficients + 2 * self.chroma_coefficients
-
-    @property
-    def tokens(self) -> int:  # K, of a cell
-        return self.layers * self.coefficients
 
     @property
     def luma_patch(self) -> int:  # luma samples of a 4x4 patch, all frames

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""The encoder graph's `distortion`: what each cell's luma error will be at each layer, before anything is quantised.
+"""The encoder graph's `distortion`: what each cell's luma error will be, before anything is quantised.
 
 The error that a quantiser of step s leaves follows from how much energy the latents have in a few bands of frequency, nearly: a
 band keeps its energy where that is small, and a fixed share of s^2 where it is large. A small network corrects what

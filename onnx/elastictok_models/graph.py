@@ -144,24 +144,22 @@ def pictures(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str) -> tup
 
 def distortion(b: Builder, cfg: Config, grid: Grid, head: DistortionHead, luma: str, intra: str) -> None:
     """DistortionHead as a graph: luma latents float32 [cells, n], intra bool [1, cells_y, cells_x] and the input step to the
-    output `distortion` float32 [cells, L]."""
+    output `distortion` float32 [cells, 1]."""
     from .distortion import FLOOR, bands
     w = {k: v.detach().cpu().numpy().astype(np.float32) for k, v in head.state_dict().items()}
     weight = lambda k, v: b.weight(f"distortion.{k}", v)
     n = len(w["share"])
     energies = b.op("MatMul", b.op("Mul", luma, luma), b.const(bands(cfg) / cfg.scale**2))
-    coarser = np.array([3 ** (cfg.layers - 1 - i) for i in range(cfg.layers)], np.float32).reshape(1, -1, 1)
-    step = b.op("Mul", "step", b.const(coarser))
-    relative = b.op("Div", b.reshape(energies, -1, 1, n), b.op("Mul", step, step))  # [cells, L, bands]
+    relative = b.op("Div", b.reshape(energies, -1, 1, n), b.op("Mul", "step", "step"))  # [cells, 1, bands]
     most = weight("most", w["share"] * np.exp(w["saturation"].astype(np.float64)))
     kept = b.op("Div", b.op("Mul", relative, most), b.op("Add", relative, most))
     kept = b.op("ReduceSum", kept, b.ints(2), keepdims=1)
-    log = b.op("Log", step)
+    log = b.op("Log", "step")
     shape = lambda x, *s: b.op("Expand", x, b.shape(*s))
     cells = b.op("Mul", grid.y, grid.x)
     features = b.op("Concat", b.op("Mul", b.op("Log", b.op("Add", relative, b.const(np.float32(FLOOR)))), b.const(np.float32(0.25))),
-                    shape(b.op("Mul", log, b.const(np.float32(0.25))), cells, cfg.layers, 1),
-                    shape(b.reshape(b.op("Cast", intra, to=TensorProto.FLOAT), -1, 1, 1), cells, cfg.layers, 1), axis=2)
+                    shape(b.op("Mul", log, b.const(np.float32(0.25))), cells, 1, 1),
+                    shape(b.reshape(b.op("Cast", intra, to=TensorProto.FLOAT), -1, 1, 1), cells, 1, 1), axis=2)
     hidden = b.op("Add", b.op("MatMul", features, weight("hidden.weight", w["hidden.weight"].T)), weight("hidden.bias", w["hidden.bias"]))
     out = b.op("Add", b.op("MatMul", b.op("Relu", hidden), weight("out.weight", w["out.weight"].T)), weight("out.bias", w["out.bias"]))
     total = b.op("Add", b.op("Add", b.op("Log", b.op("Add", kept, b.const(np.float32(1e-6)))), b.op("Mul", log, b.const(np.float32(2)))), out)
@@ -187,7 +185,7 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
     if head is not None:
         distortion(b, cfg, grid, head, luma, intra_cells(b, "motion", "position"))
         inputs.append("step")
-        outputs.append(helper.make_tensor_value_info("distortion", TensorProto.FLOAT, ["cells", cfg.layers]))
+        outputs.append(helper.make_tensor_value_info("distortion", TensorProto.FLOAT, ["cells", 1]))
     # rounds half to even and saturates
     whole = [b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.int16)) for x in (luma, chroma)]
     b.op("Concat", *whole, axis=1, out="tokens")

@@ -19,19 +19,14 @@ from .transform import order
 
 
 def quantise(latents, step, rng, cfg: Config, order_rank):
-    """A stand-in for the encoder's rate-distortion optimised nested quantiser; returns dequantised latents, counts and the
-    effective step in latent units. Sometimes upper layers are cut off, as a media server would."""
-    cut = rng.choice(cfg.layers, p=[0.7, 0.2, 0.1][:cfg.layers]) if rng.random() < 0.5 else 0
-    fine = step / 3 ** cut
+    """A stand-in for the encoder's rate-distortion optimised quantiser; returns dequantised latents and which cells have any."""
     dead = rng.uniform(0.55, 0.75)  # |x| / step below this goes to zero; high frequencies sooner
-    a = np.abs(latents) / fine
-    k = np.floor(a + rng.uniform(0.25, 0.4))
-    k[a < dead + 0.25 * order_rank * (cut == 0)] = 0
-    m = k // 3 ** cut
+    a = np.abs(latents) / step
+    m = np.floor(a + rng.uniform(0.25, 0.4))
+    m[a < dead + 0.25 * order_rank] = 0
     lonely = (m.sum(1) <= 1) & (m.max(1) <= 1) & (rng.random(len(m)) < 0.7)
     m[lonely] = 0
-    middle = (3 ** cut - 1) / 2
-    value = np.sign(latents) * (m * 3 ** cut + middle - 0.06 * 3 ** cut * (m == 1)) * fine
+    value = np.sign(latents) * (m - 0.06 * (m == 1)) * step
     value[m == 0] = 0
     return np.round(value).astype(np.int32), (m > 0).any(1)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Trains the distortion head on what receivers of every count of layers really showed (truncations.py):
+"""Trains the distortion head on what quantisers of several steps really showed (truncations.py):
 python -m elastictok_models.train_distortion --data CLIPS --tools DIR --bundle models/builtin --out WORK/distortion.pt"""
 import argparse
 import time
@@ -16,13 +16,12 @@ from .truncations import Block, observe
 
 
 def samples(block: Block, cfg: Config, rng, most: int) -> tuple:
-    """(energies [N, bands], step [N], intra [N], error [N]) of some cells of a block, at every layer."""
+    """(energies [N, bands], step [N], intra [N], error [N]) of some cells of a block, at every step."""
     pick = rng.permutation(len(block.latents))[:most]
     energies = (block.latents[pick].astype(np.float32) / cfg.scale) ** 2 @ bands(cfg)
     parts = []
-    for layer in range(cfg.layers):
-        step = block.step * 3 ** (cfg.layers - 1 - layer)
-        parts.append((energies, np.full(len(pick), step, np.float32), block.intra[pick].astype(np.float32), block.errors[pick, layer]))
+    for step, errors in zip(block.steps, block.errors):
+        parts.append((energies, np.full(len(pick), step, np.float32), block.intra[pick].astype(np.float32), errors[pick]))
     return tuple(np.concatenate(p) for p in zip(*parts))
 
 

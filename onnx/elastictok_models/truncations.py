@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""What cells look like to receivers of fewer layers: training data for the encoder graph's `distortion`.
+"""What cells look like after quantisers of several steps: training data for the encoder graph's `distortion`.
 
-Clips are coded by the Rust encoder (`codec dump`), its latents quantised again at several steps (`truncate`), every truncation
+Clips are coded by the Rust encoder (`codec dump`), its latents quantised again in layers (`truncate`), every truncation
 decoded by the decoder graph against the encoder's own reference, and each cell's luma compared with the source. Both programs
 are in tools/src/bin/; `truncate.rs` describes what this module reads."""
 import subprocess
@@ -19,15 +19,18 @@ from .session import session
 from .transform import order
 
 
+LAYERS, RATIO = 3, 13  # a factor of 3 from step to step
+
+
 @dataclass
 class Block:
     """One block at one quantiser."""
 
     key: bool
-    step: float  # of the last layer, pixel units
+    steps: list  # float: of each layer, pixel units
     intra: np.ndarray  # bool [cells]
     latents: np.ndarray  # i16 [cells, luma coefficients], the graph's order: what the encoder graph gave
-    errors: np.ndarray  # f32 [cells, L]: mean squared error of luma with layers 0..=l
+    errors: np.ndarray  # f32 [layers, cells]: mean squared error of luma with layers 0..=l
 
 
 def step_of(quantiser: int, cfg: Config) -> float:
@@ -51,9 +54,9 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
         subprocess.run(["ffmpeg", "-v", "error", "-i", clip, "-vf", f"trim=start_frame={start}:end_frame={start + frames},"
                         "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0", "-pix_fmt", "yuv420p", video], check=True)
         subprocess.run([tools / "codec", "dump", video, dump, "--target-psnr", f"{rng.uniform(26, 45):.1f}", "--key-int-max", "8",
-                        "--threads", "1"], check=True, stderr=subprocess.DEVNULL)
+                        "--layers", str(LAYERS), "--threads", "1"], check=True, stderr=subprocess.DEVNULL)
         offset = int(rng.integers(4, 15) * rng.choice([-1, 1]))
-        again = subprocess.Popen([tools / "truncate", dump, "0", str(offset)], stdout=subprocess.PIPE)
+        again = subprocess.Popen([tools / "truncate", dump, str(RATIO), "0", str(offset)], stdout=subprocess.PIPE)
         source = read_clip(video)
         cells_y, cells_x = source.shape[1] * 2 // 3 // CELL, source.shape[2] // CELL
         cells, rank = cells_y * cells_x, np.argsort(order(cfg))
@@ -67,18 +70,18 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
             shown = source[n * cfg.block_length:(n + 1) * cfg.block_length]
             feed = {"position": np.asarray(position, np.int64), "motion": motion, "dec.reference": reference}
             for tried in range(2):
-                errors = np.zeros((cells, cfg.layers), np.float32)
-                for layer in range(cfg.layers):
+                errors, steps = np.zeros((LAYERS, cells), np.float32), []
+                for layer in range(LAYERS):
                     record = again.stdout.read(4 + 4 * cells + 2 * cells * cfg.coefficients)
-                    finest, held = step_of(record[0], cfg), record[1]
+                    steps.append(step_of(record[0], cfg))
                     tokens = np.frombuffer(record, "<i2", offset=4 + 4 * cells).reshape(cells, -1)[:, rank]
-                    step = np.asarray(finest * 3 ** (cfg.layers - held), np.float32)
-                    frames_, next_ = run(None, {**feed, "tokens": np.ascontiguousarray(tokens, np.int32), "step": step,
+                    frames_, next_ = run(None, {**feed, "tokens": np.ascontiguousarray(tokens, np.int32),
+                                                "step": np.asarray(steps[-1], np.float32),
                                                 "counts": np.frombuffer(record, "<i4", cells, 4)})[:2]
-                    errors[:, layer] = cell_errors(frames_, shown)
+                    errors[layer] = cell_errors(frames_, shown)
                 if tried == 0:
                     coded = next_
-                yield Block(key, finest, motion[2].ravel() != 0, latents[:, rank[:cfg.luma_coefficients]], errors)
+                yield Block(key, steps, motion[2].ravel() != 0, latents[:, rank[:cfg.luma_coefficients]], errors)
             reference = coded
         again.stdout.close()
         again.wait()

@@ -42,6 +42,8 @@ pub fn header(data: &[u8]) {
         pixel_format: if byte() % 2 == 0 { PixelFormat::I420 } else { PixelFormat::Rgb },
         block_length: byte() % 16 + 1,
         chroma_site: byte() % 7,
+        layers: 4,
+        layer_ratio: 8,
     });
 }
 
@@ -137,6 +139,8 @@ mod tests {
             pixel_format: PixelFormat::I420,
             block_length: 2,
             chroma_site: 0,
+            layers: 4,
+            layer_ratio: 8,
         }
     }
 
@@ -180,6 +184,8 @@ mod tests {
             pixel_aspect_ratio: (2_000_000_000, 4_000_000_000),
             colorimetry: [1, 200, 1, 1],
             chroma_site: 1,
+            layers: 4,
+            layer_ratio: 8,
             ..valid()
         };
         let caps = stream_caps(&header).build();
@@ -227,6 +233,8 @@ mod tests {
                 pixel_format: if rgb { PixelFormat::Rgb } else { PixelFormat::I420 },
                 block_length,
                 chroma_site,
+                layers: 4,
+                layer_ratio: 8,
             });
         }
     }

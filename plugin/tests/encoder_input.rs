@@ -335,7 +335,7 @@ fn graphs_are_loaded_before_data_flows_where_the_size_is_known() {
     init();
     let pipeline = gst::parse::launch(
         "videotestsrc is-live=true ! video/x-raw,width=64,height=48 ! elastictokenc name=enc execution-provider=cpu \
-         layers=1 drift-free=true target-mse=1 ! fakesink",
+         target-mse=1 ! fakesink",
     )
     .unwrap();
     // What is wrong with the settings shows at once: the encoder was made, although a live source gives no data yet.

@@ -26,13 +26,16 @@ fn header(width: u32, height: u32) -> SequenceHeader {
         pixel_format: PixelFormat::I420,
         block_length: 2,
         chroma_site: 0,
+        layers: 4,
+        layer_ratio: 8,
     }
 }
 
 /// A key block of nothing.
 fn empty_block(quantiser: u8, timing: Timing) -> Vec<u8> {
     let mut out = bytes::BytesMut::new();
-    let header = BlockHeader { key: true, epoch: 0, position: 0, left_out: 0, frames: 2, quantiser, timing };
+    let header =
+        BlockHeader { key: true, epoch: 0, position: 0, left_out: 0, frames: 2, quantiser, base_quantiser: None, timing };
     BlockWriter::begin(&header, 2, &mut out).unwrap();
     out.to_vec()
 }

@@ -26,6 +26,8 @@ fn header(width: u32) -> SequenceHeader {
         pixel_aspect_ratio: (1, 1),
         colorimetry: [1, 1, 1, 1],
         chroma_site: 0,
+        layers: 4,
+        layer_ratio: 8,
         pixel_format: PixelFormat::I420,
         block_length: 2,
     }
@@ -55,7 +57,16 @@ impl Spec {
             let at = |i: u64| FrameTime { pts: Some((self.first + 20 * (2 * u64::from(n) + i)) * MS), duration: Some(20 * MS) };
             let timing = timeline.encode(position, &[at(0), at(1)]).unwrap();
             let epoch = self.epoch.wrapping_add((n / self.interval) as u8);
-            let block = BlockHeader { key: position == 0, epoch, position, left_out: 0, frames: 2, quantiser: 32, timing };
+            let block = BlockHeader {
+                key: position == 0,
+                epoch,
+                position,
+                left_out: 0,
+                frames: 2,
+                quantiser: 32,
+                base_quantiser: None,
+                timing,
+            };
             let mut data = bytes::BytesMut::new();
             block.write(2, &mut data).unwrap();
             data.to_vec()

@@ -13,9 +13,10 @@ const FLAG_KEY: u8 = 1;
 const FLAG_TIMING: u8 = 1 << 1;
 const FLAG_NO_PTS: u8 = 1 << 2;
 const FLAG_FRAMES: u8 = 1 << 3;
-/// Bits 4-5: layers left out.
+/// Bits 4-6: layers left out.
 const LEFT_OUT_SHIFT: u32 = 4;
-const RESERVED_FLAGS: u8 = 0xC0;
+const MAX_LEFT_OUT: u8 = 7;
+const FLAG_BASE: u8 = 1 << 7;
 
 /// Timing byte: bits 0-1 unit, bit 2 differences present, bits 3-5 rule for durations.
 const TIMING_DIFFERENCES: u8 = 1 << 2;
@@ -30,12 +31,14 @@ pub struct BlockHeader {
     pub epoch: u8,
     /// Blocks since the key block; 0 in key blocks and only there.
     pub position: u32,
-    /// Layers that the bundle has and the block was not coded in, 0..=3.
+    /// Layers that the stream has and the block was not coded in, 0..=7.
     pub left_out: u8,
     /// Real frames in the block, 1..=T.
     pub frames: u8,
-    /// Quantiser index; its meaning is the bundle's.
+    /// Quantiser index of the last layer; its meaning is the bundle's.
     pub quantiser: u8,
+    /// Quantiser index of layer 0, where it is not what the sequence header's layer ratio makes it; not below `quantiser`.
+    pub base_quantiser: Option<u8>,
     /// The frames' times.
     pub timing: Timing,
 }
@@ -71,14 +74,15 @@ impl RawHeader {
     pub fn read(data: &[u8]) -> Result<Self, HeaderFault> {
         let mut reader = BlockHeaderReader { data, taken: 0 };
         let flags = reader.byte()?;
-        if flags & RESERVED_FLAGS != 0 {
-            return Err(HeaderFault::Bad("a reserved flag is set"));
-        }
         let key = flags & FLAG_KEY != 0;
         let no_pts = flags & FLAG_NO_PTS != 0;
         let epoch = reader.byte()?;
         let position = if key { 0 } else { reader.position()? };
         let quantiser = reader.byte()?;
+        let base_quantiser = if flags & FLAG_BASE != 0 { Some(reader.byte()?) } else { None };
+        if base_quantiser.is_some_and(|base| base < quantiser) {
+            return Err(HeaderFault::Bad("layer 0 has a finer quantiser than the last layer"));
+        }
         let has_frames = flags & FLAG_FRAMES != 0;
         let frames = if has_frames { reader.byte()? } else { 0 };
         if has_frames && !(1..=MAX_BLOCK_LENGTH).contains(&frames) {
@@ -94,8 +98,8 @@ impl RawHeader {
             return Err(HeaderFault::Bad("checksum mismatch"));
         }
         let timing = Timing { base, no_pts, explicit };
-        let left_out = flags >> LEFT_OUT_SHIFT & 3;
-        let header = BlockHeader { key, epoch, position, left_out, frames, quantiser, timing };
+        let left_out = flags >> LEFT_OUT_SHIFT & MAX_LEFT_OUT;
+        let header = BlockHeader { key, epoch, position, left_out, frames, quantiser, base_quantiser, timing };
         Ok(Self { header, has_frames, len: reader.taken })
     }
 
@@ -133,6 +137,7 @@ impl BlockHeader {
                 | flag(timing.explicit.is_some(), FLAG_TIMING)
                 | flag(timing.no_pts, FLAG_NO_PTS)
                 | flag(has_frames, FLAG_FRAMES)
+                | flag(self.base_quantiser.is_some(), FLAG_BASE)
                 | self.left_out << LEFT_OUT_SHIFT,
         );
         out.put_u8(self.epoch);
@@ -140,6 +145,9 @@ impl BlockHeader {
             varint::put(out, self.position.into());
         }
         out.put_u8(self.quantiser);
+        if let Some(base) = self.base_quantiser {
+            out.put_u8(base);
+        }
         if has_frames {
             out.put_u8(self.frames);
         }
@@ -158,8 +166,11 @@ impl BlockHeader {
         if !(1..=MAX_BLOCK_LENGTH).contains(&block_length) || !(1..=block_length).contains(&self.frames) {
             return Err("frames must be 1..=block length, and that 1..=16");
         }
-        if self.left_out > 3 {
-            return Err("at most three layers can be left out");
+        if self.left_out > MAX_LEFT_OUT {
+            return Err("at most seven layers can be left out");
+        }
+        if self.base_quantiser.is_some_and(|base| base < self.quantiser) {
+            return Err("layer 0 cannot have a finer quantiser than the last layer");
         }
         if self.key != (self.position == 0) {
             return Err("position must be 0 in key blocks and only there");

@@ -94,6 +94,8 @@ pub fn rtp(data: &[u8]) {
             pixel_format: crate::frame::PixelFormat::I420,
             block_length: 2,
             chroma_site: 0,
+            layers: 4,
+            layer_ratio: 8,
         };
         assert!(receiver.set_header(&header.to_bytes()).is_ok());
     }

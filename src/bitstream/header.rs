@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::crc::crc16;
-use super::limits::{Limits, MAX_BLOCK_LENGTH, MAX_SEQUENCE_BYTES};
+use super::limits::{Limits, MAX_BLOCK_LENGTH, MAX_LAYERS, MAX_SEQUENCE_BYTES};
 use super::varint;
 use crate::frame::PixelFormat;
 use crate::{Error, Result};
@@ -13,10 +13,13 @@ use crate::{Error, Result};
 pub const MAGIC: [u8; 4] = *b"ETOK";
 
 /// The format's major version. Streams of another one cannot be read.
-pub const VERSION_MAJOR: u8 = 1;
+pub const VERSION_MAJOR: u8 = 2;
 
 /// The format's minor version: a higher one only adds fields that may be ignored.
 pub const VERSION_MINOR: u8 = 0;
+
+/// Largest layer ratio: a factor of four between the steps of neighbouring layers.
+pub const MAX_LAYER_RATIO: u8 = 16;
 
 /// What a decoder must know before the first block; constant until the next key block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +42,11 @@ pub struct SequenceHeader {
     pub block_length: u8,
     /// 0 unspecified, else 1 + the H.273 chroma sample location type: 1 left, 2 centre, 3 top-left, 4 top, 5 bottom-left, 6 bottom.
     pub chroma_site: u8,
+    /// L, the most layers that a block can have, 1..=32.
+    pub layers: u8,
+    /// Quantiser indices between neighbouring layers, where the model has a quantiser and a block does not say otherwise, 0..=16: the
+    /// ratio of their steps is 2^(n / 8).
+    pub layer_ratio: u8,
 }
 
 impl SequenceHeader {
@@ -70,6 +78,12 @@ impl SequenceHeader {
         if self.chroma_site > 6 {
             return Err(malformed(format!("chroma site {} is outside 0..=6", self.chroma_site)));
         }
+        if !(1..=MAX_LAYERS).contains(&usize::from(self.layers)) {
+            return Err(malformed(format!("{} layers are outside 1..={MAX_LAYERS}", self.layers)));
+        }
+        if self.layer_ratio > MAX_LAYER_RATIO {
+            return Err(malformed(format!("layer ratio {} is outside 0..={MAX_LAYER_RATIO}", self.layer_ratio)));
+        }
         Ok(())
     }
 
@@ -97,6 +111,8 @@ impl SequenceHeader {
         });
         out.put_u8(self.block_length);
         out.put_u8(self.chroma_site);
+        out.put_u8(self.layers);
+        out.put_u8(self.layer_ratio);
         let check = crc16(&out);
         out.put_u16_le(check);
         out.freeze()
@@ -126,7 +142,12 @@ impl SequenceHeader {
         let (major, minor) = (version >> 4, version & 0x0F);
         if major != VERSION_MAJOR {
             return Err(Error::Unsupported(format!(
-                "stream format version {major}.{minor}, this build reads {VERSION_MAJOR}.x; use a build that knows version {major}"
+                "stream format version {major}.{minor}, this build reads {VERSION_MAJOR}.x; {}",
+                if major < VERSION_MAJOR {
+                    "encode the source again, or use the build that made the stream"
+                } else {
+                    "use a newer build"
+                }
             )));
         }
         let header = Self {
@@ -145,6 +166,8 @@ impl SequenceHeader {
             },
             block_length: reader.byte()?,
             chroma_site: reader.byte()?,
+            layers: reader.byte()?,
+            layer_ratio: reader.byte()?,
         };
         let newer = minor > VERSION_MINOR;
         if !reader.rest.is_empty() && !newer {

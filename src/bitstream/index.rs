@@ -177,6 +177,8 @@ mod tests {
             pixel_aspect_ratio: (1, 1),
             colorimetry: [0, 2, 2, 2],
             chroma_site: 0,
+            layers: 4,
+            layer_ratio: 8,
             pixel_format: PixelFormat::I420,
             block_length: 2,
         }
@@ -192,7 +194,16 @@ mod tests {
             epoch = epoch.wrapping_add(u8::from(n > 0 && position == 0));
             let frame = |i: u64| FrameTime { pts: Some((first + 20 * (2 * u64::from(n) + i)) * MS), duration: Some(20 * MS) };
             let timing = timeline.encode(position, &[frame(0), frame(1)]).unwrap();
-            let block = BlockHeader { key: position == 0, epoch, position, left_out: 0, frames: 2, quantiser: 32, timing };
+            let block = BlockHeader {
+                key: position == 0,
+                epoch,
+                position,
+                left_out: 0,
+                frames: 2,
+                quantiser: 32,
+                base_quantiser: None,
+                timing,
+            };
             let mut data = BytesMut::new();
             block.write(2, &mut data).unwrap();
             writer.write(&data, &mut out).unwrap();

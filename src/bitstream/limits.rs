@@ -6,7 +6,7 @@ use crate::{Error, Result};
 /// The most frames in a block.
 pub const MAX_BLOCK_LENGTH: u8 = 16;
 
-/// Most layers of a model.
+/// Most layers of a stream.
 pub const MAX_LAYERS: usize = 32;
 
 /// The largest width or height in pixels that the format allows.
@@ -19,7 +19,7 @@ pub const DEFAULT_MAX_PIXELS: u32 = 4096 * 2304;
 pub const MAX_SEQUENCE_BYTES: usize = 127;
 
 /// The most bytes of a block header with everything present.
-pub const MAX_BLOCK_HEADER_BYTES: usize = 5 + 10 + 1 + 32 * 10 + 1;
+pub const MAX_BLOCK_HEADER_BYTES: usize = 6 + 10 + 1 + 32 * 10 + 1;
 
 /// Limits for streams. A few bytes of a header can ask for gigabytes, so the defaults are below what the format allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

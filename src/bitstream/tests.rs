@@ -24,6 +24,8 @@ pub(super) fn sequence() -> SequenceHeader {
         pixel_format: PixelFormat::I420,
         block_length: 2,
         chroma_site: 1,
+        layers: 4,
+        layer_ratio: 8,
     }
 }
 
@@ -38,7 +40,16 @@ fn blocks(count: u32, layers: usize, lengths: &[usize]) -> Vec<BytesMut> {
             let times = [0, 1].map(|frame| FrameTime { pts: Some(pts(frame)), duration: None });
             let timing = timeline.encode(position, &times).expect("valid");
             let epoch = (index / 3) as u8;
-            let header = BlockHeader { key: position == 0, epoch, position, left_out: 0, frames: 2, quantiser: 9, timing };
+            let header = BlockHeader {
+                key: position == 0,
+                epoch,
+                position,
+                left_out: 0,
+                frames: 2,
+                quantiser: 9,
+                base_quantiser: None,
+                timing,
+            };
             let mut out = BytesMut::new();
             let mut writer = BlockWriter::begin(&header, 2, &mut out).expect("valid");
             for layer in 0..layers {
@@ -76,11 +87,12 @@ fn arbitrary_sequence() -> impl Strategy<Value = SequenceHeader> {
     let framerate = prop_oneof![(number(), number()), Just((0, 1))];
     let size = (1..=MAX_DIMENSION, 1..=MAX_DIMENSION);
     let colour = (0u8..=2, any::<[u8; 3]>(), 0u8..=6, any::<bool>());
-    (any::<[u8; 8]>(), size, framerate, (number(), number()), colour, 1u8..=16).prop_map(
-        |(fingerprint, (width, height), framerate, pixel_aspect_ratio, (range, [m, t, p], chroma_site, rgb), block_length)| {
+    let layers = (1u8..=32, 0u8..=16);
+    (any::<[u8; 8]>(), size, framerate, (number(), number()), colour, 1u8..=16, layers).prop_map(
+        |(fingerprint, size, framerate, pixel_aspect_ratio, (range, [m, t, p], chroma_site, rgb), block_length, layers)| {
             let pixel_format = if rgb { PixelFormat::Rgb } else { PixelFormat::I420 };
             let colorimetry = [range, m, t, p];
-            let (width, height) = (width, height);
+            let ((width, height), (layers, layer_ratio)) = (size, layers);
             SequenceHeader {
                 fingerprint,
                 width,
@@ -91,6 +103,8 @@ fn arbitrary_sequence() -> impl Strategy<Value = SequenceHeader> {
                 pixel_format,
                 block_length,
                 chroma_site,
+                layers,
+                layer_ratio,
             }
         },
     )
@@ -286,17 +300,18 @@ fn resealed(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
 #[test]
 fn sequence_header_versions() {
     let parse = |change: &dyn Fn(&mut Vec<u8>)| SequenceHeader::parse(&resealed(change));
-    assert!(matches!(parse(&|bytes| bytes[4] = 0x20), Err(Error::Unsupported(_))), "major version");
-    assert!(matches!(parse(&|bytes| bytes[4] = 0x00), Err(Error::Unsupported(_))), "major version");
+    assert!(matches!(parse(&|bytes| bytes[4] = 0x30), Err(Error::Unsupported(m)) if m.contains("newer")), "major version");
+    let old = parse(&|bytes| bytes[4] = 0x10);
+    assert!(matches!(&old, Err(Error::Unsupported(m)) if m.contains("version 1.0") && m.contains("encode")), "{old:?}");
     assert!(matches!(parse(&|bytes| bytes.push(0)), Err(Error::Malformed(_))), "trailing byte in this version");
     let newer = |bytes: &mut Vec<u8>| {
-        bytes[4] = 0x11;
+        bytes[4] = 0x21;
         bytes.extend([9, 9, 9]);
     };
     assert_eq!(parse(&newer), Ok(sequence()), "fields of a newer minor version are skipped");
     assert!(matches!(parse(&|bytes| bytes.resize(126, 0)), Err(Error::Limit(_))));
     assert!(matches!(parse(&|bytes| bytes[0] = b'X'), Err(Error::Malformed(_))));
-    let format = sequence().to_bytes().len() - 5;
+    let format = sequence().to_bytes().len() - 7;
     assert!(matches!(parse(&|bytes| bytes[format] = 2), Err(Error::Unsupported(_))), "pixel format");
 }
 

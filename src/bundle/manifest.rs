@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::bitstream::MAX_LAYERS;
 use crate::frame::PixelFormat;
-use crate::tokens::MAX_NESTED_LAYERS;
 use crate::{Error, Result};
 
 /// Pixels on a side of a nested bundle's cell: the motion search and the stream's vectors have this size.
@@ -35,11 +34,8 @@ pub enum Bottleneck {
         /// Bits of a value, 1..=16.
         bits: u32,
     },
-    /// Tokens are the nested ternary digits of transform coefficients.
+    /// Tokens are the quantisation indices of transform coefficients, one of each in every layer.
     Nested {
-        /// L, digits of a coefficient, and so layers.
-        #[serde(rename = "levels")]
-        layers: u32,
         /// Latent units per unit of an orthonormal coefficient.
         scale: u32,
         /// Place of each coefficient, in the graphs' order.
@@ -115,12 +111,12 @@ pub struct Manifest {
     pub alignment: [u32; 2],
     /// [width, height] of a cell in pixels.
     pub cell: [u32; 2],
-    /// K, tokens of a cell.
+    /// K, tokens of a cell; for `nested` those of one layer, since streams choose how many layers they have.
     pub tokens_per_cell: u32,
     /// Least count a search may give.
     #[serde(default)]
     pub min_tokens: u32,
-    /// End of each layer in a cell's tokens.
+    /// End of each layer in a cell's tokens; for `nested` of one layer.
     pub layers: Vec<u32>,
     /// How a cell becomes tokens.
     pub bottleneck: Bottleneck,
@@ -218,7 +214,7 @@ impl Manifest {
                     return Err("vae dimensions, bits or scale is out of range".into());
                 }
             }
-            Bottleneck::Nested { layers, scale, positions, order } => {
+            Bottleneck::Nested { scale, positions, order } => {
                 if self.pixel_format != PixelFormat::I420 || !self.takes_motion || !self.takes_step {
                     return Err("a nested bottleneck needs I420, takes_motion and takes_step".into());
                 }
@@ -228,12 +224,12 @@ impl Manifest {
                         self.cell[0], self.cell[1]
                     ));
                 }
-                if !(1..=MAX_NESTED_LAYERS as u32).contains(layers) || !(1..=64).contains(scale) {
-                    return Err(format!("nested levels {layers} or scale {scale} is out of range"));
+                if !(1..=64).contains(scale) {
+                    return Err(format!("nested scale {scale} is out of range"));
                 }
                 let c = positions.len() as u32;
-                if c == 0 || c > 4096 || self.layers != (1..=*layers).map(|l| l * c).collect::<Vec<_>>() {
-                    return Err(format!("layers {:?} are not {layers} times the {c} coefficients", self.layers));
+                if c == 0 || c > 4096 || self.layers != [c] {
+                    return Err(format!("layers {:?} are not [{c}], the coefficients of a nested bundle", self.layers));
                 }
                 let mut sorted = order.clone();
                 sorted.sort_unstable();
@@ -265,6 +261,14 @@ impl Manifest {
             return Err("search: the official rule needs an fsq or vae bottleneck and min_tokens of 1 or more".into());
         }
         Ok(())
+    }
+
+    /// K, tokens of a cell in a stream of up to `layers` layers.
+    pub fn stream_tokens_per_cell(&self, layers: usize) -> u32 {
+        match self.bottleneck {
+            Bottleneck::Nested { .. } => self.tokens_per_cell * layers as u32,
+            Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => self.tokens_per_cell,
+        }
     }
 
     /// The fields that decide how a stream decodes, in a fixed form.
@@ -350,9 +354,8 @@ mod tests {
                 .contains("vae")
         );
         assert!(
-            message(|j| j["bottleneck"] =
-                serde_json::json!({"kind": "nested", "levels": 3, "scale": 8, "positions": [], "order": []}))
-            .contains("I420")
+            message(|j| j["bottleneck"] = serde_json::json!({"kind": "nested", "scale": 8, "positions": [], "order": []}))
+                .contains("I420")
         );
         assert!(message(|j| j["takes_motion"] = true.into()).contains("takes_motion"));
         assert!(message(|j| j["takes_step"] = true.into()).contains("takes_step"));
@@ -364,7 +367,7 @@ mod tests {
             serde_json::json!({
                 "format_version": 1, "name": "t", "pixel_format": "I420", "block_length": 2, "alignment": [side, side],
                 "cell": [side, side], "tokens_per_cell": 1, "layers": [1], "takes_motion": true, "takes_step": true,
-                "bottleneck": {"kind": "nested", "levels": 1, "scale": 8, "positions": [position], "order": [0]}
+                "bottleneck": {"kind": "nested", "scale": 8, "positions": [position], "order": [0]}
             })
         };
         let parse = |json: serde_json::Value| Manifest::parse(json.to_string().as_bytes()).map(|_| ()).map_err(|e| e.to_string());

@@ -40,7 +40,7 @@ impl CountReader {
         check_model(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         Ok(Self {
-            reader: BlockReader::new(bundle, &geometry)?,
+            reader: BlockReader::new(bundle, &geometry, header)?,
             order: matches!(bundle.manifest.bottleneck, Bottleneck::Nested { .. }).then(BlockOrder::default),
             geometry,
             block_length: header.block_length,

@@ -9,14 +9,17 @@ use bytes::BytesMut;
 use super::decoder::{BlockReader, usable};
 use super::setup::{check_quantiser, max_quantiser};
 use crate::Error;
-use crate::bitstream::{Block, BlockHeader, BlockWriter, Timing, thin};
+use crate::bitstream::{Block, BlockHeader, BlockWriter, SequenceHeader, Timing, thin};
 use crate::bundle::{Bottleneck, Bundle, Manifest};
 use crate::frame::Geometry;
 use crate::runtime::TokensMut;
+use crate::tokens::MAX_NESTED_LAYERS;
 use crate::tokens::motion::MAX_MOTION;
 
-/// Segments that an input gives at most: one more than any bundle here has layers.
-const SEGMENTS: usize = 4;
+/// Segments that an input gives at most: one more than any stream here has layers.
+const SEGMENTS: usize = 6;
+/// Layer ratio of the nested stream.
+const RATIO: u8 = 7;
 
 /// A bundle's block reader for small pictures; its graphs are never opened.
 struct Case {
@@ -28,7 +31,22 @@ struct Case {
 impl Case {
     fn new(bundle: Bundle, width: u32, height: u32) -> Self {
         let geometry = bundle.geometry(width, height).expect("a valid size");
-        let reader = BlockReader::new(&bundle, &geometry).expect("a valid bundle");
+        let nested = matches!(bundle.manifest.bottleneck, Bottleneck::Nested { .. });
+        let (layers, layer_ratio) = if nested { (MAX_NESTED_LAYERS, RATIO) } else { (bundle.manifest.layers.len(), 0) };
+        let header = SequenceHeader {
+            fingerprint: bundle.fingerprint,
+            width,
+            height,
+            framerate: (0, 1),
+            pixel_aspect_ratio: (1, 1),
+            colorimetry: [0, 2, 2, 2],
+            pixel_format: bundle.manifest.pixel_format,
+            block_length: bundle.manifest.block_length as u8,
+            chroma_site: 0,
+            layers: layers as u8,
+            layer_ratio,
+        };
+        let reader = BlockReader::new(&bundle, &geometry, &header).expect("a valid bundle");
         Self { bundle, geometry, reader }
     }
 
@@ -69,23 +87,23 @@ impl Case {
         let (layers, _) = self.reader.read(block, most)?;
         assert!((1..=self.reader.layers().min(most)).contains(&layers), "{layers} layers");
         let (m, cells) = (&self.bundle.manifest, self.geometry.cells());
-        let k = m.tokens_per_cell as usize;
+        let k = m.stream_tokens_per_cell(self.reader.layers()) as usize;
         let (counts, tokens): (Vec<i32>, Vec<i32>) = match &m.bottleneck {
             Bottleneck::Nested { positions, .. } => {
                 let mut latents = vec![0i16; cells * positions.len()];
-                let counts = self.reader.tokens(header, TokensMut::I16(&mut latents))?.to_vec();
+                let counts = self.reader.tokens(TokensMut::I16(&mut latents))?.to_vec();
                 (counts, latents.into_iter().map(i32::from).collect())
             }
             Bottleneck::Fsq { levels } => {
                 let mut indices = vec![0i32; cells * k];
-                let counts = self.reader.tokens(header, TokensMut::I32(&mut indices))?.to_vec();
+                let counts = self.reader.tokens(TokensMut::I32(&mut indices))?.to_vec();
                 let codes: u32 = levels.iter().product();
                 assert!(indices.iter().all(|&i| u32::try_from(i).is_ok_and(|i| i < codes)));
                 (counts, indices)
             }
             Bottleneck::Vae { dimensions, .. } => {
                 let mut means = vec![0f32; cells * k * *dimensions as usize];
-                let counts = self.reader.tokens(header, TokensMut::F32(&mut means))?.to_vec();
+                let counts = self.reader.tokens(TokensMut::F32(&mut means))?.to_vec();
                 assert!(means.iter().all(|x| x.is_finite()));
                 (counts, means.into_iter().map(|x| x.to_bits().cast_signed()).collect())
             }
@@ -107,7 +125,7 @@ thread_local! {
 }
 
 /// The first byte picks the bundle, the second the header's flags, the third the quantiser, the fourth how many bytes are cut off
-/// the block's end. Then up to four segments: a u16 length, little-endian, and that many bytes, as far as there are any.
+/// the block's end. Then up to six segments: a u16 length, little-endian, and that many bytes, as far as there are any.
 pub fn segments(data: &[u8]) {
     let [which, flags, quantiser, cut, payloads @ ..] = data else { return };
     CASES.with_borrow_mut(|cases| {
@@ -123,9 +141,10 @@ fn block(flags: u8, quantiser: u8, mut payloads: &[u8], length: u8) -> BytesMut 
         key,
         epoch: 0,
         position: u32::from(!key),
-        left_out: flags >> 1 & 3,
+        left_out: flags >> 1 & 7,
         frames: length,
         quantiser,
+        base_quantiser: (flags & 16 != 0).then(|| quantiser.saturating_add(flags >> 5 << 2)),
         timing: Timing { base: key.then_some(0), ..Timing::default() },
     };
     let mut out = BytesMut::new();
@@ -166,7 +185,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::codec::setup::Nested;
+    use crate::codec::setup::{Nested, StreamLayers};
     use crate::tokens::{NestedEncoder, Rdo};
 
     /// Inputs that decode.
@@ -178,7 +197,8 @@ mod tests {
     fn make_seeds() -> Vec<Vec<u8>> {
         let bundle = Bundle::builtin().expect("valid");
         let geometry = bundle.geometry(80, 48).expect("valid");
-        let Nested { layout, tables, layers, .. } = Nested::new(&bundle.manifest, &bundle.tables, &geometry).expect("valid");
+        let (layers, ratio) = (MAX_NESTED_LAYERS, RATIO);
+        let Nested { layout, tables, .. } = Nested::new(&bundle.manifest, &bundle.tables, &geometry, layers).expect("valid");
         let mut encoder = NestedEncoder::new(&layout, &tables).expect("valid");
         let (cells, c) = (layout.cells(), layout.coefficients());
         let mut out = Vec::new();
@@ -191,7 +211,8 @@ mod tests {
             let key = i % 2 == 0;
             let depth = layers - usize::from(i) % layers;
             let motion = (!key).then_some(&motion[..]);
-            encoder.quantise(&latents, quantiser, depth, motion, &Rdo::default()).expect("quantises");
+            let steps = StreamLayers { layers, ratio }.steps(depth, quantiser, None);
+            encoder.quantise(&latents, steps, motion, &Rdo::default()).expect("quantises");
             let mut input = vec![0, u8::from(key) | ((layers - depth) as u8) << 1, quantiser, 0];
             for layer in 0..depth {
                 let mut segment = Vec::new();
@@ -220,7 +241,7 @@ mod tests {
                 let block = Block::parse(&data, 2).expect("whole");
                 let read = CASES.with_borrow_mut(|cases| cases[0].read(&block, usize::MAX));
                 let (layers, _, tokens) = read.expect("decodes");
-                assert!(layers <= 3 - usize::from(seed[1] >> 1));
+                assert!(layers <= MAX_NESTED_LAYERS - usize::from(seed[1] >> 1));
                 assert!(tokens.iter().any(|t| *t != 0));
             }
             if let Some(folder) = std::env::var_os("ELASTICTOK_FUZZ_SEEDS") {
@@ -232,7 +253,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(400))]
         #[test]
-        fn any_payload(which in 0u8..3, flags in 0u8..8, quantiser in 0u8..90, data in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_payload(which in 0u8..3, flags in any::<u8>(), quantiser in 0u8..90, data in proptest::collection::vec(any::<u8>(), 0..300)) {
             segments(&[&[which, flags, quantiser, 0][..], &data].concat());
         }
 

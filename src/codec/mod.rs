@@ -14,7 +14,7 @@ mod tap;
 
 pub use counts::{BlockCounts, CountReader};
 pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
-pub use encoder::{Encoder, EncoderConfig, EncoderStats, Load, Packet};
+pub use encoder::{DEFAULT_LAYER_RATIO, DEFAULT_LAYERS, Encoder, EncoderConfig, EncoderStats, LAYER_RATIOS, Load, Packet};
 pub use quality::psnr;
 pub use tap::{TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};
 

@@ -6,27 +6,26 @@ use crate::bundle::{Bottleneck, Bundle, Manifest, fingerprint_name};
 use crate::entropy::Tables;
 use crate::frame::Geometry;
 use crate::tokens::fixed::{FixedCoder, FixedKind};
-use crate::tokens::{MAX_QUANTISER, NestedLayout, step};
+use crate::tokens::{LayerSteps, MAX_NESTED_LAYERS, MAX_QUANTISER, NestedLayout, step};
 use crate::{Error, Result};
 
 /// Token layout and tables of a nested bundle.
 pub(super) struct Nested {
     pub layout: NestedLayout,
     pub tables: Tables,
-    pub layers: usize,
     /// Latent units per pixel unit.
     pub scale: f32,
 }
 
 impl Nested {
-    pub fn new(manifest: &Manifest, tables: &[u8], geometry: &Geometry) -> Result<Self> {
-        let Bottleneck::Nested { layers, scale, positions, order } = &manifest.bottleneck else {
+    /// For a stream of up to `layers` layers.
+    pub fn new(manifest: &Manifest, tables: &[u8], geometry: &Geometry, layers: usize) -> Result<Self> {
+        let Bottleneck::Nested { scale, positions, order } = &manifest.bottleneck else {
             return Err(Error::Model(format!("bundle '{}' has no nested bottleneck", manifest.name)));
         };
-        let layers = *layers as usize;
         let by_importance: Vec<_> = order.iter().map(|&i| positions[usize::from(i)]).collect();
         let layout = NestedLayout::new(&by_importance, layers, geometry.cells_x, geometry.cells_y)?.with_order(order)?;
-        Ok(Self { layout, tables: Tables::parse(tables)?, layers, scale: *scale as f32 })
+        Ok(Self { layout, tables: Tables::parse(tables)?, scale: *scale as f32 })
     }
 }
 
@@ -47,7 +46,12 @@ pub(super) fn check_model(bundle: &Bundle, header: &SequenceHeader) -> Result<()
             fingerprint_name(&bundle.fingerprint)
         )));
     }
-    if u32::from(header.block_length) != manifest.block_length || header.pixel_format != manifest.pixel_format {
+    let layers = usize::from(header.layers);
+    let layers_fit = match &manifest.bottleneck {
+        Bottleneck::Nested { .. } => layers <= MAX_NESTED_LAYERS,
+        Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => layers == manifest.layers.len(),
+    };
+    if u32::from(header.block_length) != manifest.block_length || header.pixel_format != manifest.pixel_format || !layers_fit {
         return Err(Error::Malformed("the sequence header contradicts the model that it names".into()));
     }
     Ok(())
@@ -61,24 +65,51 @@ pub(super) fn max_quantiser(bundle: &Bundle) -> u8 {
     }
 }
 
-/// Checks a block's quantiser against the largest one.
+/// Checks a block's quantisers against the largest one.
 pub(super) fn check_quantiser(header: &BlockHeader, most: u8) -> Result<()> {
-    if header.quantiser > most {
+    if header.quantiser.max(header.base_quantiser.unwrap_or(0)) > most {
         return Err(Error::Malformed(format!(
             "block: quantiser {} is above the model's largest, {most}; waiting for the next key block",
-            header.quantiser
+            header.quantiser.max(header.base_quantiser.unwrap_or(0))
         )));
     }
     Ok(())
 }
 
-/// Layers that a block with this header was coded in, of `layers` that the bundle has; 0: the header does not fit the bundle.
+/// Layers that a block with this header was coded in, of `layers` that the stream has; 0: the header does not fit the stream.
 pub(super) fn depth(layers: usize, header: &BlockHeader) -> usize {
     layers.saturating_sub(usize::from(header.left_out))
 }
 
-/// The step, in pixel units, that a block looks quantised with when its upper `missing` layers are not there: a codec with
-/// that step would have sent the same.
-pub(super) fn effective_step(quantiser: u8, scale: f32, missing: usize) -> f32 {
-    step(quantiser) as f32 / scale * 3f32.powi(missing as i32)
+/// What the layers of a nested stream's blocks have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StreamLayers {
+    /// L, the most layers of a block.
+    pub layers: usize,
+    /// Quantiser indices from one layer to the next, where a block does not name others.
+    pub ratio: u8,
+}
+
+impl StreamLayers {
+    pub fn new(header: &SequenceHeader) -> Self {
+        Self { layers: header.layers.into(), ratio: header.layer_ratio }
+    }
+
+    /// The quantisers of a block of `depth` layers with the finest `quantiser`, and in layer 0 `base` or what the ratio makes it.
+    pub fn steps(&self, depth: usize, quantiser: u8, base: Option<u8>) -> LayerSteps {
+        match base {
+            Some(base) => LayerSteps::new(depth, base, quantiser),
+            None => LayerSteps::spaced(depth, self.ratio, quantiser),
+        }
+    }
+
+    /// Those of the block with this header.
+    pub fn steps_of(&self, header: &BlockHeader) -> LayerSteps {
+        self.steps(depth(self.layers, header), header.quantiser, header.base_quantiser)
+    }
+}
+
+/// The step of a quantiser in pixel units.
+pub(super) fn pixel_step(quantiser: u8, scale: f32) -> f32 {
+    step(quantiser) as f32 / scale
 }

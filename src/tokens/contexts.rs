@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Numbers of the entropy contexts: the probability that each bit is coded with. The order is part of the stream format.
 
-use super::MAX_NESTED_LAYERS;
 use super::layout::CLASSES;
 
 pub(super) const ACTIVITIES: usize = 6;
@@ -18,10 +17,10 @@ pub(super) const UNARY: usize = 12;
 pub(super) const PREFIX: usize = 16;
 /// Classes of the magnitudes around, on which the magnitude of a layer-0 coefficient depends.
 pub(super) const MAGNITUDES: usize = 16;
-/// Flags of sizes that only occur in a layer with a reference of its own.
+/// Flags of sizes beyond the likely ones, in layers above 0.
 pub(super) const MORE: usize = 6;
 
-/// Contexts of one layer of a block of `depth` layers, for inter or intra cells.
+/// Contexts of layer 0, or of all others, for inter or intra cells.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Set(usize);
 
@@ -39,10 +38,8 @@ const CONSTANT: usize = BEYOND + 2 * MORE;
 const TRANSFORM: usize = CONSTANT + 6 * (1 + PREFIX);
 const SET: usize = TRANSFORM + 2 * 3;
 
-/// Layers of blocks of every depth: 1 + 2 + ..
-const LAYER_SETS: usize = MAX_NESTED_LAYERS * (MAX_NESTED_LAYERS + 1) / 2;
 /// First context of motion.
-pub(super) const MOTION: usize = 2 * LAYER_SETS * SET;
+pub(super) const MOTION: usize = 4 * SET;
 /// Contexts of motion.
 pub(super) const MOTION_CONTEXTS: usize = 190;
 
@@ -65,27 +62,22 @@ pub(super) const PARTS: [(&str, usize); 12] = [
     ("transform size", SET),
 ];
 
-/// (depth, layer, intra, part) of a context, or `None` for motion.
-pub fn describe(context: usize) -> Option<(usize, usize, bool, &'static str)> {
+/// (above layer 0, intra, part) of a context, or `None` for motion.
+pub fn describe(context: usize) -> Option<(bool, bool, &'static str)> {
     let (set, at) = (context / SET, context % SET);
     let part = PARTS.iter().find(|p| at < p.1).map_or("", |p| p.0);
-    let depth = (1..=MAX_NESTED_LAYERS).find(|d| set / 2 < d * (d + 1) / 2)?;
-    (context < MOTION).then_some((depth, set / 2 - depth * (depth - 1) / 2, set % 2 == 1, part))
-}
-
-fn index(depth: usize, layer: usize) -> usize {
-    debug_assert!(layer < depth && depth <= MAX_NESTED_LAYERS);
-    depth * (depth - 1) / 2 + layer
+    (context < MOTION).then_some((set > 1, set % 2 == 1, part))
 }
 
 impl Set {
-    pub fn new(depth: usize, layer: usize, intra: bool) -> Self {
-        Self((2 * index(depth, layer) + usize::from(intra)) * SET)
+    pub fn new(layer: usize, intra: bool) -> Self {
+        Self((2 * layer.min(1) + usize::from(intra)) * SET)
     }
 
     /// The contexts of inter and intra cells in a layer.
-    pub fn both(depth: usize, layer: usize) -> std::ops::Range<usize> {
-        2 * index(depth, layer) * SET..2 * (index(depth, layer) + 1) * SET
+    pub fn both(layer: usize) -> std::ops::Range<usize> {
+        let first = 2 * layer.min(1) * SET;
+        first..first + 2 * SET
     }
 
     #[inline]
@@ -137,7 +129,7 @@ impl Set {
         self.middle(magnitude, class, coarse_class) - MIDDLE + UPPER
     }
 
-    /// Whether a size is above what nesting allows, and each further step, for a refinement or a new coefficient.
+    /// Whether a size is above the likely ones, and each further step, for a refinement or a new coefficient.
     #[inline]
     pub fn beyond(self, new: bool) -> usize {
         self.0 + BEYOND + usize::from(new) * MORE

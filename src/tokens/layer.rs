@@ -3,16 +3,17 @@
 
 use super::contexts::{MORE, PREFIX, Set, UNARY};
 use super::neighbourhood::{BlockState, Neighbourhood};
+use super::step::{LayerSteps, Prediction};
 use super::transform::code_size;
 use super::{NestedLayout, TransformSize, counts};
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
 
-/// Largest magnitude of a layer-0 digit or difference: the most that 16-bit latents can need.
+/// Largest magnitude of an index or difference: the most that 16-bit latents can need.
 const MAX_MAGNITUDE: u32 = 32_767;
 
-/// What an encoder codes in a layer: the signed magnitude of every coefficient, and 1 + the index of the last that is not
-/// zero, by place; and the transform size of each cell that has tokens in this layer or one before.
+/// What an encoder codes in a layer: the signed quantisation index of every coefficient, and 1 + the place in token order of the
+/// last that is not zero, by place of the cell; and the transform size of each cell that has tokens in this layer or one before.
 #[derive(Debug, Default, Clone)]
 pub(super) struct ChosenLayer {
     pub values: Vec<i16>,
@@ -20,32 +21,12 @@ pub(super) struct ChosenLayer {
     pub sizes: Vec<Option<TransformSize>>,
 }
 
-impl ChosenLayer {
-    /// Sets this to a lower layer's view of `finest`: magnitudes divided by `span`.
-    pub fn divide(&mut self, finest: &Self, span: i32, coefficients: usize) {
-        self.sizes.copy_from_slice(&finest.sizes);
-        for (place, (old, &extent)) in self.extents.iter_mut().zip(&finest.extents).enumerate() {
-            let (first, end) = (place * coefficients, usize::from(extent.max(*old)));
-            *old = 0;
-            let pairs = self.values[first..first + end].iter_mut().zip(&finest.values[first..first + end]);
-            for (i, (to, &k)) in pairs.enumerate() {
-                // most are zero, and division is slow
-                *to = if k == 0 { 0 } else { (i32::from(k) / span) as i16 };
-                if *to != 0 {
-                    *old = i as u16 + 1;
-                }
-            }
-        }
-    }
-}
-
 /// What stays the same within a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layer<'a> {
     pub layout: &'a NestedLayout,
     pub classes: &'a [u8],
-    /// Layers of the block.
-    pub depth: usize,
+    pub steps: LayerSteps,
     pub index: usize,
     /// Motion planes dy, dx, mode; `None` in a key block, where every cell is intra.
     pub motion: Option<&'a [i32]>,
@@ -53,7 +34,12 @@ pub(super) struct Layer<'a> {
 
 impl Layer<'_> {
     pub fn set(&self, cell: usize) -> Set {
-        Set::new(self.depth, self.index, self.intra(cell))
+        Set::new(self.index, self.intra(cell))
+    }
+
+    /// From the indices of the layer before; `None` in layer 0.
+    pub fn prediction(&self) -> Option<Prediction> {
+        (self.index > 0).then(|| self.steps.prediction(self.index))
     }
 
     pub fn intra(&self, cell: usize) -> bool {
@@ -83,14 +69,14 @@ pub(super) fn code_layer<C: BitCoder>(
     around: &mut Neighbourhood,
     chosen: Option<&ChosenLayer>,
 ) -> Result<()> {
-    let layout = layer.layout;
+    let (layout, prediction) = (layer.layout, layer.prediction());
     for y in 0..layout.cells_y {
         for x in 0..layout.cells_x {
             let place = state.place(x, y);
-            if layer.index > 0 {
-                state.promote(place);
+            if let Some(prediction) = prediction {
+                state.promote(place, prediction);
             }
-            code_cell(coder, layer, state, around, place, y * layout.cells_x + x, chosen)?;
+            code_cell(coder, layer, prediction, state, around, place, y * layout.cells_x + x, chosen)?;
         }
         if C::DECODES && coder.exhausted() {
             return Err(Error::Malformed(format!("layer {} ends before its cells do; wait for the next block", layer.index)));
@@ -99,9 +85,11 @@ pub(super) fn code_layer<C: BitCoder>(
     Ok(())
 }
 
+#[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
 fn code_cell<C: BitCoder>(
     coder: &mut C,
     layer: Layer<'_>,
+    prediction: Option<Prediction>,
     state: &mut BlockState,
     around: &mut Neighbourhood,
     place: usize,
@@ -148,7 +136,8 @@ fn code_cell<C: BitCoder>(
                 around.add(layout, i, assumed.abs());
             }
         } else if assumed != 0 {
-            let (m, coarse_class, before) = (want(i), around.coarse_class(i), assumed.abs() / 3);
+            let (m, coarse_class) = (want(i), around.coarse_class(i));
+            let before = prediction.map_or(0, |p| p.before(assumed));
             if last || coder.bit(set.middle(before, class, coarse_class), m != assumed) {
                 // towards and beyond zero counts as down
                 let change = (m - assumed) * assumed.signum();
@@ -165,7 +154,7 @@ fn code_cell<C: BitCoder>(
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;
             let magnitude = if l == 0 {
-                code_magnitude(coder, set, layout.chroma[i], around.magnitude_class(i, 1), m.unsigned_abs())?
+                code_magnitude(coder, set, layout.chroma[i], around.magnitude_class(i), m.unsigned_abs())?
             } else {
                 match coder.bit(set.two(class, around.size_class(i)), m.abs() > 1) {
                     true => 2 + code_beyond(coder, set, true, m.unsigned_abs().wrapping_sub(2))?,
@@ -198,7 +187,7 @@ fn limited(value: i32) -> i32 {
     value.clamp(-i32::from(i16::MAX), i32::from(i16::MAX))
 }
 
-/// How far a size is above its minimum. It is 0 where all layers refine the same latents.
+/// How far a size is above its minimum.
 fn code_beyond<C: BitCoder>(coder: &mut C, set: Set, new: bool, size: u32) -> Result<i32> {
     for found in 0..MORE as u32 {
         if !coder.bit(set.beyond(new) + found as usize, size > found) {

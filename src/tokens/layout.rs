@@ -5,7 +5,7 @@ use super::transform::LumaGrid;
 use crate::{Error, Result};
 
 /// Most layers a nested quantiser can have.
-pub const MAX_NESTED_LAYERS: usize = 3;
+pub const MAX_NESTED_LAYERS: usize = 5;
 const MAX_COEFFICIENTS: usize = 8192;
 const MAX_CELLS: usize = 1 << 20;
 /// Largest t, v or u of a coefficient: above those of any transform, and small enough for sums in 16 bits.
@@ -59,7 +59,7 @@ pub struct NestedLayout {
 
 impl NestedLayout {
     /// `positions`: (component 0..=2, t, v, u) of every coefficient, most important first, as the bundle's manifest lists them;
-    /// `layers` 1..=3; `cells_x`, `cells_y`: cells of the picture.
+    /// `layers` 1..=5; `cells_x`, `cells_y`: cells of the picture.
     pub fn new(positions: &[[u16; 4]], layers: usize, cells_x: usize, cells_y: usize) -> Result<Self> {
         if positions.is_empty() || positions.len() > MAX_COEFFICIENTS {
             return Err(Error::Model(format!("{} coefficients per cell; 1..={MAX_COEFFICIENTS} can be coded", positions.len())));
@@ -239,7 +239,7 @@ pub(super) mod tests {
     fn bad_layouts_are_refused() {
         let p = positions(4);
         assert!(matches!(NestedLayout::new(&[], 3, 1, 1), Err(Error::Model(_))));
-        assert!(matches!(NestedLayout::new(&p, 5, 1, 1), Err(Error::Model(_))));
+        assert!(matches!(NestedLayout::new(&p, 6, 1, 1), Err(Error::Model(_))));
         assert!(matches!(NestedLayout::new(&p, 0, 1, 1), Err(Error::Model(_))));
         assert!(matches!(NestedLayout::new(&p, 1, 1 << 11, 1 << 10), Err(Error::Limit(_))));
         assert!(matches!(NestedLayout::new(&[p[0], p[0]], 1, 1, 1), Err(Error::Model(_))));

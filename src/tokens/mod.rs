@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The payload of segments: motion, counts and the digits of the nested quantiser, or fixed-width tokens. Also the encoder's
+//! The payload of segments: motion, counts and the indices of the layers' quantisers, or fixed-width tokens. Also the encoder's
 //! rate-distortion decisions about them. `docs/bitstream.md` is the specification.
 
 mod choose_size;
@@ -22,5 +22,5 @@ pub use contexts::{CONTEXTS, describe};
 pub use layout::{CLASSES, MAX_NESTED_LAYERS, NestedLayout};
 pub use nested::{BlockShape, NestedDecoder, NestedEncoder};
 pub use quantise::{Estimate, Rdo};
-pub use step::{BIASES, MAX_QUANTISER, bias_index, span, step};
+pub use step::{BIASES, LayerSteps, MAX_QUANTISER, bias_index, step};
 pub use transform::TransformSize;

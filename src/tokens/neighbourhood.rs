@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The neighbourhood: what encoder and decoder both know of a block's cells while they code it. It has the digits so far, the
+//! The neighbourhood: what encoder and decoder both know of a block's cells while they code it. It has the indices so far, the
 //! counts, and classes of the coefficients before.
 
 use super::contexts::{COARSE, DENSITIES, MAGNITUDES, OUTER};
+use super::step::Prediction;
 use super::{MAX_NESTED_LAYERS, NestedLayout, TransformSize};
 
 /// A coefficient counts in its neighbourhood with its magnitude, up to this.
@@ -47,7 +48,7 @@ static MAGNITUDE_CLASS: [u8; 256] = {
 pub(super) struct BlockState {
     coefficients: usize,
     pitch: usize,
-    /// Signed magnitudes in the current layer; before a coefficient is coded, the middle digit is assumed.
+    /// Signed indices in the current layer; before a coefficient is coded, the one that the layer before suggests.
     pub values: Vec<i16>,
     /// Tokens of each layer.
     pub counts: [Vec<u16>; MAX_NESTED_LAYERS],
@@ -108,19 +109,15 @@ impl BlockState {
         self.extents[place] = self.extents[place].max(i as u16 + 1);
     }
 
-    /// Moves to the next layer: every significant coefficient of the cell gets the middle digit.
-    pub fn promote(&mut self, place: usize) {
+    /// Moves a cell to the next layer: every significant coefficient gets the index that is assumed there.
+    pub fn promote(&mut self, place: usize, prediction: Prediction) {
         let first = place * self.coefficients;
         for value in &mut self.values[first..first + usize::from(self.extents[place])] {
-            *value = promoted(*value);
+            if *value != 0 {
+                *value = prediction.assumed(*value);
+            }
         }
     }
-}
-
-/// The value assumed in the next layer: the middle of the three that are possible.
-#[inline]
-pub(super) fn promoted(value: i16) -> i16 {
-    value.saturating_mul(3).saturating_add(value.signum()).max(-i16::MAX)
 }
 
 /// The neighbourhood of the coefficients of one cell.
@@ -199,11 +196,10 @@ impl Neighbourhood {
         2 * inner + usize::from(outer > 1)
     }
 
-    /// Class 0..16 of the magnitudes around, when all are divided by `span`.
+    /// Class 0..16 of the magnitudes around.
     #[inline]
-    pub fn magnitude_class(&self, i: usize, span: i32) -> usize {
-        let sum = usize::from(self.inner[i] >> 8);
-        usize::from(MAGNITUDE_CLASS[if span == 1 { sum } else { sum / span as usize }])
+    pub fn magnitude_class(&self, i: usize) -> usize {
+        usize::from(MAGNITUDE_CLASS[usize::from(self.inner[i] >> 8)])
     }
 
     /// Class 0..4 of the whole neighbourhood, for rarer symbols.

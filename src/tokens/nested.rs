@@ -3,10 +3,10 @@
 
 use super::contexts::{CONTEXTS, MOTION, Set};
 use super::layer::{ChosenLayer, Layer, code_layer};
-use super::neighbourhood::{BlockState, Neighbourhood, promoted};
+use super::neighbourhood::{BlockState, Neighbourhood};
 use super::quantise::{Decider, Workspace};
 use super::refine::Refiner;
-use super::step::{Reconstruction, span};
+use super::step::{LayerSteps, Reconstruction};
 use super::{Estimate, NestedLayout, Rdo, TransformSize, motion};
 use crate::entropy::{BitCoder, Context, CostTable, RangeDecoder, RangeEncoder, Tables};
 use crate::{Error, Result};
@@ -77,9 +77,9 @@ impl Common {
     }
 
     /// Prepares contexts and state for a layer.
-    fn begin(&mut self, shape: BlockShape, layer: usize, contexts: &mut [Context]) {
-        let start = if layer > 0 || shape.key { &self.fresh } else { &self.carried };
-        let set = Set::both(shape.depth, layer);
+    fn begin(&mut self, key: bool, layer: usize, contexts: &mut [Context]) {
+        let start = if layer > 0 || key { &self.fresh } else { &self.carried };
+        let set = Set::both(layer);
         contexts[set.clone()].copy_from_slice(&start[set]);
         if layer == 0 {
             contexts[MOTION..].copy_from_slice(&start[MOTION..]);
@@ -88,19 +88,16 @@ impl Common {
     }
 
     /// Keeps what the next block starts from: `contexts` as layer 0 left them.
-    fn commit(&mut self, shape: BlockShape, contexts: &[Context]) {
-        if shape.key {
-            self.carried.copy_from_slice(&self.fresh);
-        }
-        for range in [Set::both(shape.depth, 0), MOTION..CONTEXTS] {
+    fn commit(&mut self, contexts: &[Context]) {
+        for range in [Set::both(0), MOTION..CONTEXTS] {
             self.carried[range.clone()].copy_from_slice(&contexts[range]);
         }
     }
 
-    /// Codes a layer of a block of `depth` layers, with the values of `chosen`.
+    /// Codes a layer of a block with the values of `chosen`.
     fn code_layer<C: BitCoder>(
         &mut self,
-        depth: usize,
+        steps: LayerSteps,
         layer: usize,
         motion: Option<&[i32]>,
         chosen: &ChosenLayer,
@@ -111,7 +108,7 @@ impl Common {
             own.copy_from_slice(motion);
             motion::code_motion(coder, own, layout.cells_x, layout.cells_y, scratch)?;
         }
-        code_layer(coder, Layer { layout, classes, depth, index: layer, motion }, state, around, Some(chosen))
+        code_layer(coder, Layer { layout, classes, steps, index: layer, motion }, state, around, Some(chosen))
     }
 }
 
@@ -124,10 +121,7 @@ pub struct NestedEncoder {
     /// One for each layer.
     chosen: Vec<ChosenLayer>,
     work: Workspace,
-    depth: usize,
-    quantiser: u8,
-    /// The block whose layer 0 was written last.
-    written: BlockShape,
+    steps: LayerSteps,
 }
 
 impl NestedEncoder {
@@ -145,70 +139,61 @@ impl NestedEncoder {
             common,
             chosen: vec![chosen; layout.layers],
             work: Workspace::default(),
-            depth: 1,
-            quantiser: 0,
-            written: BlockShape { key: true, depth: 1 },
+            steps: LayerSteps::spaced(1, 0, 0),
         })
     }
 
-    /// Chooses all digits of a block coded in `depth` layers (1..=L) that all refine the same latents.
+    /// Chooses all tokens of a block whose layers refine the same latents.
     ///
-    /// `latents`: \[cells, C\] in raster order of cells; `quantiser` 0..=87; `motion`: planes dy, dx, mode of the block, `None` for
-    /// a key block. The result stays until the next call and can be written or dequantised.
-    pub fn quantise(
-        &mut self,
-        latents: &[i16],
-        quantiser: u8,
-        depth: usize,
-        motion: Option<&[i32]>,
-        rdo: &Rdo,
-    ) -> Result<Estimate> {
-        self.begin_block(depth, quantiser)?;
-        let estimate = self.decide(latents, depth - 1, motion, rdo)?;
-        let (coarser, finest) = self.chosen.split_at_mut(depth - 1);
-        for (layer, chosen) in coarser.iter_mut().enumerate() {
-            chosen.divide(&finest[0], span(depth, layer), self.common.layout.coefficients);
+    /// `latents`: \[cells, C\] in raster order of cells; `steps`: 1..=L layers; `motion`: planes dy, dx, mode of the block,
+    /// `None` for a key block. The result stays until the next call and can be written or dequantised. The estimate is of all bits,
+    /// and of the errors when all layers are received.
+    pub fn quantise(&mut self, latents: &[i16], steps: LayerSteps, motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
+        self.begin_block(steps)?;
+        let (mut bits, mut estimate) = (0.0, Estimate::default());
+        for layer in 0..steps.depth() {
+            estimate = self.quantise_layer(layer, latents, motion, rdo)?;
+            bits += estimate.bits;
         }
-        Ok(estimate)
+        Ok(Estimate { bits, ..estimate })
     }
 
-    /// Begins a block of `depth` layers, each with latents of its own: see [`quantise_layer`](Self::quantise_layer).
-    pub fn begin_block(&mut self, depth: usize, quantiser: u8) -> Result<()> {
-        if !(1..=self.common.layout.layers).contains(&depth) {
-            return Err(Error::Settings(format!("{depth} layers; the bundle has 1..={}", self.common.layout.layers)));
+    /// Begins a block with `steps`, of 1..=L layers. Each of them is then given to [`quantise_layer`](Self::quantise_layer) or
+    /// [`load_layer`](Self::load_layer).
+    pub fn begin_block(&mut self, steps: LayerSteps) -> Result<()> {
+        if steps.depth() > self.common.layout.layers {
+            return Err(Error::Settings(format!("{} layers; the stream has 1..={}", steps.depth(), self.common.layout.layers)));
         }
-        (self.depth, self.quantiser) = (depth, quantiser);
+        self.steps = steps;
         Ok(())
     }
 
-    /// Chooses the digits of one layer, after those of the layers before, for receivers of that many layers. `latents` are
-    /// those of the residual after prediction from *their* reference, so they do not drift. Arguments as in
-    /// [`quantise`](Self::quantise).
+    /// Chooses the tokens of one layer, after those of the layers before. `latents` are those of the residual after prediction from
+    /// the reference of receivers of that many layers, so they do not drift. Arguments as in [`quantise`](Self::quantise).
     pub fn quantise_layer(&mut self, layer: usize, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
-        if layer == 0 {
-            return self.decide(latents, 0, motion, rdo);
-        }
         let common = &mut self.common;
         check_latents(&common.layout, latents.len())?;
         check_motion(&common.layout, motion)?;
         let Common { layout, tables, classes, groups, state, around, .. } = common;
-        let layer = Layer { layout, classes, depth: self.depth, index: layer, motion };
+        let layer = Layer { layout, classes, steps: self.steps, index: layer, motion };
+        let decider = Decider::new(layer, groups, tables, &self.costs, rdo);
         let (coarser, finer) = self.chosen.split_at_mut(layer.index);
-        let refiner = Refiner {
-            decider: Decider::new(layer, groups, tables, &self.costs, self.quantiser, rdo),
-            base: &coarser[layer.index - 1],
-        };
-        Ok(refiner.run(latents, &mut self.work, state, around, &mut finer[0]))
+        Ok(match (layer.prediction(), coarser.last()) {
+            (Some(prediction), Some(base)) => {
+                Refiner { decider, prediction, base }.run(latents, &mut self.work, state, around, &mut finer[0])
+            }
+            _ => decider.run(latents, &mut self.work, state, around, &mut finer[0]),
+        })
     }
 
     /// Sets the signed quantisation indices of one layer, \[cells, C\] in token order, instead of choosing them.
     pub fn load_layer(&mut self, layer: usize, indices: &[i16]) -> Result<()> {
         let c = self.common.layout.coefficients;
-        if layer >= self.depth || indices.len() != self.common.layout.cells() * c || indices.contains(&i16::MIN) {
+        if layer >= self.steps.depth() || indices.len() != self.common.layout.cells() * c || indices.contains(&i16::MIN) {
             return Err(Error::Settings(format!(
                 "{} indices for layer {layer} of {}; give one from -32767 to 32767 for each of {c} coefficients of {} cells",
                 indices.len(),
-                self.depth,
+                self.steps.depth(),
                 self.common.layout.cells()
             )));
         }
@@ -237,42 +222,27 @@ impl NestedEncoder {
         Ok(())
     }
 
-    /// Decides on layers 0 to `finest` together, into `chosen[finest]`.
-    fn decide(&mut self, latents: &[i16], finest: usize, motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
-        let common = &mut self.common;
-        check_latents(&common.layout, latents.len())?;
-        check_motion(&common.layout, motion)?;
-        let Common { layout, tables, classes, groups, state, around, .. } = common;
-        let layer = Layer { layout, classes, depth: self.depth, index: finest, motion };
-        let decider = Decider::new(layer, groups, tables, &self.costs, self.quantiser, rdo);
-        Ok(decider.run(latents, &mut self.work, state, around, &mut self.chosen[finest]))
-    }
-
     /// Appends the segment of `layer` of the block last quantised to `out`. Layers are written in order from 0; `motion` as in
     /// [`quantise`](Self::quantise), layer 0 carries it.
     pub fn write_segment(&mut self, layer: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
         check_motion(&self.common.layout, motion)?;
-        let shape = BlockShape { key: motion.is_none(), depth: self.depth };
-        if layer == 0 {
-            self.written = shape;
-        }
-        self.common.begin(shape, layer, &mut self.contexts);
+        self.common.begin(motion.is_none(), layer, &mut self.contexts);
         let mut coder = RangeEncoder::new(&mut self.contexts, out);
-        self.common.code_layer(self.depth, layer, motion, &self.chosen[layer], &mut coder)?;
+        self.common.code_layer(self.steps, layer, motion, &self.chosen[layer], &mut coder)?;
         coder.finish();
         Ok(())
     }
 
     /// Makes the block whose layer 0 was written last the one that the next block follows.
     pub fn commit(&mut self) {
-        self.common.commit(self.written, &self.contexts);
+        self.common.commit(&self.contexts);
     }
 
     /// Codes one layer of the block last quantised into `coder` instead of a segment, for statistics. After
     /// [`commit`](Self::commit): it leaves contexts unused.
     pub fn observe<C: BitCoder>(&mut self, layer: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
-        self.common.begin(BlockShape { key: motion.is_none(), depth: self.depth }, layer, &mut self.contexts);
-        self.common.code_layer(self.depth, layer, motion, &self.chosen[layer], coder)
+        self.common.begin(motion.is_none(), layer, &mut self.contexts);
+        self.common.code_layer(self.steps, layer, motion, &self.chosen[layer], coder)
     }
 
     /// Latents as a decoder of `layers` layers (0..=depth) has them, \[cells, C\], and counts \[cells\].
@@ -288,11 +258,11 @@ impl NestedEncoder {
         check_motion(layout, motion)?;
         latents.fill(T::from(0));
         counts.fill(0);
-        let Some(last) = layers.min(self.depth).checked_sub(1) else {
+        let Some(last) = layers.min(self.steps.depth()).checked_sub(1) else {
             return Ok(());
         };
         let c = layout.coefficients;
-        let reconstruction = Reconstruction::new(&self.common.tables, self.depth, last, self.quantiser);
+        let reconstruction = Reconstruction::new(&self.common.tables, self.steps, last);
         let chosen = &self.chosen[last];
         for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
             let place = self.common.state.place(cell % layout.cells_x, cell / layout.cells_x);
@@ -314,10 +284,10 @@ impl NestedEncoder {
         };
         for layer in (0..=last).rev() {
             let (now, mut extent) = values(layer);
-            let before = layer.checked_sub(1).map(values);
-            extent = extent.max(before.map_or(0, |b| b.1));
+            let before = layer.checked_sub(1).map(|b| (values(b), self.steps.prediction(layer)));
+            extent = extent.max(before.map_or(0, |((_, e), _)| e));
             for i in (0..extent).rev() {
-                let assumed = before.map_or(0, |(b, _)| promoted(b[i]));
+                let assumed = before.map_or(0, |((b, _), prediction)| prediction.assumed(b[i]));
                 if now[i] != assumed && !(layer == 0 && intra && layout.constant[i]) {
                     return layer * c + i + 1;
                 }
@@ -328,11 +298,11 @@ impl NestedEncoder {
         if intra { (0..extent).rev().find(shown).map_or(0, |i| i + 1) } else { 0 }
     }
 
-    /// Final quantisation indices of a cell's coefficients, in token order.
-    pub fn decided(&self, cell: usize) -> &[i16] {
+    /// Quantisation indices of a cell's coefficients in `layer`, in token order.
+    pub fn decided(&self, layer: usize, cell: usize) -> &[i16] {
         let layout = &self.common.layout;
         let place = self.common.state.place(cell % layout.cells_x, cell / layout.cells_x);
-        &self.chosen[self.depth - 1].values[place * layout.coefficients..(place + 1) * layout.coefficients]
+        &self.chosen[layer].values[place * layout.coefficients..(place + 1) * layout.coefficients]
     }
 }
 
@@ -351,24 +321,30 @@ pub struct NestedDecoder {
 pub struct BlockShape {
     /// Whether it is a key block: without motion, all cells intra.
     pub key: bool,
-    /// Layers it was coded in, 1..=L.
-    pub depth: usize,
+    /// The steps of the layers that it was coded in.
+    pub steps: LayerSteps,
 }
 
 impl NestedDecoder {
     /// `tables` must have [`CONTEXTS`] contexts.
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
-        Ok(Self { contexts: common.fresh.clone(), common, read: 0, shape: BlockShape { key: true, depth: 1 } })
+        Ok(Self {
+            contexts: common.fresh.clone(),
+            common,
+            read: 0,
+            shape: BlockShape { key: true, steps: LayerSteps::spaced(1, 0, 0) },
+        })
     }
 
     /// Reads the segment of `layer`: 0 begins a block of `shape`, the others must follow in order.
     /// After an error the layers before are lost too: the block cannot be dequantised.
     pub fn read_segment(&mut self, layer: usize, shape: BlockShape, data: &[u8]) -> Result<()> {
-        if !(1..=self.common.layout.layers).contains(&shape.depth) {
-            return Err(Error::Malformed(format!("a block of {} layers; wait for the next block", shape.depth)));
+        let BlockShape { key, steps } = shape;
+        if steps.depth() > self.common.layout.layers {
+            return Err(Error::Malformed(format!("a block of {} layers; wait for the next block", steps.depth())));
         }
-        if layer >= shape.depth || (layer > 0 && (layer != self.read || shape != self.shape)) {
+        if layer >= steps.depth() || (layer > 0 && (layer != self.read || shape != self.shape)) {
             return Err(Error::Malformed(format!(
                 "segment of layer {layer} after {} layers; wait for the next block",
                 self.read
@@ -376,8 +352,7 @@ impl NestedDecoder {
         }
         self.read = 0;
         self.shape = shape;
-        let BlockShape { key, depth } = shape;
-        self.common.begin(shape, layer, &mut self.contexts);
+        self.common.begin(key, layer, &mut self.contexts);
         let Common { layout, classes, state, around, motion, scratch, .. } = &mut self.common;
         let mut coder = RangeDecoder::new(&mut self.contexts, data);
         if layer == 0 {
@@ -389,7 +364,7 @@ impl NestedDecoder {
             }
         }
         let motion = (!key).then_some(&motion[..]);
-        code_layer(&mut coder, Layer { layout, classes, depth, index: layer, motion }, state, around, None)?;
+        code_layer(&mut coder, Layer { layout, classes, steps, index: layer, motion }, state, around, None)?;
         if !coder.consumed() {
             return Err(Error::Malformed(format!("layer {layer} has bytes after its last cell; wait for the next block")));
         }
@@ -399,7 +374,7 @@ impl NestedDecoder {
 
     /// Makes the block last read the one that the next block follows.
     pub fn commit(&mut self) {
-        self.common.commit(self.shape, &self.contexts);
+        self.common.commit(&self.contexts);
     }
 
     /// Layers read of the block.
@@ -436,7 +411,7 @@ impl NestedDecoder {
     }
 
     /// Latents \[cells, C\] by the layers read so far, and counts \[cells\].
-    pub fn dequantise<T: From<i16> + Clone>(&self, quantiser: u8, latents: &mut [T], counts: &mut [i32]) -> Result<()> {
+    pub fn dequantise<T: From<i16> + Clone>(&self, latents: &mut [T], counts: &mut [i32]) -> Result<()> {
         let Common { layout, tables, state, .. } = &self.common;
         check_latents(layout, latents.len())?;
         latents.fill(T::from(0));
@@ -445,7 +420,7 @@ impl NestedDecoder {
             return Ok(());
         };
         let c = layout.coefficients;
-        let reconstruction = Reconstruction::new(tables, self.shape.depth, last, quantiser);
+        let reconstruction = Reconstruction::new(tables, self.shape.steps, last);
         for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
             let place = state.place(cell % layout.cells_x, cell / layout.cells_x);
             let extent = usize::from(state.extents[place]);

@@ -1,24 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The RDO quantiser: the quantisation index of each coefficient, and the end of block of each cell, by rate-distortion
-//! optimisation.
+//! The RDO quantiser of layer 0: the quantisation index of each coefficient, and the end of block of each cell, by
+//! rate-distortion optimisation. `refine.rs` has the other layers.
 
 use super::choose_size::{Decision, Trials};
-use super::contexts::{DENSITIES, OUTER, Set, UNARY};
+use super::contexts::{Set, UNARY};
 use super::counts;
 use super::layer::{ChosenLayer, Layer};
 use super::neighbourhood::{BlockState, Neighbourhood};
-use super::step::{Reconstruction, span, step};
+use super::step::Reconstruction;
 use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 
 /// A coefficient below this many steps never gets a token.
 const HOPELESS: f32 = 0.6;
 /// Lagrangian multiplier in squared steps per bit when [`Rdo::lambda`] is 1.
 const LAMBDA: f32 = 0.13;
-/// Estimated bits that a coefficient adds to counts and zero flags of lower layers that show it: a fixed part, and a part for
-/// each place in the order of tokens; in 1/256 bit.
-const COARSE_TOKEN: u32 = 384;
-const COARSE_PLACE: u32 = 5;
-
 /// Settings of the RDO quantiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rdo {
@@ -36,7 +31,7 @@ impl Default for Rdo {
     }
 }
 
-/// Bits and error of a quantised block, all layers received.
+/// Bits and error of a quantised layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Estimate {
     /// Bits of counts and digits, without motion.
@@ -65,9 +60,8 @@ struct PricedIndex {
     /// Distortion and weighted bits.
     total: f32,
     k: i32,
-    /// Bits in the last layer, in lower layers, and of the flag that is not sent for the last token of a cell, in 1/256.
-    fine: u32,
-    coarse: u32,
+    /// Bits, and those of the flag that is not sent for the last token of a cell, in 1/256.
+    bits: u32,
     implied: u32,
 }
 
@@ -86,26 +80,21 @@ pub(super) struct Decider<'a> {
     pub groups: &'a [u8],
     pub costs: &'a CostTable,
     pub reconstruction: Reconstruction,
-    /// Step of the layer, the last that is decided on, in latent units.
+    /// Step of the layer in latent units.
     pub step: i32,
     pub rdo: Rdo,
 }
 
 impl<'a> Decider<'a> {
-    pub fn new(layer: Layer<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, quantiser: u8, rdo: &Rdo) -> Self {
+    pub fn new(layer: Layer<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, rdo: &Rdo) -> Self {
         Self {
-            reconstruction: Reconstruction::new(tables, layer.depth, layer.index, quantiser),
-            step: step(quantiser) * span(layer.depth, layer.index),
+            reconstruction: Reconstruction::new(tables, layer.steps, layer.index),
+            step: layer.steps.step(layer.index),
             layer,
             groups,
             costs,
             rdo: *rdo,
         }
-    }
-
-    /// Number of layers decided on together, from layer 0 on.
-    fn layers(&self) -> usize {
-        self.layer.index + 1
     }
 
     /// Quantises all cells into `chosen`; `state` is left cleared.
@@ -135,9 +124,7 @@ impl<'a> Decider<'a> {
                         self.decide(cell, place, candidates, state, around, chosen)
                     });
                 state.counts[self.layer.index][place] = count;
-                // where layers are decided on together, lower ones may send what the last leaves as assumed
-                let sent = count > 0 || self.layers() > 1 && work.trials.best.iter().any(|one| one.k != 0);
-                chosen.sizes[place] = sent.then_some(size);
+                chosen.sizes[place] = (count > 0).then_some(size);
                 estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
                 let mut extent = 0;
                 for one in work.trials.best.iter().filter(|one| one.k != 0) {
@@ -165,19 +152,18 @@ impl<'a> Decider<'a> {
         self.reconstruction.value(k, self.groups[i])
     }
 
-    /// Finds candidates and the counts of the layer before the last, and sums up energies.
+    /// Finds candidates, and sums up energies.
     pub(super) fn collect(
         &self,
         latents: &[i16],
         work: &mut Workspace,
-        state: &mut BlockState,
+        state: &BlockState,
         chosen: &mut ChosenLayer,
         estimate: &mut Estimate,
     ) {
         let layout = self.layer.layout;
         let c = layout.coefficients;
         let (inverse, threshold) = self.limits();
-        let coarse = self.layers() > 1;
         work.candidates.clear();
         work.ends.clear();
         for (cell, x) in latents.chunks_exact(c).enumerate() {
@@ -200,9 +186,6 @@ impl<'a> Decider<'a> {
             }
             let found = &mut work.candidates[first..];
             found.sort_unstable_by_key(|one| one.i);
-            if coarse && let Some(last) = found.iter().rfind(|one| one.k >= 3) {
-                state.counts[self.layer.index - 1][place] = last.i + 1;
-            }
             work.ends.push(work.candidates.len() as u32);
         }
     }
@@ -230,7 +213,7 @@ impl<'a> Decider<'a> {
             for (&v, &i) in x.iter().zip(ranks) {
                 if v.saturating_abs() >= threshold {
                     let v = v.max(-i16::MAX);
-                    let k = self.limited((f32::from(v.unsigned_abs()) * inverse + 0.5) as i32, usize::from(i));
+                    let k = (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32;
                     if k > 0 {
                         candidates.push(Candidate { i, x: v, k });
                     }
@@ -239,57 +222,28 @@ impl<'a> Decider<'a> {
         }
     }
 
-    /// The nearest magnitude whose tokens from `max_tokens` on are zero or as assumed.
-    fn limited(&self, k: i32, i: usize) -> i32 {
-        let (layers, c) = (self.layers(), self.layer.layout.coefficients);
-        if self.rdo.max_tokens >= layers * c {
-            return k;
-        }
-        let mut m = 0;
-        for layer in 0..layers {
-            let (low, middle) = if m == 0 { (0, 0) } else { (3 * m, 3 * m + 1) };
-            let sent = layer * c + i < self.rdo.max_tokens;
-            let most = if layer == 0 { i32::MAX } else { low + 2 };
-            m = if sent { (k / span(layers, layer)).clamp(low, most) } else { middle };
-        }
-        m
+    /// Whether token `i` of layer 0 may be sent.
+    fn sent(&self, i: usize) -> bool {
+        i < self.rdo.max_tokens
     }
 
-    /// Whether coefficient `i` may change from `from` to `to`: tokens below `min_tokens` must stay.
-    fn may(&self, i: usize, from: i32, to: i32) -> bool {
-        let (layers, c) = (self.layers(), self.layer.layout.coefficients);
-        i >= self.rdo.min_tokens
-            || (0..layers).all(|l| l * c + i >= self.rdo.min_tokens || from / span(layers, l) == to / span(layers, l))
+    /// Whether token `i` of layer 0 must keep its plainly rounded value.
+    fn protected(&self, i: usize) -> bool {
+        i < self.rdo.min_tokens
     }
 
-    /// Bits (1/256) of a magnitude in the layers before the last.
-    fn coarse_cost(&self, intra: bool, class: u8, k: i32, i: usize, around: &Neighbourhood) -> u32 {
-        let layers = self.layers();
-        let (inner, outer) = around.classes(i);
-        let coarse_class = around.coarse_class(i);
-        let (mut total, mut before) = (0, 0);
-        for layer in 0..layers - 1 {
-            let (m, set) = (k / span(layers, layer), Set::new(self.layer.depth, layer, intra));
-            if before > 0 {
-                total += self.refinement_cost(set, class, coarse_class, before, m, true);
-            } else if m > 0 {
-                // lower layers have less energy than the last
-                let seen = (inner.saturating_sub(2) * OUTER + outer.saturating_sub(1)) * DENSITIES;
-                total += self.costs.bit(set.zero(class, seen), true) + COST_ONE_BIT;
-                total += if layer == 0 {
-                    self.magnitude_cost(set, i, around.magnitude_class(i, span(layers, layer)), m)
-                } else {
-                    self.costs.bit(set.two(class, around.size_class(i)), m > 1)
-                };
-            }
-            before = m;
-        }
-        total
-    }
-
-    /// Bits of a digit that refines `before` to `m`; `flagged`: not the last of its cell.
-    pub(super) fn refinement_cost(&self, set: Set, class: u8, coarse_class: usize, before: i32, m: i32, flagged: bool) -> u32 {
-        let assumed = 3 * before + 1;
+    /// Bits of the flags that refine an `assumed` magnitude, which is `before` in the layer before, to `m`; `flagged`: not the last of its cell.
+    #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
+    pub(super) fn refinement_cost(
+        &self,
+        set: Set,
+        class: u8,
+        coarse_class: usize,
+        before: i32,
+        assumed: i32,
+        m: i32,
+        flagged: bool,
+    ) -> u32 {
         let mut total = if flagged { self.costs.bit(set.middle(before, class, coarse_class), m != assumed) } else { 0 };
         if m != assumed {
             total += self.costs.bit(set.upper(before, class, coarse_class), m > assumed);
@@ -299,35 +253,11 @@ impl<'a> Decider<'a> {
 
     /// Costs of sending coefficient `i`, |latent| = `x`, as `k`.
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
-    fn price(
-        &self,
-        set: Set,
-        intra: bool,
-        flag: usize,
-        i: usize,
-        k: i32,
-        x: f32,
-        lambda: f32,
-        around: &Neighbourhood,
-    ) -> PricedIndex {
-        let finest = self.layer.index;
-        let (mut fine, mut coarse, mut implied) = (self.costs.bit(flag, k != 0), 0, 0);
-        if k > 0 {
-            let (class, coarse_class) = (self.layer.classes[i], around.coarse_class(i));
-            implied = fine;
-            if finest > 0 && k >= 3 {
-                fine = self.refinement_cost(set, class, coarse_class, k / 3, k, true);
-                implied = fine - self.refinement_cost(set, class, coarse_class, k / 3, k, false);
-                coarse = COARSE_TOKEN + COARSE_PLACE * i as u32 + self.coarse_cost(intra, class, k, i, around);
-            } else if finest > 0 {
-                fine += COST_ONE_BIT + self.costs.bit(set.two(class, around.size_class(i)), k > 1);
-            } else {
-                fine += COST_ONE_BIT + self.magnitude_cost(set, i, around.magnitude_class(i, 1), k);
-            }
-        }
+    fn price(&self, set: Set, flag: usize, i: usize, k: i32, x: f32, lambda: f32, magnitude_class: usize) -> PricedIndex {
+        let implied = self.costs.bit(flag, k != 0);
+        let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, i, magnitude_class, k) } else { 0 };
         let d = x - self.value(k, i) as f32;
-        PricedIndex { total: d * d + lambda * (fine + coarse) as f32, k, fine, coarse, implied }
+        PricedIndex { total: d * d + lambda * bits as f32, k, bits, implied }
     }
 
     /// Bits (1/256) of coefficients that stay zero.
@@ -354,78 +284,66 @@ impl<'a> Decider<'a> {
         chosen: &ChosenLayer,
     ) -> Decision {
         let layout = self.layer.layout;
-        let finest = self.layer.index;
         let (intra, set) = (self.layer.intra(cell), self.layer.set(cell));
         let lambda = self.lambda();
-        let context = counts::count_context(state, place, finest, self.layer.hint(cell));
+        let context = counts::count_context(state, place, 0, self.layer.hint(cell));
         let empty = counts::count_cost(self.costs, set, context, 0);
         let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else {
             return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
         };
         around.begin(&chosen.values, &chosen.extents, state.pitch(), place, reach, intra);
-        let (mut gain, mut bits, mut coarse_bits) = (0.0f32, 0u32, 0u32);
+        let separate = |i: usize| intra && layout.constant[i];
+        let (mut gain, mut bits, mut constants) = (0.0f32, 0u32, 0u32);
         let mut best = (lambda * empty as f32, 0usize, empty);
         let mut next = 0;
-        let mut separate = 0;
         for one in candidates.iter_mut() {
             let i = usize::from(one.i);
-            let class = self.layer.classes[i];
-            let x = f32::from(one.x.unsigned_abs());
-            let rounded = one.k;
-            let distance = |k: i32| {
-                let d = x - self.value(k, i) as f32;
-                d * d
-            };
-            if finest == 0 && intra && layout.constant[i] {
-                separate += 4 * COST_ONE_BIT;
+            if !self.sent(i) {
+                one.k = 0;
+                continue;
+            }
+            if separate(i) {
+                constants += 4 * COST_ONE_BIT;
                 continue;
             }
             bits += self.silence(set, next..i, around);
             next = i + 1;
-            let flag = set.zero(class, around.zero_class(i));
-            let option = |k: i32| self.price(set, intra, flag, i, k, x, lambda, around);
+            let (x, rounded) = (f32::from(one.x.unsigned_abs()), one.k);
+            let flag = set.zero(self.layer.classes[i], around.zero_class(i));
+            let magnitude_class = around.magnitude_class(i);
+            let option = |k: i32| self.price(set, flag, i, k, x, lambda, magnitude_class);
             let mut choice = option(rounded);
-            for lower in [rounded - 1, 0] {
-                if lower < rounded && (lower > 0 || rounded <= 2) && self.may(i, rounded, lower) {
-                    let other = option(self.limited(lower, i));
-                    if other.total < choice.total {
-                        choice = other;
+            if !self.protected(i) {
+                for lower in [rounded - 1, 0] {
+                    if lower < rounded && (lower > 0 || rounded <= 2) {
+                        let other = option(lower);
+                        if other.total < choice.total {
+                            choice = other;
+                        }
                     }
                 }
             }
-            let PricedIndex { k, fine, coarse, implied, .. } = choice;
+            let PricedIndex { k, bits: own, implied, .. } = choice;
             one.k = k;
-            coarse_bits += coarse;
+            let before = gain + lambda * bits as f32;
+            bits += own;
             if k > 0 {
                 around.add(layout, i, k);
-            }
-            let refines = finest > 0 && k >= 3;
-            let default = if refines { k / 3 * 3 + 1 } else { 0 };
-            let before = gain + lambda * bits as f32;
-            gain += distance(k) - distance(default);
-            bits += fine;
-            if k != default {
+                let d = x - self.value(k, i) as f32;
+                let saved = d * d - x * x;
+                gain += saved;
                 let count = counts::count_cost(self.costs, set, context, one.i + 1);
-                let protected = !self.may(i, rounded, default);
-                let total = before + distance(k) - distance(default) + lambda * (fine - implied + count) as f32;
-                if total < best.0 || protected {
+                let total = before + saved + lambda * (own - implied + count) as f32;
+                if total < best.0 || self.protected(i) {
                     best = (total, i + 1, bits - implied + count);
                 }
             }
         }
         let (total, count, bits) = best;
-        for one in candidates.iter_mut() {
-            let i = usize::from(one.i);
-            if finest == 0 && intra && layout.constant[i] {
-                continue;
-            }
-            if i >= count {
-                // coefficients that lower layers show get the middle digit
-                one.k = if finest > 0 && one.k >= 3 { one.k / 3 * 3 + 1 } else { 0 };
-            }
+        for one in candidates.iter_mut().filter(|one| usize::from(one.i) >= count && !separate(usize::from(one.i))) {
+            one.k = 0;
         }
-        let total = total + lambda * coarse_bits as f32;
-        Decision { bits: bits + coarse_bits + separate, total, count: count as u16 }
+        Decision { bits: bits + constants, total, count: count as u16 }
     }
 }
 

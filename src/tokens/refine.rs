@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Decisions on one layer when the layers before it are fixed, because each layer has latents of its own.
+//! Decisions on a layer above 0, when the layers before it are fixed.
 //!
-//! A coefficient that is not zero in the layer before is assumed to be in the middle of its interval, but it may be anywhere.
-//! This layer may have to take back what a receiver of fewer layers needed.
+//! A coefficient that is not zero in the layer before is assumed to have the value that it has there, but it may have any. Each
+//! layer of a drift-free stream has latents of its own: it may have to take back what a receiver of fewer layers needed.
 
 use super::choose_size::Decision;
 use super::contexts::{MORE, Set};
 use super::counts;
 use super::layer::ChosenLayer;
-use super::neighbourhood::{BlockState, Neighbourhood, promoted};
+use super::neighbourhood::{BlockState, Neighbourhood};
 use super::quantise::{Candidate, Decider, Estimate, Workspace};
+use super::step::Prediction;
 use crate::entropy::COST_ONE_BIT;
 
 /// Decides on `decider.layer`, given the layer before.
 pub(super) struct Refiner<'a> {
     pub decider: Decider<'a>,
+    pub prediction: Prediction,
+    /// The layer before.
     pub base: &'a ChosenLayer,
 }
 
@@ -78,7 +81,7 @@ impl Refiner<'_> {
     }
 
     fn assumed(&self, place: usize, i: usize) -> i32 {
-        i32::from(promoted(self.base.values[place * self.decider.layer.layout.coefficients + i]))
+        i32::from(self.prediction.assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
     }
 
     /// Adds coefficients that are not zero in the layer before to `candidates`, which are in token order. `x`: the cell's latents.
@@ -191,9 +194,10 @@ impl Refiner<'_> {
         let Decider { layer, costs, .. } = &self.decider;
         let (class, coarse_class) = (layer.classes[i], around.coarse_class(i));
         if assumed != 0 {
-            let (sign, before) = (assumed.signum(), assumed.abs() / 3);
-            let flagged = self.decider.refinement_cost(set, class, coarse_class, before, k * sign, true);
-            let bare = self.decider.refinement_cost(set, class, coarse_class, before, k * sign, false);
+            let (sign, before) = (assumed.signum(), self.prediction.before(assumed));
+            let cost =
+                |flagged: bool| self.decider.refinement_cost(set, class, coarse_class, before, assumed.abs(), k * sign, flagged);
+            let (flagged, bare) = (cost(true), cost(false));
             let size = (k - assumed).unsigned_abs();
             return (flagged + if size > 0 { self.beyond(set, false, size - 1) } else { 0 }, flagged - bare);
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Quantiser steps, nested digits and the values they stand for.
+//! Quantiser steps of a block's layers, and the values that quantisation indices stand for.
 
 use super::MAX_NESTED_LAYERS;
 use crate::entropy::Tables;
@@ -10,7 +10,7 @@ pub const MAX_QUANTISER: u8 = 87;
 /// round(4 * 2^(i/8) * 2^17) for i in 0..8: precise enough that every step comes out rounded to nearest.
 const OCTAVE: [u32; 8] = [524_288, 571_740, 623_487, 679_917, 741_455, 808_563, 881_744, 961_548];
 
-/// Step of the last layer in latent units: round(4 * 2^(quantiser / 8)), quantiser in 0..=87 (larger ones are
+/// Step of a quantiser in latent units: round(4 * 2^(quantiser / 8)), quantiser in 0..=87 (larger ones are
 /// cut). Integer arithmetic only: decoders depend on it.
 pub fn step(quantiser: u8) -> i32 {
     let q = u32::from(quantiser.min(MAX_QUANTISER));
@@ -18,60 +18,128 @@ pub fn step(quantiser: u8) -> i32 {
     ((scaled + (1 << 16)) >> 17) as i32
 }
 
-/// `3^(depth - 1 - layer)`: how many intervals of the last layer of a block one interval of `layer` spans.
-pub const fn span(depth: usize, layer: usize) -> i32 {
-    3i32.pow((depth - 1 - layer) as u32)
+/// The quantisers of a block's layers. Their indices are spaced evenly, and so the steps' ratios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerSteps {
+    depth: usize,
+    base: u8,
+    finest: u8,
+}
+
+impl LayerSteps {
+    /// Of `depth` layers (0 counts as 1), with the quantiser `finest` in the last one and `base` in layer 0. They are cut to
+    /// 87, and `base` is at least `finest`.
+    pub fn new(depth: usize, base: u8, finest: u8) -> Self {
+        let finest = finest.min(MAX_QUANTISER);
+        Self { depth: depth.max(1), base: base.clamp(finest, MAX_QUANTISER), finest }
+    }
+
+    /// Of `depth` layers that are each `ratio` indices apart, as far as there are indices.
+    pub fn spaced(depth: usize, ratio: u8, finest: u8) -> Self {
+        let base = usize::from(finest) + usize::from(ratio) * (depth.max(1) - 1);
+        Self::new(depth, base.min(usize::from(MAX_QUANTISER)) as u8, finest)
+    }
+
+    /// Layers of the block.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Quantiser of `layer`, which is below the depth.
+    pub fn quantiser(&self, layer: usize) -> u8 {
+        let (above, intervals) = (self.depth - 1 - layer.min(self.depth - 1), self.depth - 1);
+        let spread = usize::from(self.base - self.finest);
+        // rounded to nearest, halves up
+        self.finest + ((2 * above * spread + intervals) / (2 * intervals).max(1)) as u8
+    }
+
+    /// Step of `layer` in latent units.
+    pub fn step(&self, layer: usize) -> i32 {
+        step(self.quantiser(layer))
+    }
+
+    /// From the indices of the layer before `layer`, which is above 0, to its own.
+    pub(super) fn prediction(&self, layer: usize) -> Prediction {
+        Prediction::new(self.step(layer - 1), self.step(layer))
+    }
+}
+
+/// The index that a layer assumes for a coefficient: that of the value which the layer before gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Prediction {
+    /// Ratio of the steps, and its inverse, in 2^-16.
+    ratio: i64,
+    inverse: i64,
+}
+
+impl Prediction {
+    fn new(coarse: i32, fine: i32) -> Self {
+        let ratio = |a: i32, b: i32| ((i64::from(a) << 16) + i64::from(b) / 2) / i64::from(b);
+        Self { ratio: ratio(coarse, fine), inverse: ratio(fine, coarse) }
+    }
+
+    /// The index assumed for a coefficient with the index `before` in the layer before, within +-32767.
+    #[inline]
+    pub fn assumed(&self, before: i16) -> i16 {
+        let magnitude = (i64::from(before.unsigned_abs()) * self.ratio + (1 << 15)) >> 16;
+        before.signum() * magnitude.min(i64::from(i16::MAX)) as i16
+    }
+
+    /// The magnitude in the layer before of a coefficient that is `assumed` to be something else than zero.
+    #[inline]
+    pub fn before(&self, assumed: i32) -> i32 {
+        ((i64::from(assumed.unsigned_abs()) * self.inverse + (1 << 15)) >> 16) as i32
+    }
 }
 
 /// Groups of coefficients that share a reconstruction bias.
 pub(super) const BIAS_GROUPS: usize = 4;
 /// Magnitudes 1, 2 and above have their own biases.
 pub(super) const BIAS_MAGNITUDES: usize = 3;
-/// Biases of a bundle.
-pub const BIASES: usize = MAX_NESTED_LAYERS * BIAS_MAGNITUDES * BIAS_GROUPS;
+/// Biases of a bundle: those of layer 0, then those of the others.
+pub const BIASES: usize = 2 * BIAS_MAGNITUDES * BIAS_GROUPS;
 
-/// Index of a bias: `finer` = layers that were not received, `magnitude` >= 1 at the last received layer.
+/// Index of the bias of a coefficient of `group` with `magnitude` >= 1 after `layer`.
 #[inline]
-pub fn bias_index(finer: usize, magnitude: i32, group: u8) -> usize {
-    (finer * BIAS_MAGNITUDES + (magnitude.clamp(1, 3) - 1) as usize) * BIAS_GROUPS + usize::from(group)
+pub fn bias_index(layer: usize, magnitude: i32, group: u8) -> usize {
+    (layer.min(1) * BIAS_MAGNITUDES + (magnitude.clamp(1, 3) - 1) as usize) * BIAS_GROUPS + usize::from(group)
 }
 
-/// Latent values of digits after one of the layers.
+/// Latent values of the indices of one layer.
 #[derive(Debug, Clone)]
 pub(super) struct Reconstruction {
     step: i64,
-    span: i64,
-    /// Offset below the middle of the interval, in 1/512 latent units, by magnitude class and group.
+    /// Offset towards zero, in 1/256 latent units, by magnitude class and group.
     bias: [[i64; BIAS_GROUPS]; BIAS_MAGNITUDES],
 }
 
 impl Reconstruction {
-    pub fn new(tables: &Tables, depth: usize, layer: usize, quantiser: u8) -> Self {
-        let (step, span) = (i64::from(step(quantiser)), i64::from(span(depth, layer)));
+    pub fn new(tables: &Tables, steps: LayerSteps, layer: usize) -> Self {
+        let step = i64::from(steps.step(layer));
         let mut bias = [[0; BIAS_GROUPS]; BIAS_MAGNITUDES];
         for (m, row) in bias.iter_mut().enumerate() {
             for (g, b) in row.iter_mut().enumerate() {
-                let index = bias_index(depth - 1 - layer, m as i32 + 1, g as u8);
-                *b = i64::from(tables.biases().get(index).copied().unwrap_or(0)) * 2 * span * step;
+                let index = bias_index(layer, m as i32 + 1, g as u8);
+                *b = i64::from(tables.biases().get(index).copied().unwrap_or(0)) * step;
             }
         }
-        Self { step, span, bias }
+        Self { step, bias }
     }
 
-    /// Latent value of the signed magnitude `m`, rounded to nearest (halves away from zero), within i16.
+    /// Latent value of the signed index `k`, rounded to nearest (halves away from zero), within i16.
     #[inline]
-    pub fn value(&self, m: i32, group: u8) -> i32 {
-        if m == 0 {
+    pub fn value(&self, k: i32, group: u8) -> i32 {
+        if k == 0 {
             return 0;
         }
-        let a = i64::from(m.unsigned_abs());
-        // middle of [a * span - 1/2, (a + 1) * span - 1/2) steps, in 1/512 latent units
-        let middle = (2 * a * self.span + self.span - 1) * self.step * 256;
-        let value = (middle - self.bias[a.min(3) as usize - 1][usize::from(group)] + 256) >> 9;
+        let a = i64::from(k.unsigned_abs());
+        let value = (a * self.step * 256 - self.bias[a.min(3) as usize - 1][usize::from(group)] + 128) >> 8;
         let value = value.clamp(0, i64::from(i16::MAX)) as i32;
-        if m < 0 { -value } else { value }
+        if k < 0 { -value } else { value }
     }
 }
+
+const _: () = assert!(MAX_NESTED_LAYERS < 8, "the block header's LEFT_OUT has three bits");
 
 #[cfg(test)]
 mod tests {
@@ -86,11 +154,44 @@ mod tests {
     }
 
     #[test]
+    fn quantisers_are_spaced_evenly() {
+        let all = |steps: LayerSteps| (0..steps.depth()).map(|layer| steps.quantiser(layer)).collect::<Vec<_>>();
+        assert_eq!(all(LayerSteps::spaced(4, 8, 20)), [44, 36, 28, 20]);
+        assert_eq!(all(LayerSteps::new(4, 30, 20)), [30, 27, 23, 20]);
+        assert_eq!(all(LayerSteps::new(3, 25, 20)), [25, 23, 20]);
+        assert_eq!(all(LayerSteps::spaced(1, 8, 20)), [20]);
+        assert_eq!(all(LayerSteps::spaced(5, 16, 60)), [87, 80, 74, 67, 60], "there are no more indices");
+        assert_eq!(all(LayerSteps::new(0, 3, 200)), [87]);
+    }
+
+    #[test]
+    fn a_prediction_is_the_nearest_index_and_tells_the_one_before() {
+        for (coarse, fine) in [(20u8, 12u8), (20, 15), (87, 71), (9, 0), (5, 1), (60, 47)] {
+            let steps = LayerSteps::new(2, coarse, fine);
+            let prediction = steps.prediction(1);
+            for m in 0..60i16 {
+                let exact = f64::from(m) * f64::from(steps.step(0)) / f64::from(steps.step(1));
+                let assumed = prediction.assumed(m);
+                assert!((f64::from(assumed) - exact).abs() <= 0.5001, "{coarse} {fine} {m}");
+                assert_eq!(prediction.assumed(-m), -assumed);
+                assert_eq!(prediction.before(i32::from(assumed)), i32::from(m), "{coarse} {fine}");
+            }
+            assert_eq!(prediction.assumed(i16::MIN), -i16::MAX);
+        }
+        let same = LayerSteps::new(2, 30, 30).prediction(1);
+        assert_eq!((same.assumed(7), same.before(7)), (7, 7));
+    }
+
+    #[test]
     fn reconstruction_is_the_middle() {
         let flat = Tables::flat(0);
-        let r = |layer| Reconstruction::new(&flat, 3, layer, 16);
+        let r = |layer| Reconstruction::new(&flat, LayerSteps::spaced(3, 8, 16), layer);
         assert_eq!([r(2).value(1, 0), r(2).value(-5, 1)], [16, -80]);
-        assert_eq!([r(1).value(1, 0), r(0).value(-1, 0), r(0).value(0, 0)], [64, -13 * 16, 0]);
+        assert_eq!([r(1).value(1, 0), r(0).value(-1, 0), r(0).value(0, 0)], [32, -64, 0]);
         assert_eq!(r(0).value(32767, 0), 32767);
+        let biased = Tables::from_parts(Vec::new(), Vec::new(), (0..BIASES as u8).map(|i| i * 5).collect()).expect("valid");
+        let r = |layer| Reconstruction::new(&biased, LayerSteps::spaced(3, 8, 16), layer);
+        assert_eq!(r(0).value(2, 1), 128 - (64 * 25 + 127) / 256);
+        assert_eq!(r(1).value(2, 1), r(1).value(3, 1) - 32 + (32 * 105 - 32 * 85) / 256);
     }
 }

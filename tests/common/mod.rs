@@ -85,7 +85,8 @@ impl Rgb {
             key_int_max: 0,
             search,
             layers: 0,
-            drift_free: false,
+            layer_ratio: 2.0,
+            drift_free: true,
             live,
         }
     }

@@ -2,46 +2,44 @@
 //! Dumps: the latents and motion of a stream's blocks as the encoder quantised them. `codec dump` writes them; `collect_tables`
 //! and `truncate` read them.
 //!
-//! A dump is `ETKDUMP2`, then C and L (u32) and C positions of four u16: component, t, v, u; most important coefficient first.
-//! Then for each block: key u8, quantiser u8, depth u8, n u8 (1 or depth), cells_x u32, cells_y u32, motion i32\[5 * cells\],
-//! latents i16\[n * cells * C\]. All little-endian.
+//! A dump is `ETKDUMP3`, then C and L (u32) and C positions of four u16: component, t, v, u; most important coefficient first.
+//! Then for each block: key u8, quantisers of the last layer and of layer 0 u8, depth u8, n u8 (1 or depth), three zero u8, cells_x
+//! u32, cells_y u32, motion i32\[5 * cells\], latents i16\[n * cells * C\]. All little-endian.
 
 use std::io::{Read, Write};
 
 use elastictok::internals::BlockView;
 use elastictok::internals::tokens::motion::PLANES as MOTION_PLANES;
-use elastictok::internals::tokens::{Estimate, NestedEncoder, Rdo};
+use elastictok::internals::tokens::{Estimate, LayerSteps, NestedEncoder, Rdo};
 use elastictok::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"ETKDUMP2";
+const MAGIC: [u8; 8] = *b"ETKDUMP3";
 
 /// One block of a dump.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DumpBlock {
     /// Whether it is a key block.
     pub key: bool,
-    /// Quantiser index 0..=87.
-    pub quantiser: u8,
+    /// The quantisers of its layers.
+    pub steps: LayerSteps,
     /// Cells in a row.
     pub cells_x: usize,
     /// Rows of cells.
     pub cells_y: usize,
-    /// Planes dy, dx, mode.
+    /// Planes dy, dx, mode, by, bx.
     pub motion: Vec<i32>,
-    /// Layers it was coded in.
-    pub depth: usize,
     /// \[cells, C\] in token order, for all layers together or for each.
     pub latents: Vec<Vec<i16>>,
 }
 
 impl DumpBlock {
-    /// Quantises the block with `quantiser`, each layer from its latents.
-    pub fn quantise(&self, encoder: &mut NestedEncoder, quantiser: u8, rdo: &Rdo) -> Result<Estimate> {
+    /// Quantises the block, each layer from its latents.
+    pub fn quantise(&self, encoder: &mut NestedEncoder, rdo: &Rdo) -> Result<Estimate> {
         let motion = (!self.key).then_some(&self.motion[..]);
         if let [latents] = &self.latents[..] {
-            return encoder.quantise(latents, quantiser, self.depth, motion, rdo);
+            return encoder.quantise(latents, self.steps, motion, rdo);
         }
-        encoder.begin_block(self.depth, quantiser)?;
+        encoder.begin_block(self.steps)?;
         let mut sum = Estimate::default();
         for (layer, latents) in self.latents.iter().enumerate() {
             let one = encoder.quantise_layer(layer, latents, motion, rdo)?;
@@ -77,7 +75,9 @@ impl<W: Write> DumpWriter<W> {
     pub fn write(&mut self, block: &BlockView<'_>, cells_x: usize, cells_y: usize) -> std::io::Result<()> {
         let bytes = &mut self.bytes;
         bytes.clear();
-        bytes.extend([u8::from(block.key), block.quantiser, block.depth as u8, block.latents.len() as u8]);
+        let (steps, n) = (block.steps, block.latents.len() as u8);
+        let (finest, base) = (steps.quantiser(steps.depth() - 1), steps.quantiser(0));
+        bytes.extend([u8::from(block.key), finest, base, steps.depth() as u8, n, 0, 0, 0]);
         bytes.extend((cells_x as u32).to_le_bytes());
         bytes.extend((cells_y as u32).to_le_bytes());
         bytes.extend(block.motion.iter().flat_map(|m| m.to_le_bytes()));
@@ -99,7 +99,7 @@ pub struct DumpReader<R> {
     input: R,
     /// (component, t, v, u) of each coefficient, in token order.
     pub positions: Vec<[u16; 4]>,
-    /// Layers of the quantiser.
+    /// L, the most layers of a block.
     pub layers: usize,
 }
 
@@ -129,13 +129,13 @@ impl<R: Read> DumpReader<R> {
 
     /// The next block, or `None` at the end.
     pub fn next_block(&mut self) -> Result<Option<DumpBlock>> {
-        let mut head = [0; 12];
+        let mut head = [0; 16];
         match self.input.read_exact(&mut head) {
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
             other => other.map_err(io)?,
         }
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
-        let (cells_x, cells_y) = (word(4), word(8));
+        let (cells_x, cells_y) = (word(8), word(12));
         if cells_x.saturating_mul(cells_y) > 1 << 20 {
             return Err(Error::Limit(format!("a dump of {cells_x}x{cells_y} cells; write it again")));
         }
@@ -143,20 +143,21 @@ impl<R: Read> DumpReader<R> {
         let mut bytes = vec![0; 4 * MOTION_PLANES * cells];
         self.input.read_exact(&mut bytes).map_err(io)?;
         let motion = bytes.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        let depth = usize::from(head[2]);
+        let steps = LayerSteps::new(usize::from(head[3]), head[2], head[1]);
         bytes.resize(2 * cells * self.positions.len(), 0);
         let mut latents = Vec::new();
-        for _ in 0..head[3] {
+        for _ in 0..head[4] {
             self.input.read_exact(&mut bytes).map_err(io)?;
             latents.push(bytes.chunks_exact(2).map(|b| i16::from_le_bytes([b[0], b[1]])).collect());
         }
-        if latents.len() != 1 && latents.len() != depth {
+        if latents.len() != 1 && latents.len() != steps.depth() {
             return Err(Error::Model(format!(
-                "a dump with {} sets of latents for {depth} layers; write it again",
-                latents.len()
+                "a dump with {} sets of latents for {} layers; write it again",
+                latents.len(),
+                steps.depth()
             )));
         }
-        Ok(Some(DumpBlock { key: head[0] != 0, quantiser: head[1], cells_x, cells_y, motion, depth, latents }))
+        Ok(Some(DumpBlock { key: head[0] != 0, steps, cells_x, cells_y, motion, latents }))
     }
 }
 
@@ -168,17 +169,18 @@ mod tests {
     fn what_is_written_is_read_in_token_order() {
         let (positions, order) = ([[0, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0]], [2, 0, 1]);
         let (motion, first, second) = ([1, -2, 3, -4, 0, 1, 5, -6, 7, 8], [1i16, 2, 3, 4, 5, 6], [-1i16, -2, -3, -4, -5, -6]);
+        let steps = LayerSteps::new(2, 47, 40);
         let mut file = Vec::new();
         let mut writer = DumpWriter::new(&mut file, &positions, &order, 3).expect("written");
         for latents in [vec![&first[..]], vec![&first[..], &second[..]]] {
             let key = latents.len() == 1;
-            writer.write(&BlockView { key, quantiser: 40, motion: &motion, depth: 2, latents }, 2, 1).expect("written");
+            writer.write(&BlockView { key, steps, motion: &motion, latents }, 2, 1).expect("written");
         }
         let mut reader = DumpReader::new(&file[..]).expect("a dump");
         assert_eq!((&reader.positions[..], reader.layers), (&[positions[2], positions[0], positions[1]][..], 3));
         let ordered = vec![3, 1, 2, 6, 4, 5];
         let block = reader.next_block().expect("whole").expect("a block");
-        assert_eq!((block.key, block.quantiser, block.cells_x, block.cells_y, block.depth), (true, 40, 2, 1, 2));
+        assert_eq!((block.key, block.steps, block.cells_x, block.cells_y), (true, steps, 2, 1));
         assert_eq!((&block.motion[..], &block.latents), (&motion[..], &vec![ordered.clone()]));
         let block = reader.next_block().expect("whole").expect("a block");
         assert_eq!(block.latents, [ordered.clone(), ordered.iter().map(|x| -x).collect()]);

@@ -5,7 +5,7 @@
 use elastictok::Result;
 use elastictok::internals::entropy::Tables;
 use elastictok::internals::tokens::{
-    BIASES, CLASSES, CONTEXTS, Estimate, NestedEncoder, NestedLayout, Rdo, bias_index, describe, span, step,
+    BIASES, CLASSES, CONTEXTS, Estimate, MAX_NESTED_LAYERS, NestedEncoder, NestedLayout, Rdo, bias_index, describe,
 };
 
 use crate::collect::{Collector, fit};
@@ -27,7 +27,6 @@ struct Moments {
 #[derive(Debug)]
 pub struct Trainer {
     positions: Vec<[u16; 4]>,
-    layers: usize,
     tables: Tables,
     rdo: Rdo,
     collector: Collector,
@@ -44,11 +43,10 @@ pub struct Trainer {
 
 impl Trainer {
     /// Begins a round with `tables`.
-    pub fn new(positions: &[[u16; 4]], layers: usize, tables: Tables, rdo: Rdo) -> Self {
+    pub fn new(positions: &[[u16; 4]], tables: Tables, rdo: Rdo) -> Self {
         let moments = Moments { hits: vec![[0.0; 2]; positions.len()], offsets: vec![[0.0; 2]; BIASES] };
         Self {
             positions: positions.to_vec(),
-            layers,
             tables,
             rdo,
             collector: Collector::new(CONTEXTS),
@@ -57,7 +55,7 @@ impl Trainer {
             run: 0,
             bytes: Vec::new(),
             estimate: Estimate::default(),
-            layer_bytes: vec![0; layers],
+            layer_bytes: vec![0; MAX_NESTED_LAYERS],
         }
     }
 
@@ -66,12 +64,12 @@ impl Trainer {
         let size = (block.cells_x, block.cells_y);
         let mut encoder = match self.encoder.take() {
             Some((x, y, encoder)) if (x, y) == size => encoder,
-            _ => NestedEncoder::new(&NestedLayout::new(&self.positions, self.layers, size.0, size.1)?, &self.tables)?,
+            _ => NestedEncoder::new(&NestedLayout::new(&self.positions, MAX_NESTED_LAYERS, size.0, size.1)?, &self.tables)?,
         };
         let motion = (!block.key).then_some(&block.motion[..]);
-        let estimate = block.quantise(&mut encoder, block.quantiser, &self.rdo)?;
+        let estimate = block.quantise(&mut encoder, &self.rdo)?;
         let mut total = 0;
-        for layer in 0..block.depth {
+        for layer in 0..block.steps.depth() {
             self.bytes.clear();
             encoder.write_segment(layer, motion, &mut self.bytes)?;
             total += self.bytes.len();
@@ -83,7 +81,7 @@ impl Trainer {
         if block.key {
             self.run = self.collector.begin_run();
         }
-        for layer in 0..block.depth {
+        for layer in 0..block.steps.depth() {
             encoder.observe(layer, motion, &mut self.collector)?;
             let run = if layer == 0 { self.run } else { self.collector.begin_run() };
             self.collector.end_segment(weight, run);
@@ -100,26 +98,22 @@ impl Trainer {
     fn measure(&mut self, encoder: &NestedEncoder, block: &DumpBlock, weight: f64) {
         let c = self.positions.len();
         let groups = self.groups();
-        let step = f64::from(step(block.quantiser));
-        for (cell, latents) in block.latents.last().map_or(&[][..], |l| l).chunks_exact(c).enumerate() {
-            let decided = encoder.decided(cell);
-            let Some(last) = decided.iter().rposition(|k| *k != 0) else {
-                continue;
-            };
-            let density = decided.iter().filter(|k| **k != 0).count() as f64 / (last + 1) as f64;
-            for i in 0..=last {
-                let (k, x) = (i32::from(decided[i]), f64::from(latents[i]) / step);
-                self.moments.hits[i][0] += weight * f64::from(k != 0);
-                self.moments.hits[i][1] += weight * density;
-                for layer in 0..block.depth {
-                    // the others have latents of their own
-                    let span = span(block.depth, layer);
-                    let m = k.abs() / span;
-                    if m > 0 && (block.latents.len() == 1 || layer + 1 == block.depth) {
-                        let width = f64::from(span);
-                        let middle = f64::from(m) * width + (width - 1.0) / 2.0;
-                        let slot = &mut self.moments.offsets[bias_index(block.depth - 1 - layer, m, groups[i])];
-                        slot[0] += weight * (middle - x.abs()) / width;
+        for layer in 0..block.steps.depth() {
+            let latents = if let [all] = &block.latents[..] { all } else { &block.latents[layer] };
+            let (step, last_layer) = (f64::from(block.steps.step(layer)), layer + 1 == block.steps.depth());
+            for (cell, latents) in latents.chunks_exact(c).enumerate() {
+                let decided = encoder.decided(layer, cell);
+                let Some(last) = decided.iter().rposition(|k| *k != 0) else { continue };
+                let density = decided.iter().filter(|k| **k != 0).count() as f64 / (last + 1) as f64;
+                for i in 0..=last {
+                    let (m, x) = (i32::from(decided[i]).abs(), f64::from(latents[i]).abs() / step);
+                    if last_layer {
+                        self.moments.hits[i][0] += weight * f64::from(m != 0);
+                        self.moments.hits[i][1] += weight * density;
+                    }
+                    if m > 0 {
+                        let slot = &mut self.moments.offsets[bias_index(layer, m, groups[i])];
+                        slot[0] += weight * (f64::from(m) - x);
                         slot[1] += weight;
                     }
                 }
@@ -128,7 +122,7 @@ impl Trainer {
     }
 
     fn groups(&self) -> Vec<u8> {
-        let layout = NestedLayout::new(&self.positions, self.layers, 1, 1);
+        let layout = NestedLayout::new(&self.positions, 1, 1, 1);
         let classes = layout.and_then(|l| l.classes(self.tables.classes()));
         classes.map_or_else(|_| vec![0; self.positions.len()], |c| c.iter().map(|c| c / 4).collect())
     }
@@ -139,8 +133,8 @@ impl Trainer {
         for (context, &init) in self.tables.init().iter().enumerate() {
             let bits = self.collector.bits(context, init);
             let name = match describe(context) {
-                Some((depth, layer, intra, part)) => {
-                    format!("{part}, layer {layer} of {depth}{}", if intra { ", intra" } else { "" })
+                Some((upper, intra, part)) => {
+                    format!("{part}, {}{}", if upper { "upper layers" } else { "layer 0" }, if intra { ", intra" } else { "" })
                 }
                 None => "motion".to_owned(),
             };

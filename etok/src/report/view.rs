@@ -201,7 +201,7 @@ fn quality(page: &mut Page, r: &Report, marks: &[(f64, String)]) {
         "How close the decoded pictures are to the original, by the number of layers that arrive; higher is better.".to_string();
     if all > 1 {
         caption.push_str(
-            " With fewer layers a receiver predicts from coarser pictures than the sender did, so its error may grow until the next key block; streams encoded with --drift-free do not have this.",
+            " In streams encoded with --single-loop, a receiver of fewer layers predicts from coarser pictures than the sender did, so its error may grow until the next key block.",
         );
     }
     if r.unmatched > 0 {

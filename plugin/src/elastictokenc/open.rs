@@ -34,6 +34,7 @@ fn config(bundle: Arc<Bundle>, settings: &Settings, canceller: &Canceller, width
         chroma_site: 0,
         key_int_max: settings.key_int_max,
         layers: settings.layers,
+        layer_ratio: settings.layer_ratio,
         drift_free: settings.drift_free,
         live: settings.live(),
     }

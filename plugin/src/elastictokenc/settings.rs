@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The encoder's properties.
 
-use elastictok::codec::{LiveSettings, RateControl, SearchMethod};
+use elastictok::codec::{DEFAULT_LAYER_RATIO, LAYER_RATIOS, LiveSettings, RateControl, SearchMethod};
 use gst::glib;
 use gst::prelude::*;
 
@@ -72,6 +72,7 @@ pub struct Settings {
     pub search: Option<Search>,
     pub key_int_max: u32,
     pub layers: u32,
+    pub layer_ratio: f64,
     pub drift_free: bool,
     /// A live property changed since the streaming thread last looked.
     pub changed: bool,
@@ -91,7 +92,8 @@ impl Default for Settings {
             search: None,
             key_int_max: DEFAULT_KEY_INT_MAX,
             layers: 0,
-            drift_free: false,
+            layer_ratio: DEFAULT_LAYER_RATIO,
+            drift_free: true,
             changed: false,
         }
     }
@@ -228,16 +230,25 @@ impl Settings {
                 .build(),
             glib::ParamSpecUInt::builder("layers")
                 .nick("Layers")
-                .blurb("Maximum number of layers of a block, of which all but the first can be thinned out (0 = as many as the model has)")
+                .blurb("Maximum number of layers of a block, of which all but the first can be thinned out (0 = 4, or with FSQ and VAE models as many as they have; otherwise 1 to 5)")
                 .maximum(32)
+                .mutable_ready()
+                .build(),
+            glib::ParamSpecDouble::builder("layer-ratio")
+                .nick("Layer Ratio")
+                .blurb("Ratio of the quantiser steps of neighbouring layers: with 2, each further layer takes about as many bits again and a half as all before it; not with FSQ and VAE models")
+                .minimum(*LAYER_RATIOS.start())
+                .maximum(*LAYER_RATIOS.end())
+                .default_value(DEFAULT_LAYER_RATIO)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecBoolean::builder("drift-free")
                 .nick("Drift Free")
                 .blurb(
-                    "Give every layer its own reference, so that receivers of thinned streams do not drift; \
-                     costs a run of the model for each layer but one, and some bits",
+                    "Give every layer its own reference, so that receivers of thinned streams do not drift; costs a run \
+                     of the model for each layer but one (without it, receivers of fewer layers drift until the next key block)",
                 )
+                .default_value(true)
                 .mutable_ready()
                 .build(),
             glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
@@ -264,6 +275,7 @@ impl Settings {
             "max-tokens" => self.max_tokens = value.get().expect("type checked upstream"),
             "search" => self.search = Some(value.get().expect("type checked upstream")),
             "key-int-max" => self.key_int_max = value.get().expect("type checked upstream"),
+            "layer-ratio" => self.layer_ratio = value.get().expect("type checked upstream"),
             "layers" => self.layers = value.get().expect("type checked upstream"),
             "drift-free" => self.drift_free = value.get().expect("type checked upstream"),
             _ => return false,
@@ -283,6 +295,7 @@ impl Settings {
             "max-tokens" => self.max_tokens.to_value(),
             "search" => self.search.unwrap_or_default().to_value(),
             "key-int-max" => self.key_int_max.to_value(),
+            "layer-ratio" => self.layer_ratio.to_value(),
             "layers" => self.layers.to_value(),
             "drift-free" => self.drift_free.to_value(),
             other => return self.model.get(other),

@@ -17,7 +17,16 @@ fn blocks(count: u32, group: u32, lengths: &[usize]) -> Vec<BytesMut> {
             let position = n % group;
             let timing = Timing { base: (position == 0).then_some(u64::from(n)), ..Timing::default() };
             let epoch = (n / group) as u8;
-            let header = BlockHeader { key: position == 0, epoch, position, left_out: 0, frames: 2, quantiser: 9, timing };
+            let header = BlockHeader {
+                key: position == 0,
+                epoch,
+                position,
+                left_out: 0,
+                frames: 2,
+                quantiser: 9,
+                base_quantiser: None,
+                timing,
+            };
             let mut out = BytesMut::new();
             let mut writer = BlockWriter::begin(&header, 2, &mut out).expect("valid");
             for (layer, &length) in lengths.iter().enumerate() {
@@ -311,14 +320,15 @@ fn example(title: &str) -> Vec<u8> {
 fn examples_of_the_document_are_true() {
     let header = sequence().to_bytes();
     let timing = Timing { base: Some(0), ..Timing::default() };
-    let block_header = BlockHeader { key: true, epoch: 5, position: 0, left_out: 0, frames: 2, quantiser: 32, timing };
+    let block_header =
+        BlockHeader { key: true, epoch: 5, position: 0, left_out: 0, frames: 2, quantiser: 32, base_quantiser: None, timing };
     let mut block = BytesMut::new();
     let mut writer = BlockWriter::begin(&block_header, 2, &mut block).expect("valid");
     writer.segment(b"123456789");
     writer.segment(b"layer 1");
     let mut pieces = Vec::new();
     let mut packetizer = Packetizer::new(300);
-    packetizer.split(&block, header.len(), 60, &mut pieces).expect("valid");
+    packetizer.split(&block, header.len(), 62, &mut pieces).expect("valid");
     let payload = |piece: &Piece| {
         let mut bytes = piece.descriptor.to_bytes().to_vec();
         if piece.descriptor.header {

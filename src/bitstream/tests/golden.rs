@@ -13,7 +13,7 @@ fn list(values: &[i64]) -> [i64; 16] {
     list
 }
 
-const SEQUENCE: &str = "45 54 4f 4b 10 01 02 03 04 05 06 07 08 b0 01 90 01 b0 ea 01 e9 07 0c 0b 02 06 06 06 00 02 01 7b a4";
+const SEQUENCE: &str = "45 54 4f 4b 20 01 02 03 04 05 06 07 08 b0 01 90 01 b0 ea 01 e9 07 0c 0b 02 06 06 06 00 02 01 04 08 3a 43";
 
 #[test]
 fn sequence_header() {
@@ -65,14 +65,30 @@ fn block_headers() {
         left_out: 1,
         frames: 2,
         quantiser: 32,
+        base_quantiser: None,
         timing: timing(None, false, None),
     };
     let mut out = BytesMut::new();
     shallow.write(2, &mut out).expect("valid");
     assert_eq!(hex(&out), "10 05 01 20 c8");
-    assert_eq!(BlockHeader::parse(&out, 2), Ok((shallow, out.len())));
+    assert_eq!(BlockHeader::parse(&out, 2), Ok((shallow.clone(), out.len())));
+    let spread = BlockHeader { base_quantiser: Some(44), ..shallow };
+    let mut out = BytesMut::new();
+    spread.write(2, &mut out).expect("valid");
+    assert_eq!(hex(&out), "90 05 01 20 2c 5d");
+    assert_eq!(BlockHeader::parse(&out, 2), Ok((spread.clone(), out.len())));
+    assert!(BlockHeader { base_quantiser: Some(31), ..spread }.write(2, &mut out).is_err(), "layer 0 is the coarsest");
     for (position, frames, timing, bytes) in table {
-        let header = BlockHeader { key: position == 0, epoch: 5, position, left_out: 0, frames, quantiser: 32, timing };
+        let header = BlockHeader {
+            key: position == 0,
+            epoch: 5,
+            position,
+            left_out: 0,
+            frames,
+            quantiser: 32,
+            base_quantiser: None,
+            timing,
+        };
         let mut out = BytesMut::new();
         header.write(2, &mut out).expect("valid");
         assert_eq!(hex(&out), bytes, "{header:?}");
@@ -85,7 +101,8 @@ const BLOCK: &str = "01 00 20 00 ed 09 f4 f5 31 32 33 34 35 36 37 38 39 00 07 51
 #[test]
 fn block_and_stream() {
     let timing = Timing { base: Some(0), ..Timing::default() };
-    let header = BlockHeader { key: true, epoch: 0, position: 0, left_out: 0, frames: 2, quantiser: 32, timing };
+    let header =
+        BlockHeader { key: true, epoch: 0, position: 0, left_out: 0, frames: 2, quantiser: 32, base_quantiser: None, timing };
     let mut block = BytesMut::new();
     let mut writer = BlockWriter::begin(&header, 2, &mut block).expect("valid");
     for payload in [&b"123456789"[..], b"", b"layer 2", b""] {
@@ -96,6 +113,6 @@ fn block_and_stream() {
     let mut stream = BytesMut::new();
     let mut writer = StreamWriter::new(&sequence()).expect("valid");
     writer.write(&block, &mut stream).expect("valid");
-    let expected = format!("e7 53 21 be {SEQUENCE} e7 ac 1c 1f {BLOCK}");
+    let expected = format!("e7 53 23 e0 {SEQUENCE} e7 ac 1c 1f {BLOCK}");
     assert_eq!(hex(&stream), expected);
 }

@@ -13,7 +13,7 @@ const EVERY: f64 = 0.1;
 fn block(position: u32, layers: &[usize]) -> BytesMut {
     let key = position == 0;
     let timing = Timing { base: key.then_some(0), ..Timing::default() };
-    let header = BlockHeader { key, epoch: 0, position, left_out: 0, frames: 2, quantiser: 9, timing };
+    let header = BlockHeader { key, epoch: 0, position, left_out: 0, frames: 2, quantiser: 9, base_quantiser: None, timing };
     let mut out = BytesMut::new();
     let mut writer = BlockWriter::begin(&header, 2, &mut out).expect("valid");
     for n in layers {

@@ -66,7 +66,8 @@ fn frames(source: Source, rate: (u32, u32), start: u64, count: usize, noise: &[u
 
 /// Writes and reads the header that carries `timing`: the timing again, and the bytes it took.
 fn through_bytes(position: u32, frames: u8, timing: Timing, block_length: u8) -> (Timing, usize) {
-    let header = BlockHeader { key: position == 0, epoch: 7, position, left_out: 0, frames, quantiser: 1, timing };
+    let header =
+        BlockHeader { key: position == 0, epoch: 7, position, left_out: 0, frames, quantiser: 1, base_quantiser: None, timing };
     let mut out = BytesMut::new();
     header.write(block_length, &mut out).expect("the encoder's timing is valid");
     let (parsed, len) = BlockHeader::parse(&out, block_length).expect("what was written");

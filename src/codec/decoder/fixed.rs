@@ -37,7 +37,7 @@ impl SegmentReader for FixedSegments {
         self.coder.store_counts(self.read, counts);
     }
 
-    fn tokens(&self, _: &BlockHeader, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()> {
+    fn tokens(&self, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()> {
         match tokens {
             TokensMut::I32(indices) => self.coder.store_indices(self.read, indices, counts),
             TokensMut::F32(means) => self.coder.store_means(self.read, means, counts),

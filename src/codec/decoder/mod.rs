@@ -86,11 +86,11 @@ struct OpenedDecoder {
 }
 
 impl OpenedDecoder {
-    fn new(bundle: &Bundle, geometry: &Geometry, runtime: &RuntimeConfig) -> Result<Self> {
+    fn new(bundle: &Bundle, geometry: &Geometry, header: &SequenceHeader, runtime: &RuntimeConfig) -> Result<Self> {
         // The graph first: it checks that there is memory for all.
         let graph = DecoderGraph::open(bundle, geometry, runtime)?;
         tell!(Info, "{}x{} is decoded on {}", geometry.width, geometry.height, graph.provider());
-        Ok(Self { reader: BlockReader::new(bundle, geometry)?, graph })
+        Ok(Self { reader: BlockReader::new(bundle, geometry, header)?, graph })
     }
 }
 
@@ -233,7 +233,7 @@ impl Decoder {
         usable(&block)?;
         let OpenedDecoder { graph, reader } = match &mut self.opened {
             Some(opened) => opened,
-            none => none.insert(OpenedDecoder::new(&self.bundle, &self.geometry, &self.runtime)?),
+            none => none.insert(OpenedDecoder::new(&self.bundle, &self.geometry, &self.header, &self.runtime)?),
         };
         let (layers, fault) = reader.read(&block, self.max_layers)?;
         self.damage = fault;

@@ -1,36 +1,37 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Segments of nested bundles: motion and the digits of quantisation indices.
+//! Segments of nested bundles: motion and quantisation indices.
 
 use super::segments::{SegmentReader, wrong_tokens};
 use crate::Result;
-use crate::bitstream::BlockHeader;
+use crate::bitstream::{BlockHeader, SequenceHeader};
 use crate::bundle::Bundle;
-use crate::codec::setup::{Nested, depth, effective_step};
+use crate::codec::setup::{Nested, StreamLayers, pixel_step};
 use crate::frame::Geometry;
 use crate::runtime::TokensMut;
 use crate::tokens::{BlockShape, NestedDecoder};
 
 pub(super) struct NestedSegments {
     decoder: NestedDecoder,
-    layers: usize,
+    layers: StreamLayers,
     /// Latent units per pixel unit.
     scale: f32,
 }
 
 impl NestedSegments {
-    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
-        let Nested { layout, tables, layers, scale } = Nested::new(&bundle.manifest, &bundle.tables, geometry)?;
+    pub fn new(bundle: &Bundle, geometry: &Geometry, header: &SequenceHeader) -> Result<Self> {
+        let layers = StreamLayers::new(header);
+        let Nested { layout, tables, scale } = Nested::new(&bundle.manifest, &bundle.tables, geometry, layers.layers)?;
         Ok(Self { decoder: NestedDecoder::new(&layout, &tables)?, layers, scale })
     }
 }
 
 impl SegmentReader for NestedSegments {
     fn layers(&self) -> usize {
-        self.layers
+        self.layers.layers
     }
 
     fn read_segment(&mut self, layer: usize, header: &BlockHeader, payload: &[u8]) -> Result<()> {
-        let shape = BlockShape { key: header.key, depth: depth(self.layers, header) };
+        let shape = BlockShape { key: header.key, steps: self.layers.steps_of(header) };
         self.decoder.read_segment(layer, shape, payload)
     }
 
@@ -42,10 +43,10 @@ impl SegmentReader for NestedSegments {
         self.decoder.counts(counts);
     }
 
-    fn tokens(&self, header: &BlockHeader, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()> {
+    fn tokens(&self, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()> {
         match tokens {
-            TokensMut::I32(latents) => self.decoder.dequantise(header.quantiser, latents, counts),
-            TokensMut::I16(latents) => self.decoder.dequantise(header.quantiser, latents, counts),
+            TokensMut::I32(latents) => self.decoder.dequantise(latents, counts),
+            TokensMut::I16(latents) => self.decoder.dequantise(latents, counts),
             TokensMut::F32(_) => Err(wrong_tokens()),
         }
     }
@@ -55,7 +56,7 @@ impl SegmentReader for NestedSegments {
     }
 
     fn step(&self, header: &BlockHeader) -> Option<f32> {
-        let missing = depth(self.layers, header).saturating_sub(self.decoder.layers_read());
-        Some(effective_step(header.quantiser, self.scale, missing))
+        let last = self.decoder.layers_read().saturating_sub(1);
+        Some(pixel_step(self.layers.steps_of(header).quantiser(last), self.scale))
     }
 }

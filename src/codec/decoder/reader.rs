@@ -4,7 +4,7 @@
 use super::fixed::FixedSegments;
 use super::nested::NestedSegments;
 use super::segments::SegmentReader;
-use crate::bitstream::{Block, BlockHeader, SegmentFault};
+use crate::bitstream::{Block, BlockHeader, SegmentFault, SequenceHeader};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::codec::setup::depth;
 use crate::frame::Geometry;
@@ -18,9 +18,10 @@ pub struct BlockReader {
 }
 
 impl BlockReader {
-    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
+    /// For the stream with this header, which is of the bundle.
+    pub fn new(bundle: &Bundle, geometry: &Geometry, header: &SequenceHeader) -> Result<Self> {
         let segments: Box<dyn SegmentReader> = match bundle.manifest.bottleneck {
-            Bottleneck::Nested { .. } => Box::new(NestedSegments::new(bundle, geometry)?),
+            Bottleneck::Nested { .. } => Box::new(NestedSegments::new(bundle, geometry, header)?),
             Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedSegments::new(bundle, geometry)?),
         };
         Ok(Self { segments, counts: vec![0; geometry.cells()] })
@@ -85,7 +86,7 @@ impl BlockReader {
         if let Some(motion) = self.motion() {
             graph.motion_mut().copy_from_slice(motion);
         }
-        let counts = self.tokens(header, graph.tokens_mut())?;
+        let counts = self.tokens(graph.tokens_mut())?;
         graph.counts_mut().copy_from_slice(counts);
         if let Some(step) = self.step(header) {
             graph.set_step(step);
@@ -99,12 +100,12 @@ impl BlockReader {
     }
 
     /// Writes the tokens of the block read; returns the cells' counts.
-    pub fn tokens(&mut self, header: &BlockHeader, tokens: TokensMut<'_>) -> Result<&[i32]> {
-        self.segments.tokens(header, tokens, &mut self.counts)?;
+    pub fn tokens(&mut self, tokens: TokensMut<'_>) -> Result<&[i32]> {
+        self.segments.tokens(tokens, &mut self.counts)?;
         Ok(&self.counts)
     }
 
-    /// The step that the block read looks quantised with, where the bottleneck has one.
+    /// The step of the last layer read of the block in pixel units, where the bottleneck has one.
     pub fn step(&self, header: &BlockHeader) -> Option<f32> {
         self.segments.step(header)
     }

@@ -20,14 +20,14 @@ pub(super) trait SegmentReader: Send {
     fn counts(&self, counts: &mut [i32]);
 
     /// The decoder graph's tokens by the layers read, and the cells' counts.
-    fn tokens(&self, header: &BlockHeader, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()>;
+    fn tokens(&self, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()>;
 
     /// Motion planes dy, dx, mode, by, bx, \[5, cells\], for bottlenecks with motion.
     fn motion(&self) -> Option<&[i32]> {
         None
     }
 
-    /// The step that the block looks quantised with by the layers read, for bottlenecks with a quantiser.
+    /// The step of the last layer read, in pixel units, for bottlenecks with a quantiser.
     fn step(&self, _header: &BlockHeader) -> Option<f32> {
         None
     }

@@ -6,18 +6,17 @@ use std::time::Duration;
 use super::pace::BlockSpan;
 use crate::Result;
 use crate::codec::LiveSettings;
+use crate::tokens::LayerSteps;
 
 /// Raw material for training, one block as the encoder had it.
 #[derive(Debug)]
 pub struct BlockView<'a> {
     /// Whether it was a key block.
     pub key: bool,
-    /// Its quantiser.
-    pub quantiser: u8,
-    /// Planes dy, dx, mode.
+    /// The quantisers of its layers.
+    pub steps: LayerSteps,
+    /// Planes dy, dx, mode, by, bx.
     pub motion: &'a [i32],
-    /// Layers it was coded in.
-    pub depth: usize,
     /// The encoder graph's latents, \[cells, C\] in the graph's order: one set for all layers, or one for each layer.
     pub latents: Vec<&'a [i16]>,
 }
@@ -66,6 +65,11 @@ pub(super) trait BlockCoder: Send {
     /// Where the graphs run.
     fn provider(&self) -> &'static str;
 
+    /// The T aligned frames of the last block as a receiver of `layers` layers has them, where there is a loop that decodes those.
+    fn reconstruction(&self, _layers: usize) -> Option<&[u8]> {
+        None
+    }
+
     /// The block as it was quantised, for bottlenecks with a quantiser.
     fn view(&self) -> Option<BlockView<'_>> {
         None
@@ -86,9 +90,11 @@ pub(super) struct Place {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct CodedBlock {
     pub key: bool,
-    /// Layers fewer than the bundle has.
+    /// Layers fewer than the stream has.
     pub left_out: u8,
+    /// Quantiser of the last layer; that of layer 0 where the stream's layer ratio does not say it.
     pub quantiser: u8,
+    pub base_quantiser: Option<u8>,
     /// PSNR in dB as estimated before the loop filter, and as decoded; `None` where the coder knows neither.
     pub estimated_psnr: Option<f64>,
     pub psnr: Option<f64>,

@@ -64,12 +64,6 @@ impl FixedBlocks {
     pub fn new(config: &EncoderConfig, geometry: Geometry) -> Result<Self> {
         let bundle = config.bundle.clone();
         let manifest = &bundle.manifest;
-        if config.drift_free {
-            return Err(Error::Settings(format!(
-                "drift-free needs a nested bundle, such as builtin, and '{}' has fsq or vae tokens; unset it",
-                manifest.name
-            )));
-        }
         let Some(token_bits) = manifest.bottleneck.token_bits() else {
             return Err(Error::Model(format!("bundle '{}' has no tokens of fixed width", manifest.name)));
         };

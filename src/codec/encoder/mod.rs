@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use self::coder::BlockView;
 use self::coder::{BlockCoder, CodedBlock, Place, sent_layers};
-pub use self::config::EncoderConfig;
+pub use self::config::{DEFAULT_LAYER_RATIO, DEFAULT_LAYERS, EncoderConfig, LAYER_RATIOS};
 use self::fixed::FixedBlocks;
 pub use self::load::Load;
 use self::load::{Change, LoadControl};
@@ -57,7 +57,7 @@ pub struct EncoderStats {
     pub token_time: Duration,
     /// PSNR of the last block in dB, of luma for I420 and of all samples for RGB; `None` where the encoder did not decode it.
     pub psnr: Option<f64>,
-    /// Quantiser of the last block; 0 for bottlenecks that have none.
+    /// Quantiser of the last block's last layer; 0 for bottlenecks that have none.
     pub quantiser: u8,
     /// The least bitrate that the last seconds could be coded at, in kbit/s, where it is above the one to hold.
     pub least_bitrate: Option<f64>,
@@ -121,7 +121,7 @@ impl Encoder {
         let serve = a.bundle.fingerprint == b.bundle.fingerprint
             && a.runtime == b.runtime
             && (a.width, a.height) == (b.width, b.height)
-            && (a.search, a.layers, a.drift_free) == (b.search, b.layers, b.drift_free);
+            && (a.search, a.layers, a.layer_ratio, a.drift_free) == (b.search, b.layers, b.layer_ratio, b.drift_free);
         let epoch = self.epoch.wrapping_add(u8::from(self.position.is_some()));
         let made = if serve {
             config.live.validate()?;
@@ -137,6 +137,7 @@ impl Encoder {
 
     fn with(config: EncoderConfig, geometry: Geometry, coder: Box<dyn BlockCoder>) -> Result<Self> {
         let manifest = &config.bundle.manifest;
+        let (layers, layer_ratio) = config.stream_layers()?;
         let header = SequenceHeader {
             fingerprint: config.bundle.fingerprint,
             width: config.width,
@@ -147,6 +148,8 @@ impl Encoder {
             pixel_format: manifest.pixel_format,
             block_length: manifest.block_length as u8,
             chroma_site: config.chroma_site,
+            layers,
+            layer_ratio,
         };
         header.validate()?;
         if let Err(e) = header.validate_with(&Limits::default()) {
@@ -164,7 +167,7 @@ impl Encoder {
             frames_since_key: 0,
             out: BytesMut::new(),
             load: LoadControl::default(),
-            stats: EncoderStats { layer_bytes: vec![0; manifest.layers.len()], ..Default::default() },
+            stats: EncoderStats { layer_bytes: vec![0; layers.into()], ..Default::default() },
             coder,
             header,
             geometry,
@@ -261,6 +264,13 @@ impl Encoder {
         self.position.and_then(|_| self.coder.view())
     }
 
+    /// The T frames of the last block, padded to the bundle's alignment, as the encoder's loop for receivers of `layers` layers has
+    /// them; `None` where there is no such loop. For tests and measurements; not stable.
+    #[doc(hidden)]
+    pub fn reconstruction(&self, layers: usize) -> Option<&[u8]> {
+        self.position.and_then(|_| self.coder.reconstruction(layers))
+    }
+
     /// Frames that the current block takes: only those before the next key block is due.
     fn room(&self) -> usize {
         let since = if self.must_be_key() { 0 } else { self.frames_since_key };
@@ -335,8 +345,9 @@ impl Encoder {
     /// Writes the block as coded.
     fn pack(&mut self, position: u32, real: usize, coded: &CodedBlock) -> Result<Packet> {
         let timing = self.timeline.encode(position, &self.times)?;
-        let CodedBlock { key, left_out, quantiser, .. } = *coded;
-        let header = BlockHeader { key, epoch: self.epoch, position, left_out, frames: real as u8, quantiser, timing };
+        let CodedBlock { key, left_out, quantiser, base_quantiser, .. } = *coded;
+        let frames = real as u8;
+        let header = BlockHeader { key, epoch: self.epoch, position, left_out, frames, quantiser, base_quantiser, timing };
         let mut writer = BlockWriter::begin(&header, self.header.block_length, &mut self.out)?;
         let segments = self.coder.segments();
         for (segment, bytes) in segments.iter().take(sent_layers(segments)).zip(&mut self.stats.layer_bytes) {

@@ -91,7 +91,8 @@ fn encoder(key_int_max: u32) -> (Encoder, Arc<Mutex<Told>>) {
         key_int_max,
         search: SearchMethod::default(),
         layers: 0,
-        drift_free: false,
+        layer_ratio: 2.0,
+        drift_free: true,
         live: LiveSettings::default(),
     };
     (Encoder::with(config, geometry, Box::new(coder)).expect("an encoder"), told)

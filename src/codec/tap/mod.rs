@@ -26,7 +26,7 @@ fn shape(bundle: &Bundle, header: &SequenceHeader) -> Result<TokenShape> {
         Bottleneck::Vae { dimensions, .. } => *dimensions as usize,
         Bottleneck::Nested { positions, .. } => positions.len(),
     };
-    let tokens = manifest.tokens_per_cell as usize;
+    let tokens = manifest.stream_tokens_per_cell(usize::from(header.layers)) as usize;
     Ok(TokenShape { cells_y: geometry.cells_y, cells_x: geometry.cells_x, tokens, numbers })
 }
 
@@ -52,7 +52,7 @@ impl TokenReader {
         let shape = shape(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         let reader: Box<dyn ReadTokens> = match &bundle.manifest.bottleneck {
-            Bottleneck::Nested { .. } => Box::new(NestedReader::new(bundle, &geometry)?),
+            Bottleneck::Nested { .. } => Box::new(NestedReader::new(bundle, &geometry, header)?),
             Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedTokens::new(bundle, &geometry, shape)?),
         };
         let timeline = Timeline::new(header.framerate, header.block_length)?;
@@ -106,7 +106,7 @@ impl TokenWriter {
         let shape = shape(bundle, header)?;
         let geometry = bundle.geometry(header.width, header.height)?;
         let writer: Box<dyn WriteTokens> = match &bundle.manifest.bottleneck {
-            Bottleneck::Nested { .. } => Box::new(NestedWriter::new(bundle, &geometry)?),
+            Bottleneck::Nested { .. } => Box::new(NestedWriter::new(bundle, &geometry, header)?),
             Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedTokens::new(bundle, &geometry, shape)?),
         };
         Ok(Self { writer, block_length: header.block_length, max_quantiser: max_quantiser(bundle), out: BytesMut::new() })
@@ -115,11 +115,9 @@ impl TokenWriter {
     /// The block of these tokens. [`Error::Settings`] or [`Error::Model`]: a count, an index or an array does not fit the bundle;
     /// [`Error::ContextLost`]: a block of a nested bundle is neither a key block nor the last one again nor the one after it.
     pub fn write(&mut self, block: &TokenBlock) -> Result<Bytes> {
-        if block.header.quantiser > self.max_quantiser {
-            return Err(Error::Settings(format!(
-                "quantiser {} is above the model's largest, {}",
-                block.header.quantiser, self.max_quantiser
-            )));
+        let quantiser = block.header.quantiser.max(block.header.base_quantiser.unwrap_or(0));
+        if quantiser > self.max_quantiser {
+            return Err(Error::Settings(format!("quantiser {quantiser} is above the model's largest, {}", self.max_quantiser)));
         }
         let segments = self.writer.write(block)?;
         self.out.clear();

@@ -2,23 +2,24 @@
 //! The tokens of nested bundles: quantisation indices of every layer, and motion.
 
 use super::values::{ReadTokens, TokenBlock, TokenValues, WriteTokens};
-use crate::bitstream::BlockHeader;
+use crate::bitstream::{BlockHeader, SequenceHeader};
 use crate::bundle::Bundle;
 use crate::codec::order::BlockOrder;
-use crate::codec::setup::{Nested, depth};
+use crate::codec::setup::{Nested, StreamLayers, depth};
 use crate::frame::Geometry;
 use crate::tokens::{BlockShape, NestedDecoder, NestedEncoder, TransformSize, motion};
 use crate::{Error, Result};
 
 pub(super) struct NestedReader {
     decoder: NestedDecoder,
-    layers: usize,
+    layers: StreamLayers,
     order: BlockOrder,
 }
 
 impl NestedReader {
-    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
-        let Nested { layout, tables, layers, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry)?;
+    pub fn new(bundle: &Bundle, geometry: &Geometry, header: &SequenceHeader) -> Result<Self> {
+        let layers = StreamLayers::new(header);
+        let Nested { layout, tables, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry, layers.layers)?;
         Ok(Self { decoder: NestedDecoder::new(&layout, &tables)?, layers, order: BlockOrder::default() })
     }
 }
@@ -28,7 +29,7 @@ impl ReadTokens for NestedReader {
         if self.order.take(header)? {
             self.decoder.commit();
         }
-        let shape = BlockShape { key: header.key, depth: depth(self.layers, header) };
+        let shape = BlockShape { key: header.key, steps: self.layers.steps_of(header) };
         let (mut indices, mut layer_counts) = (Vec::new(), Vec::new());
         for (layer, payload) in segments.iter().enumerate() {
             self.decoder.read_segment(layer, shape, payload).inspect_err(|_| self.order.lose())?;
@@ -45,7 +46,7 @@ impl ReadTokens for NestedReader {
 
 pub(super) struct NestedWriter {
     encoder: NestedEncoder,
-    layers: usize,
+    layers: StreamLayers,
     cells: usize,
     /// C, coefficients of a cell.
     coefficients: usize,
@@ -53,8 +54,9 @@ pub(super) struct NestedWriter {
 }
 
 impl NestedWriter {
-    pub fn new(bundle: &Bundle, geometry: &Geometry) -> Result<Self> {
-        let Nested { layout, tables, layers, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry)?;
+    pub fn new(bundle: &Bundle, geometry: &Geometry, header: &SequenceHeader) -> Result<Self> {
+        let layers = StreamLayers::new(header);
+        let Nested { layout, tables, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry, layers.layers)?;
         let encoder = NestedEncoder::new(&layout, &tables)?;
         Ok(Self { encoder, layers, cells: layout.cells(), coefficients: layout.coefficients(), order: BlockOrder::default() })
     }
@@ -98,7 +100,7 @@ impl WriteTokens for NestedWriter {
             ));
         };
         self.check_motion(header.key, motion)?;
-        let (depth, size) = (depth(self.layers, header), self.cells * self.coefficients);
+        let (depth, size) = (depth(self.layers.layers, header), self.cells * self.coefficients);
         let layers = indices.len() / size;
         if !(1..=depth).contains(&layers) || indices.len() != layers * size {
             return Err(Error::Settings(format!(
@@ -109,7 +111,7 @@ impl WriteTokens for NestedWriter {
         if self.order.take(header)? {
             self.encoder.commit();
         }
-        self.encoder.begin_block(depth, header.quantiser)?;
+        self.encoder.begin_block(self.layers.steps_of(header))?;
         self.encoder.load_sizes(&sizes(transform_sizes)?)?;
         let motion = (!header.key).then_some(&motion[..]);
         let mut segments = Vec::with_capacity(layers);

@@ -13,7 +13,7 @@ pub struct TokenShape {
     pub cells_x: usize,
     /// K, tokens of a cell.
     pub tokens: usize,
-    /// Numbers of a token: 1 for `fsq`, D for `vae`; for `nested`, C coefficients of a cell in each layer, K = L * C.
+    /// Numbers of a token: 1 for `fsq`, D for `vae`; for `nested`, C coefficients of a cell in each layer, K = L * C in a stream of up to L layers.
     pub numbers: usize,
 }
 

@@ -14,7 +14,8 @@ use elastictok::Error;
 use elastictok::bitstream::{DEFAULT_MAX_PIXELS, Limits, SequenceHeader, StreamReader, StreamWriter, UnitKind, thin};
 use elastictok::bundle::{Bottleneck, Bundle};
 use elastictok::codec::{
-    Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet, RateControl, SearchMethod,
+    DEFAULT_LAYER_RATIO, DEFAULT_LAYERS, Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Packet,
+    RateControl, SearchMethod,
 };
 use elastictok::frame::{PixelFormat, PlanesMut, PlanesRef, SourceFormat};
 use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
@@ -82,12 +83,15 @@ struct EncodeArgs {
     key_int_max: u32,
     #[arg(long, value_enum, default_value = "regression")]
     search: Search,
-    /// Most layers to code in; 0 = all that the model has
+    /// Most layers to code in; 0 = the default
     #[arg(long, default_value_t = 0)]
     layers: u32,
-    /// Give every layer a reference of its own, so that thinned streams do not drift
+    /// Ratio of the steps of neighbouring layers
+    #[arg(long, default_value_t = DEFAULT_LAYER_RATIO)]
+    layer_ratio: f64,
+    /// Code all layers in one loop: receivers of fewer layers drift
     #[arg(long)]
-    drift_free: bool,
+    single_loop: bool,
     #[command(flatten)]
     runtime: RuntimeArgs,
 }
@@ -176,7 +180,8 @@ fn encode(args: &EncodeArgs, mut sink: impl FnMut(&mut Encoder, Packet) -> Resul
         key_int_max: args.key_int_max,
         search,
         layers: args.layers,
-        drift_free: args.drift_free,
+        layer_ratio: args.layer_ratio,
+        drift_free: !args.single_loop,
         live,
     })?;
     let mut frame = vec![0; input.frame_bytes()];
@@ -235,10 +240,11 @@ fn encode_file(args: &EncodeArgs) -> Result<()> {
 
 fn dump(args: &EncodeArgs) -> Result<()> {
     let (bundle, _) = args.runtime.open()?;
-    let Bottleneck::Nested { layers, positions, order, .. } = &bundle.manifest.bottleneck else {
+    let Bottleneck::Nested { positions, order, .. } = &bundle.manifest.bottleneck else {
         bail!("only nested bundles have latents to dump")
     };
-    let mut dump = DumpWriter::new(BufWriter::new(File::create(&args.output)?), positions, order, *layers)?;
+    let layers = if args.layers == 0 { DEFAULT_LAYERS } else { args.layers };
+    let mut dump = DumpWriter::new(BufWriter::new(File::create(&args.output)?), positions, order, layers)?;
     encode(args, |encoder, _| {
         let header = encoder.sequence_header();
         let geometry = bundle.geometry(header.width, header.height)?;

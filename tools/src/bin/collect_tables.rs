@@ -10,7 +10,7 @@ use std::io::BufReader;
 
 use anyhow::{Context as _, Result, bail};
 use elastictok::internals::entropy::Tables;
-use elastictok::internals::tokens::{CONTEXTS, Rdo, step};
+use elastictok::internals::tokens::{CONTEXTS, Rdo};
 use elastictok_tools::dump::DumpReader;
 use elastictok_tools::train::Trainer;
 
@@ -54,17 +54,19 @@ fn round(tables: &Tables, rdo: Rdo, dumps: &[String]) -> Result<Trainer> {
     for dump in dumps {
         let file = File::open(dump).with_context(|| format!("cannot read {dump}"))?;
         let mut reader = DumpReader::new(BufReader::new(file))?;
-        let (positions, layers) = (reader.positions.clone(), reader.layers);
-        let trainer = trainer.get_or_insert_with(|| Trainer::new(&positions, layers, tables.clone(), rdo));
+        let positions = reader.positions.clone();
+        let trainer = trainer.get_or_insert_with(|| Trainer::new(&positions, tables.clone(), rdo));
         while let Some(block) = reader.next_block()? {
-            if only.is_some_and(|q| q != block.quantiser) {
+            let last = block.steps.depth() - 1;
+            let quantiser = block.steps.quantiser(last);
+            if only.is_some_and(|q| q != quantiser) {
                 continue;
             }
             let (estimate, bytes) = trainer.add(&block)?;
-            let sums = by_quantiser.entry((block.key, block.quantiser)).or_default();
+            let sums = by_quantiser.entry((block.key, quantiser)).or_default();
             let pixels = (block.cells_x * block.cells_y * 512) as f64;
             // distortion in bits at the price of a bit
-            let price = 0.13 * f64::from(step(block.quantiser)).powi(2);
+            let price = 0.13 * f64::from(block.steps.step(last)).powi(2);
             for (sum, value) in sums.iter_mut().zip([
                 pixels,
                 8.0 * bytes as f64,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What receivers of fewer layers have: quantises the blocks of a dump again and writes the latents of every truncation.
 //!
-//! `truncate DUMP OFFSET...` reads what `codec dump` wrote and quantises every block in all L layers with its own quantiser plus each
-//! OFFSET, cut to the range that the encoder uses. To standard output go, for every block: key u8, zero u8, zero u16, motion
+//! `truncate DUMP RATIO OFFSET...` reads what `codec dump` wrote and quantises every block in all L layers with its own quantiser plus
+//! each OFFSET, cut to the range that the encoder uses, and RATIO more from layer to layer. To standard output go, for every block: key u8, zero u8, zero u16, motion
 //! i32\[5 * cells\] and the latents i16\[cells * C\] that receivers of all layers get; then, for every offset and number of layers
-//! 1..=L: quantiser u8, layers that hold anything u8 (never more than that number), zero u16, counts i32\[cells\], dequantised
+//! 1..=L: quantiser of the last layer that holds anything u8, zero u8, zero u16, counts i32\[cells\], dequantised
 //! latents i16\[cells * C\]. Latents are in token order, all numbers little-endian. Training of the encoder graph's `distortion`
 //! reads them.
 
@@ -15,12 +15,13 @@ use anyhow::{Context as _, Result, bail};
 use elastictok::bundle::Bundle;
 use elastictok::internals::COARSEST;
 use elastictok::internals::entropy::Tables;
-use elastictok::internals::tokens::{NestedEncoder, NestedLayout, Rdo};
+use elastictok::internals::tokens::{LayerSteps, NestedEncoder, NestedLayout, Rdo};
 use elastictok_tools::dump::DumpReader;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [dump, offsets @ ..] = &args[..] else { bail!("usage: truncate DUMP OFFSET...") };
+    let [dump, ratio, offsets @ ..] = &args[..] else { bail!("usage: truncate DUMP RATIO OFFSET...") };
+    let ratio = ratio.parse::<u8>().with_context(|| format!("ratio '{ratio}' is no number of quantiser indices"))?;
     let offsets = offsets.iter().map(|o| o.parse::<i32>().with_context(|| format!("offset '{o}' is no integer")));
     let offsets = offsets.collect::<Result<Vec<_>>>()?;
     let tables = Tables::parse(&Bundle::resolve("builtin")?.tables)?;
@@ -43,8 +44,10 @@ fn main() -> Result<()> {
         out.write_all(&block.motion.iter().flat_map(|m| m.to_le_bytes()).collect::<Vec<_>>())?;
         out.write_all(&finest.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())?;
         for offset in &offsets {
-            let quantiser = (i32::from(block.quantiser) + offset).clamp(0, i32::from(COARSEST)) as u8;
-            encoder.quantise(finest, quantiser, reader.layers, motion, &Rdo::default())?;
+            let quantiser =
+                (i32::from(block.steps.quantiser(block.steps.depth() - 1)) + offset).clamp(0, i32::from(COARSEST)) as u8;
+            let steps = LayerSteps::spaced(reader.layers, ratio, quantiser);
+            encoder.quantise(finest, steps, motion, &Rdo::default())?;
             let mut held = 1;
             for layer in 0..reader.layers {
                 let mut segment = Vec::new();
@@ -53,7 +56,7 @@ fn main() -> Result<()> {
                     held = layer + 1;
                 }
                 encoder.dequantise(held, motion, &mut latents, &mut counts)?;
-                out.write_all(&[quantiser, held as u8, 0, 0])?;
+                out.write_all(&[steps.quantiser(held - 1), 0, 0, 0])?;
                 out.write_all(&counts.iter().flat_map(|c| c.to_le_bytes()).collect::<Vec<_>>())?;
                 out.write_all(&latents.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())?;
             }

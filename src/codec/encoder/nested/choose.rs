@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use super::super::super::SearchMethod;
 use super::super::super::quality::psnr;
-use super::super::super::setup::effective_step;
+use super::super::super::setup::pixel_step;
 use super::analyse::Analysis;
 use super::steps::{Choice, NestedBlocks};
 use crate::Result;
 use crate::rate::{COARSEST, KEY_OFFSET, RateControl};
-use crate::tokens::{Estimate, Rdo};
+use crate::tokens::{Estimate, LayerSteps, Rdo};
 
 /// Largest step of a block's layer 0, in pixel units: the loop filter was trained up to it.
 const COARSEST_BASE: f32 = 110.0;
@@ -50,7 +50,7 @@ impl NestedBlocks {
             evaluations += 1;
             let choice = this.quantise(analysis, quantiser)?;
             this.code_tokens(analysis, &choice)?;
-            let (_, gain) = this.without.all_layers(choice.depth - choice.coded);
+            let (_, gain) = this.without.all_layers(choice.steps.depth() - choice.coded);
             Ok(this.reconstruct(analysis, &choice)? + gain >= target)
         };
         if self.method == SearchMethod::Full {
@@ -77,40 +77,37 @@ impl NestedBlocks {
     /// Chooses the tokens for one quantiser.
     fn quantise(&mut self, analysis: &Analysis, quantiser: u8) -> Result<Choice> {
         let started = Instant::now();
-        let (rdo, depth) = (self.rdo(), self.depth_for(analysis.key, quantiser));
+        let (rdo, steps) = (self.rdo(), self.steps_for(analysis.key, quantiser));
         let motion = (!analysis.key).then_some(self.analyser.motion());
         self.prefixes.clear();
-        if self.base.is_empty() || depth == 1 {
-            let estimate = self.tokens.quantise(self.finest.latents()?, quantiser, depth, motion, &rdo)?;
-            self.spent.token_time += started.elapsed();
-            let estimated_psnr = self.estimated_psnr(&estimate);
-            return Ok(Choice { quantiser, depth, coded: depth, bits: estimate.bits, estimated_psnr, evaluations: 0 });
-        }
-        let coded = self.coded_of(depth, analysis.key);
-        self.tokens.begin_block(depth, quantiser)?;
+        self.tokens.begin_block(steps)?;
+        let (depth, coded) = (steps.depth(), self.coded_of(steps.depth(), analysis.key));
         let mut bits = 0.0;
         for layer in 0..coded {
-            let base = self.base.get(layer).filter(|_| layer + 1 < depth).unwrap_or(&self.finest);
-            let estimate = self.tokens.quantise_layer(layer, base.latents()?, motion, &rdo)?;
+            // Without a reference all loops have the same residual, and base-layer loops come later.
+            let base = self.base.get(layer).filter(|_| self.drift_free && !analysis.key && layer + 1 < depth);
+            let latents = base.unwrap_or(&self.finest).latents()?;
+            let estimate = self.tokens.quantise_layer(layer, latents, motion, &rdo)?;
             bits += estimate.bits;
             self.prefixes.push((bits, self.estimated_psnr(&estimate)));
         }
         self.spent.token_time += started.elapsed();
         let (factor, gain) = self.without.all_layers(depth - coded);
         let psnr = self.prefixes.last().map_or(0.0, |prefix| prefix.1);
-        Ok(Choice { quantiser, depth, coded, bits: bits * factor, estimated_psnr: psnr + gain, evaluations: 0 })
+        Ok(Choice { quantiser, steps, coded, bits: bits * factor, estimated_psnr: psnr + gain, evaluations: 0 })
     }
 
-    /// Depth for a block: the most layers with which layer 0 still gives a picture. In drift-free streams it stays the same until
-    /// the next key block.
-    fn depth_for(&self, key: bool, quantiser: u8) -> usize {
-        if !key && !self.base.is_empty() {
-            return self.group_depth;
+    /// Steps for a block: those of the most layers with which layer 0 still gives a picture. In drift-free streams their number stays
+    /// the same until the next key block.
+    fn steps_for(&self, key: bool, quantiser: u8) -> LayerSteps {
+        let of = |depth: usize, quantiser: u8| self.layers.steps(depth, quantiser, None);
+        if !key && self.drift_free {
+            return of(self.group_depth, quantiser);
         }
         // A key block's depth holds for its group, so it must also suit the coarser blocks that follow.
-        let quantiser = if self.base.is_empty() { quantiser } else { quantiser.saturating_add(KEY_OFFSET as u8) };
-        let fits = |depth: &usize| effective_step(quantiser, self.scale, depth - 1) <= COARSEST_BASE;
-        (1..=self.most_layers).rev().find(fits).unwrap_or(1)
+        let coarser = if self.drift_free { quantiser.saturating_add(KEY_OFFSET as u8) } else { quantiser };
+        let fits = |depth: &usize| pixel_step(of(*depth, coarser).quantiser(0), self.scale) <= COARSEST_BASE;
+        of((1..=self.layers.layers).rev().find(fits).unwrap_or(1), quantiser)
     }
 
     fn rdo(&self) -> Rdo {
@@ -128,9 +125,9 @@ impl NestedBlocks {
         if self.coded < self.group_depth {
             return None;
         }
-        let cells = self.finest.distortion()?.chunks_exact(self.layers);
-        let (n, sum) = (cells.len(), cells.map(|layers| f64::from(layers[self.layers - 1])).sum::<f64>());
-        Some(psnr(sum / n as f64)).filter(|p| p.is_finite())
+        let cells = self.finest.distortion()?;
+        let sum = cells.iter().copied().map(f64::from).sum::<f64>();
+        Some(psnr(sum / cells.len() as f64)).filter(|p| p.is_finite())
     }
 
     /// Luma PSNR before the loop filter, from the quantisation error: the transform is orthonormal.

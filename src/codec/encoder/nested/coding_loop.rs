@@ -47,7 +47,7 @@ impl CodingLoop {
         &self.counts
     }
 
-    /// The encoder graph's prediction of luma errors for the step it was told, \[cells, L\].
+    /// The encoder graph's prediction of luma errors for the step it was told, \[cells\].
     pub fn distortion(&self) -> Option<&[f32]> {
         self.graph.distortion()
     }
@@ -78,8 +78,8 @@ impl CodingLoop {
         self.graph.run(&self.decoder)
     }
 
-    /// Decodes the first `layers` layers of the block in `tokens`, without committing. `step`: that with which the block
-    /// looks quantised to a receiver of these layers, in pixel units; `motion`: `None` in a key block.
+    /// Decodes the first `layers` layers of the block in `tokens`, without committing. `step`: that of the last
+    /// of these layers in pixel units; `motion`: `None` in a key block.
     pub fn reconstruct(&mut self, tokens: &NestedEncoder, layers: usize, motion: Option<&[i32]>, step: f32) -> Result<()> {
         match self.decoder.tokens_mut() {
             TokensMut::I32(latents) => tokens.dequantise(layers, motion, latents, &mut self.counts)?,

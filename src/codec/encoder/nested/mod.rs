@@ -9,6 +9,7 @@ mod coding_loop;
 mod steps;
 mod without;
 
+use self::coding_loop::CodingLoop;
 pub(super) use self::steps::NestedBlocks;
 use self::steps::check;
 use super::super::LiveSettings;
@@ -49,23 +50,25 @@ impl BlockCoder for NestedBlocks {
         let analysis = self.analyse(place);
         self.transform(&analysis)?;
         let choice = self.choose(&analysis)?;
+        self.transform_base(&analysis, &choice)?;
         self.code_tokens(&analysis, &choice)?;
         let psnr = self.reconstruct(&analysis, &choice)?;
         self.commit(&analysis, &choice)?;
         self.spent.runtime_time += self.run_time() - before;
         Ok(CodedBlock {
             key: analysis.key,
-            left_out: (self.layers - choice.depth) as u8,
+            left_out: (self.layers.layers - choice.steps.depth()) as u8,
             quantiser: choice.quantiser,
+            base_quantiser: None,
             estimated_psnr: Some(choice.estimated_psnr),
             psnr: Some(psnr),
             evaluations: choice.evaluations,
-            shed: choice.coded < choice.depth,
+            shed: choice.coded < choice.steps.depth(),
         })
     }
 
     fn layers(&self) -> Layers {
-        if self.base.is_empty() {
+        if !self.drift_free {
             return Layers::default();
         }
         Layers { coded: self.coded, sheddable: self.group_depth - 1 }
@@ -102,13 +105,20 @@ impl BlockCoder for NestedBlocks {
         self.finest.provider()
     }
 
+    fn reconstruction(&self, layers: usize) -> Option<&[u8]> {
+        if !self.drift_free && layers < self.group_depth {
+            return None;
+        }
+        self.loops(self.coded).map(CodingLoop::reconstruction).take(layers).last()
+    }
+
     fn view(&self) -> Option<BlockView<'_>> {
         if self.coded < self.group_depth {
             return None;
         }
-        let loops = self.base.iter().take(self.group_depth - 1).chain([&self.finest]);
+        let loops = self.loops(self.coded);
         let latents = loops.map(|l| l.latents().ok()).collect::<Option<Vec<_>>>()?;
-        let (key, quantiser) = self.last;
-        Some(BlockView { key, quantiser, motion: self.analyser.motion(), depth: self.group_depth, latents })
+        let (key, steps) = self.last;
+        Some(BlockView { key, steps, motion: self.analyser.motion(), latents })
     }
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::super::quality::{luma_mse, psnr};
-use super::super::super::setup::{Nested, effective_step};
+use super::super::super::setup::{Nested, StreamLayers, pixel_step};
 use super::super::super::{LiveSettings, SearchMethod};
 use super::super::coder::{Place, Spent, sent_layers};
 use super::super::config::EncoderConfig;
@@ -13,15 +13,16 @@ use super::coding_loop::CodingLoop;
 use super::without::Without;
 use crate::frame::Geometry;
 use crate::rate::RateController;
-use crate::tokens::NestedEncoder;
+use crate::tokens::{LayerSteps, NestedEncoder};
 use crate::{Error, Result};
 
 /// How a block is quantised; its tokens are in [`NestedBlocks`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choice {
+    /// Quantiser of the last layer, and of all.
     pub quantiser: u8,
-    /// Layers that the block is coded in, and those of them that are coded: fewer where layers are shed.
-    pub depth: usize,
+    pub steps: LayerSteps,
+    /// Layers that are coded: fewer than there are where layers are shed.
     pub coded: usize,
     /// Bits of the tokens, and luma PSNR before the loop filter; of all layers, shed ones included.
     pub bits: f64,
@@ -36,13 +37,13 @@ pub(in super::super) struct NestedBlocks {
     pub(super) analyser: Analyser,
     /// The loop of receivers of all layers.
     pub(super) finest: CodingLoop,
-    /// The base-layer loops, fewest layers first; empty where receivers may drift.
+    /// The base-layer loops, fewest layers first: as many as blocks needed so far, none where receivers may drift.
     pub(super) base: Vec<CodingLoop>,
     /// The block's tokens as they were last chosen.
     pub(super) tokens: NestedEncoder,
-    /// Layers that the bundle has, and those that a block may have.
-    pub(super) layers: usize,
-    pub(super) most_layers: usize,
+    pub(super) layers: StreamLayers,
+    /// Every layer has a loop of its own.
+    pub(super) drift_free: bool,
     /// Depth of the last block. In drift-free streams it stays until the next key block.
     pub(super) group_depth: usize,
     /// Upper layers to leave out, and what leaving them out changes.
@@ -61,8 +62,10 @@ pub(in super::super) struct NestedBlocks {
     pub(super) first: bool,
     /// The block's segments, one for each layer.
     pub(super) segments: Vec<Vec<u8>>,
-    /// Whether the block last coded was a key block, and its quantiser: for [`BlockView`].
-    pub(super) last: (bool, u8),
+    /// Whether the block last coded was a key block, and its quantisers: for [`BlockView`].
+    pub(super) last: (bool, LayerSteps),
+    /// To open another loop.
+    config: EncoderConfig,
     pub(super) spent: Spent,
 }
 
@@ -78,29 +81,30 @@ impl NestedBlocks {
     pub fn new(config: &EncoderConfig, geometry: Geometry) -> Result<Self> {
         check(&config.live)?;
         let manifest = &config.bundle.manifest;
-        let Nested { layout, tables, layers, scale } = Nested::new(manifest, &config.bundle.tables, &geometry)?;
-        let most_layers = if config.layers == 0 { layers } else { layers.min(config.layers as usize) };
-        let base_loops = if config.drift_free { most_layers - 1 } else { 0 };
+        let (layers, ratio) = config.stream_layers()?;
+        let layers = StreamLayers { layers: layers.into(), ratio };
+        let Nested { layout, tables, scale } = Nested::new(manifest, &config.bundle.tables, &geometry, layers.layers)?;
         let block_length = manifest.block_length as usize;
         Ok(Self {
             analyser: Analyser::new(&geometry, block_length, config.runtime.thread_count())?,
             finest: CodingLoop::open(config, &geometry)?,
-            base: (0..base_loops).map(|_| CodingLoop::open(config, &geometry)).collect::<Result<_>>()?,
+            base: Vec::new(),
             tokens: NestedEncoder::new(&layout, &tables)?,
             layers,
-            most_layers,
-            group_depth: most_layers,
+            drift_free: config.drift_free,
+            group_depth: 1,
             shed: 0,
-            without: Without::new(most_layers),
-            prefixes: Vec::with_capacity(most_layers),
-            coded: most_layers,
+            without: Without::new(layers.layers),
+            prefixes: Vec::with_capacity(layers.layers),
+            coded: 1,
             scale,
             method: config.search,
             rate: RateController::new(config.live),
             block_length,
             first: true,
-            segments: vec![Vec::new(); layers],
-            last: (true, 0),
+            segments: vec![Vec::new(); layers.layers],
+            last: (true, LayerSteps::spaced(1, 0, 0)),
+            config: config.clone(),
             spent: Spent::default(),
             geometry,
         })
@@ -114,9 +118,16 @@ impl NestedBlocks {
         let key = must_be_key || {
             let started = Instant::now();
             let coded = self.coded_of(self.group_depth, false);
-            let step = effective_step(proposed, self.scale, self.group_depth - coded);
-            let best = self.base.get(coded - 1).filter(|_| coded < self.group_depth).unwrap_or(&self.finest);
-            let new_scene = self.analyser.search(self.finest.frames(), best.reconstruction(), step);
+            let steps = self.layers.steps(self.group_depth, proposed, None);
+            let finest = steps.quantiser(coded - 1);
+            let base = if self.drift_free { steps.quantiser(0) } else { finest };
+            // All loops share the motion. A third of the way to the coarsest one, no rung pays much more for that than the others.
+            let step = pixel_step(finest + (base - finest) / 3, self.scale);
+            let base_loops = if self.drift_free { coded.min(self.group_depth - 1) } else { 0 };
+            let whole = coded == self.group_depth;
+            let loops = self.base.iter().take(base_loops).chain(whole.then_some(&self.finest));
+            let decoded: Vec<&[u8]> = loops.map(CodingLoop::reconstruction).collect();
+            let new_scene = self.analyser.search(self.finest.frames(), &decoded, step);
             self.spent.motion_time += started.elapsed();
             new_scene
         };
@@ -127,20 +138,45 @@ impl NestedBlocks {
         Analysis { key, position, proposed }
     }
 
-    /// Predicts and transforms the block in every coding loop that the depth needs.
+    /// The group's loops of receivers of 1 to `coded` layers; in one loop, that of all layers.
+    pub(super) fn loops(&self, coded: usize) -> impl Iterator<Item = &CodingLoop> {
+        let (base, whole) = match self.drift_free {
+            true => (coded.min(self.group_depth - 1), coded == self.group_depth),
+            false => (0, true),
+        };
+        self.base.iter().take(base).chain(whole.then_some(&self.finest))
+    }
+
+    /// Predicts and transforms the block in every coding loop; a key block, the depth of which is still to be chosen, in the finest
+    /// one.
     pub(super) fn transform(&mut self, analysis: &Analysis) -> Result<()> {
         if analysis.key {
             self.finest.reset()?;
-            self.base.iter_mut().try_for_each(CodingLoop::reset)?;
         }
-        let (motion, step) = (self.analyser.motion(), effective_step(analysis.proposed, self.scale, 0));
+        let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
         let coded = self.coded_of(self.group_depth, false);
-        // The depth of a key block is still to be chosen.
-        let (loops, whole) =
-            if analysis.key { (self.base.len(), true) } else { (coded.min(self.group_depth - 1), coded == self.group_depth) };
-        if whole {
+        if analysis.key || coded == self.group_depth {
             self.finest.transform(analysis, motion, step)?;
         }
+        if analysis.key || !self.drift_free { Ok(()) } else { self.transform_loops(analysis, coded.min(self.group_depth - 1)) }
+    }
+
+    /// Transforms a key block in the base-layer loops that it needs.
+    pub(super) fn transform_base(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
+        if !analysis.key || !self.drift_free {
+            return Ok(());
+        }
+        let loops = choice.coded.min(choice.steps.depth() - 1);
+        while self.base.len() < loops {
+            self.base.push(CodingLoop::open(&self.config, &self.geometry)?);
+        }
+        self.base.iter_mut().take(loops).try_for_each(CodingLoop::reset)?;
+        self.transform_loops(analysis, loops)
+    }
+
+    /// Transforms the block in the first `loops` base-layer loops.
+    fn transform_loops(&mut self, analysis: &Analysis, loops: usize) -> Result<()> {
+        let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
         for base in self.base.iter_mut().take(loops) {
             base.frames_mut().copy_from_slice(self.finest.frames());
             base.transform(analysis, motion, step)?;
@@ -166,8 +202,10 @@ impl NestedBlocks {
     pub(super) fn reconstruct(&mut self, analysis: &Analysis, choice: &Choice) -> Result<f64> {
         let motion = (!analysis.key).then_some(self.analyser.motion());
         let layers = layers_read(&self.segments);
-        let step = effective_step(choice.quantiser, self.scale, choice.depth - layers);
-        let best = match self.base.get_mut(choice.coded - 1).filter(|_| choice.coded < choice.depth) {
+        let step = pixel_step(choice.steps.quantiser(layers - 1), self.scale);
+        // Without a reference all loops show the same, and those of a key block's base layers come later.
+        let shed = !analysis.key && choice.coded < choice.steps.depth();
+        let best = match self.base.get_mut(choice.coded - 1).filter(|_| shed) {
             Some(base) => base,
             None => &mut self.finest,
         };
@@ -180,31 +218,34 @@ impl NestedBlocks {
 
     /// Makes the block the reference of the next one, in all loops.
     pub(super) fn commit(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
-        let whole = choice.coded == choice.depth;
-        if whole {
+        let depth = choice.steps.depth();
+        if choice.coded == depth {
             self.finest.commit();
         }
         let motion = (!analysis.key).then_some(self.analyser.motion());
-        for (layers, base) in (1..choice.depth.min(choice.coded + 1)).zip(&mut self.base) {
-            if layers == choice.coded {
+        for (layers, base) in (1..depth.min(choice.coded + 1)).zip(&mut self.base).filter(|_| self.drift_free) {
+            if layers == choice.coded && !analysis.key {
                 // It was reconstructed as the best there is.
                 base.commit();
                 continue;
             }
             let layers = layers_read(&self.segments[..layers]);
-            let step = effective_step(choice.quantiser, self.scale, choice.depth - layers);
+            let step = pixel_step(choice.steps.quantiser(layers - 1), self.scale);
             base.reconstruct(&self.tokens, layers, motion, step)?;
             base.commit();
         }
         self.tokens.commit();
-        (self.group_depth, self.coded) = (choice.depth, choice.coded);
+        (self.group_depth, self.coded) = (depth, choice.coded);
         self.first = false;
-        self.last = (analysis.key, choice.quantiser);
+        self.last = (analysis.key, choice.steps);
         Ok(())
     }
 
     /// Layers that are coded of a block of `depth` layers: in the middle of a group never more than before.
     pub(super) fn coded_of(&self, depth: usize, key: bool) -> usize {
+        if !self.drift_free {
+            return depth;
+        }
         let most = if key { depth } else { self.coded };
         depth.saturating_sub(self.shed).clamp(1, most.max(1))
     }
