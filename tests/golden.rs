@@ -204,8 +204,9 @@ fn hash(tokens: &TokenValues, counts: &[i32], bundle: &Bundle) -> String {
             let Bottleneck::Vae { scale, .. } = bundle.manifest.bottleneck else { panic!("means of a bundle that has none") };
             integers(&mut means.iter().map(|m| (f64::from(*m) * f64::from(scale)).round() as i32));
         }
-        TokenValues::Nested { indices, motion, .. } => {
+        TokenValues::Nested { indices, transform_sizes, motion, .. } => {
             integers(&mut indices.iter().map(|k| i32::from(*k)));
+            integers(&mut transform_sizes.iter().copied());
             integers(&mut motion.iter().copied());
         }
     }
