@@ -16,6 +16,9 @@ const PLANE: usize = N * N;
 /// latents add up to less than 2^29.
 const FRACTION: u32 = 12;
 
+/// More than a latent gains by rounding in a conversion.
+const ROUNDING: i16 = 16;
+
 type Matrix = [[i16; N]; N];
 
 /// The size of the blocks that a cell's luma is transformed in.
@@ -92,13 +95,20 @@ impl LumaGrid {
         Some(Self { slots: slots_of, places })
     }
 
-    /// Turns a cell's latents in the graph's order into those of `size`.
-    pub fn forward(&self, size: TransformSize, latents: &mut [i16]) {
+    /// Turns a cell's latents in the graph's order into those of `size`. Frames in which none can come out with a magnitude of `least` or
+    /// more may stay as they are.
+    pub fn forward(&self, size: TransformSize, latents: &mut [i16], least: i16) {
         let Some(matrix) = size.matrix() else { return };
         for slots in self.slots.chunks_exact(PLANE) {
             let mut plane = [0; PLANE];
+            let mut energy = 0i64;
             for (to, slot) in plane.iter_mut().zip(slots) {
                 *to = latents[usize::from(*slot)].max(-i16::MAX);
+                energy += i64::from(i32::from(*to) * i32::from(*to));
+            }
+            // the transforms are orthonormal, but for what rounding adds
+            if energy < i64::from(least.saturating_sub(ROUNDING).max(0)).pow(2) {
+                continue;
             }
             apply(matrix, &mut plane);
             for (from, slot) in plane.iter().zip(slots) {
