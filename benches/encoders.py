@@ -30,12 +30,12 @@ OTHERS = {
 }
 
 
-def run(*args) -> str:
-    """Standard output; the program ends where the command fails."""
+def run(*args, errors: bool = False) -> str:
+    """Standard output, or with `errors` standard error; the program ends where the command fails."""
     done = subprocess.run([str(a) for a in args], capture_output=True, text=True, env={**os.environ, "SVT_LOG": "1"})
     if done.returncode:
         sys.exit(f"{' '.join(map(str, args))} failed:\n{done.stderr[-2000:]}")
-    return done.stdout
+    return done.stderr if errors else done.stdout
 
 
 def build(plugin: bool = False):

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `etok play`: a stream on the screen.
 
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
 use anyhow::Context as _;
 use gst::prelude::*;
 
@@ -27,6 +30,7 @@ pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
     if automatic && !has_display() {
         return Err(no_display());
     }
+    let started = Instant::now();
     let pipeline = Pipeline::new()?;
     let (decoder, feed) = source::decoded(&pipeline, &args.input, &args.decoding, args.bitrate)?;
     let (queue, convert) = (pipeline::make("queue")?, pipeline::make("videoconvert")?);
@@ -34,6 +38,14 @@ pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
     let sink = pipeline::make(&args.sink)?;
     pipeline.chain(&[&queue, &convert, &sink])?;
     decoder.link(&queue).context("the sink does not take the video")?;
+    let first = Arc::new(OnceLock::new());
+    if let (Some(pad), true) = (sink.static_pad("sink"), feed.is_some()) {
+        let first = first.clone();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            let _ = first.set(started.elapsed().as_secs_f64());
+            gst::PadProbeReturn::Remove
+        });
+    }
     let progress = Progress::new(args.quiet, None);
     let ended = pipeline.run(
         None,
@@ -59,7 +71,8 @@ pub fn run(args: &PlayArgs) -> anyhow::Result<Exit> {
     );
     progress.clear();
     if let Some(feed) = feed.filter(|_| !args.quiet && ended.is_ok()) {
-        eprintln!("{}: {}", args.input.name(), feed.summary());
+        let first = first.get().map_or(String::new(), |seconds| format!("first picture after {seconds:.2} s; "));
+        eprintln!("{}: {first}{}", args.input.name(), feed.summary());
     }
     Ok(match ended? {
         End::Finished => Exit::Done,

@@ -23,10 +23,10 @@ gi.require_version("GstApp", "1.0")
 from gi.repository import Gst, GstApp  # noqa: E402, F401
 import moq  # noqa: E402
 
-# The builtin model has no more.
-LAYERS = 3
+# What the encoder makes, and the most that it can.
+LAYERS, MOST_LAYERS = 4, 5
 # Of the base layer; each layer above it has less.
-PRIORITY, STEP = 200, 50
+PRIORITY, STEP = 200, 40
 # How long old groups are still sent, in us: the base layer longer, since all else hangs on it.
 BASE_AGE, UPPER_AGE = 2_000_000, 500_000
 
@@ -42,19 +42,19 @@ def track(layer: int) -> str:
 class Publisher:
     """Encodes once and publishes each layer."""
 
-    def __init__(self, source: str, bitrate: int, key_int_max: int, single: bool):
-        layers = 1 if single else LAYERS
+    def __init__(self, source: str, bitrate: int, key_int_max: int, layers: int, single: bool):
+        tracks = 1 if single else layers
         # A block of fewer layers is a prefix of the block, so what a layer adds is the difference of two thinned blocks.
         thinners = "".join(
-            f" t. ! queue max-size-buffers=0 max-size-bytes=0 max-size-time=0 ! elastictokthin max-layers={0 if layer + 1 == layers else layer + 1}"
+            f" t. ! queue max-size-buffers=0 max-size-bytes=0 max-size-time=0 ! elastictokthin max-layers={0 if layer + 1 == tracks else layer + 1}"
             f" ! appsink name=layer{layer} sync=false max-buffers=64"
-            for layer in range(layers)
+            for layer in range(tracks)
         )
         self.pipeline = Gst.parse_launch(
             f"{source} ! videoconvert ! elastictokenc rate-control=bitrate bitrate={bitrate} key-int-max={key_int_max}"
             f" layers={layers} ! video/x-elastictok,stream-format=packetized ! tee name=t{thinners}"
         )
-        self.sinks = [self.pipeline.get_by_name(f"layer{layer}") for layer in range(layers)]
+        self.sinks = [self.pipeline.get_by_name(f"layer{layer}") for layer in range(tracks)]
         self.group = -1
         self.groups: list = []
 
@@ -103,12 +103,14 @@ class Publisher:
 class Viewer:
     """Puts layers together and plays them."""
 
-    def __init__(self, layers: int, sink: str, wait: float):
+    def __init__(self, layers: int, sink: str, wait: float, started: float):
         self.layers, self.wait = layers, wait
         self.pipeline = Gst.parse_launch(
             "appsrc name=blocks is-live=true format=time do-timestamp=true max-bytes=4194304"
-            f" ! elastictokdec ! videoconvert ! {sink}" if sink else "appsrc name=blocks ! fakesink"
+            f" ! elastictokdec name=decoder ! videoconvert ! {sink}" if sink else "appsrc name=blocks ! fakesink"
         )
+        if sink:
+            self.pipeline.get_by_name("decoder").get_static_pad("src").add_probe(Gst.PadProbeType.BUFFER, self.on_picture)
         self.source = self.pipeline.get_by_name("blocks")
         # Of each layer, pieces by group and block; and which layers the group still has.
         self.pieces = [{} for _ in range(layers)]
@@ -118,8 +120,13 @@ class Viewer:
         self.shown: dict[int, int] = {}
         self.delays: list[list[float]] = [[] for _ in range(layers)]
         self.bytes = 0
-        self.first = None
-        self.started = time.monotonic()
+        # Seconds until the first block and the first picture.
+        self.first, self.picture = None, None
+        self.started = started
+
+    def on_picture(self, _pad, _info) -> Gst.PadProbeReturn:
+        self.picture = time.monotonic() - self.started
+        return Gst.PadProbeReturn.REMOVE
 
     async def receive(self, broadcast, layer: int) -> None:
         age = BASE_AGE if layer == 0 else UPPER_AGE
@@ -206,6 +213,7 @@ class Viewer:
         seconds = time.monotonic() - self.started
         return {
             "first_block_s": self.first and round(self.first, 2),
+            "first_picture_s": self.picture and round(self.picture, 2),
             "bytes": self.bytes,
             "kbps": round(self.bytes * 8e-3 / seconds),
             "blocks_by_layers": self.shown,
@@ -237,9 +245,10 @@ def source(text: str) -> str:
 
 
 async def watch(args, url: str) -> None:
+    started = time.monotonic()
     async with moq.Client(url, tls_verify=not args.insecure) as client:
         broadcast = await client.announced_broadcast(args.name).available()
-        viewer = Viewer(args.layers, args.sink, args.wait)
+        viewer = Viewer(args.layers or LAYERS - 1, args.sink, args.wait, started)
         try:
             limit = args.seconds or None
             await asyncio.wait_for(viewer.run(broadcast, args.blocks), limit)
@@ -250,7 +259,7 @@ async def watch(args, url: str) -> None:
 
 async def publish(args, url: str) -> None:
     async with moq.Client(url, tls_verify=not args.insecure) as client:
-        publisher = Publisher(source(args.source), args.bitrate, args.key_int_max, args.single)
+        publisher = Publisher(source(args.source), args.bitrate, args.key_int_max, args.layers or LAYERS, args.single)
         await publisher.run(client.create_broadcast(args.name))
 
 
@@ -280,7 +289,7 @@ async def demo(args) -> None:
     parts = [asyncio.create_task(relay(args, ready))]
     url = await ready
     args.insecure = True
-    parts.append(asyncio.create_task(publish(args, url)))
+    parts.append(asyncio.create_task(publish(argparse.Namespace(**vars(args) | {"layers": None}), url)))
     viewer = asyncio.create_task(watch(args, url))
     done, _ = await asyncio.wait([*parts, viewer], return_when=asyncio.FIRST_COMPLETED)
     for task in done:
@@ -301,7 +310,7 @@ def main() -> int:
     parser.add_argument("--bitrate", type=int, default=1000, help="publish: kbit/s of all layers")
     parser.add_argument("--key-int-max", type=int, default=60, help="publish: most frames between key blocks")
     parser.add_argument("--single", action="store_true", help="publish: all layers in one track, for comparison")
-    parser.add_argument("--layers", type=int, default=2, choices=range(1, LAYERS + 1), help="watch: layers to subscribe to")
+    parser.add_argument("--layers", type=int, choices=range(1, MOST_LAYERS + 1), help="publish: layers to encode (4); watch: layers to subscribe to (3)")
     parser.add_argument("--wait", type=float, default=0.1, help="watch: seconds to wait for upper layers")
     parser.add_argument("--sink", default="autovideosink", help="watch: element that shows pictures; '' = only measure")
     parser.add_argument("--blocks", type=int, default=0, help="watch: stop after so many blocks; 0 = never")

@@ -49,7 +49,7 @@ for count in 0 5 10; do
     for n in $(seq $count); do
         name=a
         [ $((n % 2)) -eq 0 ] || name=b
-        $example watch --insecure --url $url --name $name --layers $((n % 3 + 1)) --sink '' --seconds "$seconds" >"/tmp/moq-view-$n.json" &
+        $example watch --insecure --url $url --name $name --layers $((n % 4 + 1)) --sink '' --seconds "$seconds" >"/tmp/moq-view-$n.json" &
         viewers="$viewers $!"
     done
     sleep 5
@@ -60,7 +60,7 @@ for count in 0 5 10; do
     # shellcheck disable=SC2086 # a list
     [ -z "$viewers" ] || wait $viewers
 done
-cat /tmp/moq-view-1.json /tmp/moq-view-2.json /tmp/moq-view-3.json
+cat /tmp/moq-view-[1-4].json
 finish
 
 tc qdisc add dev moq0 root tbf rate 300kbit burst 3000 latency 200ms
@@ -68,7 +68,7 @@ for single in '' --single; do
     echo "through 300 kbit/s${single:+, one track of everything}"
     # shellcheck disable=SC2086 # none, or one
     start $single
-    layers=3
+    layers=4
     [ -z "$single" ] || layers=1
     ip netns exec moqview $example watch --insecure --url $url --name a --layers $layers --sink '' --seconds "$seconds"
     finish

@@ -4,10 +4,12 @@
  * @see_also: elastictokenc, elastictokparse
  *
  * Lowers the bitrate of an ElasticTok stream by cutting the upper layers off its blocks, without decoding. Buffers are shared, not
- * copied. The most layers pass whose mean over the last second, with the key block spread over its group, is within `bitrate`. Layers
- * are given up at once, and taken back at key blocks, which `request-key-unit` asks for. Until the next key block after layers were given
- * up, the receiver's picture differs from the one that the encoder reckons with by what was between the two before, which shows as
- * residue of the finer picture where things move. Streams that were encoded with `drift-free=false` drift all the time.
+ * copied. The most layers pass whose mean over the last second, with the key block spread over its group, is within `bitrate`. In any
+ * `t` seconds no more passes than `bitrate` gives in `t + 1` seconds, unless first layers alone are more. Layers are given up at once
+ * where they would exceed that or their mean is above `bitrate` by a quarter. They are taken back at key blocks, which
+ * `request-key-unit` asks for, where they have fitted `bitrate` for some seconds. Until the next key block after layers were given up, the
+ * receiver's picture differs from the one that the encoder reckons with by what was between the two before, which shows as residue of
+ * the finer picture where things move. Streams that were encoded with `drift-free=false` drift all the time.
  *
  * ## Example pipeline
  * |[
@@ -134,7 +136,7 @@ impl ObjectImpl for ElasticTokThin {
                     .build(),
                 glib::ParamSpecUInt::builder("bitrate")
                     .nick("Bitrate")
-                    .blurb("Bitrate to hold as a mean over a second, in kbit/s; the first layer always passes (0 = no limit)")
+                    .blurb("Bitrate to hold, with bursts of a second, in kbit/s; the first layer always passes (0 = no limit)")
                     .maximum(2_000_000)
                     .mutable_playing()
                     .build(),
