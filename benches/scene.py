@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Makes a moving scene with the habits of camera video, seen from a slowly travelling hand-held camera: sky and drifting clouds,
 mountains, hills with trees and houses, a meadow with a fence, a road with cars; parallax, cover and uncover, turning wheels, the
-shadow of clouds, sensor noise. Deterministic, any length and size: scene.py [--frames N] [--size WxH] OUT.y4m"""
+shadow of clouds, sensor noise. Deterministic, any length and size: scene.py [--frames N] [--size WxH] [--still] OUT.y4m"""
 import argparse
 
 import numpy as np
@@ -215,6 +215,7 @@ def main():
     ap.add_argument("--size", default="640x360")
     ap.add_argument("--rate", type=int, default=30)
     ap.add_argument("--noise", type=float, default=1.0, help="deviation of the sensor noise in grey levels")
+    ap.add_argument("--still", action="store_true", help="the camera stands, and its exposure is fixed")
     ap.add_argument("out")
     a = ap.parse_args()
     w, h = map(int, a.size.split("x"))
@@ -231,8 +232,8 @@ def main():
     with y4m.Writer(a.out, y4m.Format(w, h, (a.rate, 1))) as out:
         for i in range(a.frames):
             t = i * 30 / a.rate
-            x = 0.0042 * h * t
-            shake = h / 360 * (0.9 * np.sin(t / 9) + 0.5 * np.sin(t / 3.7 + 1))
+            x = 0 if a.still else 0.0042 * h * t
+            shake = 0 if a.still else h / 360 * (0.9 * np.sin(t / 9) + 0.5 * np.sin(t / 3.7 + 1))
             picture = np.broadcast_to(sky, (h, w, 3)).copy()
             for n, layer in enumerate(still):
                 drift = 0.0012 * h * t if n == 0 else 0
@@ -249,7 +250,7 @@ def main():
             lines = shadow[sy.astype(int)]
             shade = lines[:, ix] * (1 - fx) + lines[:, (ix + 1) % 128] * fx
             picture *= (1 + 0.10 * np.clip(shade, -1.5, 1) * np.clip((row[..., 0] - 0.7) / 0.2, 0, 1))[..., None]
-            picture *= np.float32(1 + 0.02 * np.sin(t / 31))
+            picture *= np.float32(1 if a.still else 1 + 0.02 * np.sin(t / 31))
             planes = yuv(np.clip(picture, 0, 255))
             noisy = [p + a.noise * s * grain.standard_normal(p.shape, np.float32) for p, s in zip(planes, (1, 0.6, 0.6))]
             out.write(np.concatenate([np.clip(np.rint(p), 0, 255).astype(np.uint8).ravel() for p in noisy]))

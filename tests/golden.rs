@@ -63,7 +63,7 @@ fn recipes() -> Vec<Recipe> {
         ..builtin
     };
     vec![
-        Recipe { name: "builtin-one-layer", settings: |c| c.live.target_psnr = 32.0, ..builtin },
+        Recipe { name: "builtin-one-layer", settings: |c| c.live.target_psnr = 25.0, ..builtin },
         Recipe {
             name: "builtin-two-layers",
             settings: |c| (c.layers, c.layer_ratio, c.live.target_psnr) = (2, 3.0, 40.0),
@@ -204,8 +204,9 @@ fn hash(tokens: &TokenValues, counts: &[i32], bundle: &Bundle) -> String {
             let Bottleneck::Vae { scale, .. } = bundle.manifest.bottleneck else { panic!("means of a bundle that has none") };
             integers(&mut means.iter().map(|m| (f64::from(*m) * f64::from(scale)).round() as i32));
         }
-        TokenValues::Nested { indices, motion, .. } => {
+        TokenValues::Nested { indices, transform_sizes, motion, .. } => {
             integers(&mut indices.iter().map(|k| i32::from(*k)));
+            integers(&mut transform_sizes.iter().copied());
             integers(&mut motion.iter().copied());
         }
     }
@@ -320,9 +321,14 @@ fn compare(name: &str, expected: &str, found: &str) {
     assert_eq!(found.next(), None, "{name}: goes on after its end");
 }
 
+/// Whether missing streams are written. Tests that only read would be too early.
+fn writes() -> bool {
+    std::env::var_os("ELASTICTOK_WRITE_GOLDEN").is_some()
+}
+
 #[test]
 fn golden_streams_decode_to_what_they_must() {
-    let write = std::env::var_os("ELASTICTOK_WRITE_GOLDEN").is_some();
+    let write = writes();
     let mut streams = 0;
     for recipe in recipes() {
         let (stream, reference) = (folder().join(format!("{}.etok", recipe.name)), folder().join(format!("{}.ref", recipe.name)));
@@ -344,8 +350,8 @@ fn golden_streams_decode_to_what_they_must() {
 /// The samples of an exact bundle are those of the encoder's machine, however many threads decode.
 #[test]
 fn threads_do_not_change_a_sample_of_the_builtin_bundle() {
-    if !Bundle::builtin().unwrap().manifest.exact {
-        eprintln!("skipped: the builtin bundle is not exact");
+    if !Bundle::builtin().unwrap().manifest.exact || writes() {
+        eprintln!("skipped: the builtin bundle is not exact, or streams are being written");
         return;
     }
     for recipe in recipes().iter().filter(|r| r.bundle == "builtin") {
@@ -361,6 +367,10 @@ fn threads_do_not_change_a_sample_of_the_builtin_bundle() {
 #[test]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn emulated_processors_decode_golden_streams_too() {
+    if writes() {
+        eprintln!("skipped: streams are being written");
+        return;
+    }
     let qemu = "qemu-x86_64";
     if Command::new(qemu).arg("--version").output().is_err() {
         eprintln!("skipped: no {qemu}; Debian has it in the package qemu-user");
@@ -371,7 +381,7 @@ fn emulated_processors_decode_golden_streams_too() {
         this.args(["-cpu", processor])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "golden_streams_decode_to_what_they_must"]);
-        let done = this.env_remove("ELASTICTOK_WRITE_GOLDEN").output().unwrap();
+        let done = this.output().unwrap();
         let said = String::from_utf8_lossy(&done.stdout);
         assert!(
             done.status.success() && said.contains("1 passed"),
@@ -384,5 +394,5 @@ fn emulated_processors_decode_golden_streams_too() {
 /// A change of the builtin model makes every stream coded before unreadable: it must be deliberate.
 #[test]
 fn the_builtin_bundle_keeps_its_fingerprint() {
-    assert_eq!(fingerprint_name(&Bundle::builtin().unwrap().fingerprint), "599555e9feb23b0f");
+    assert_eq!(fingerprint_name(&Bundle::builtin().unwrap().fingerprint), "637d972bebdaa19a");
 }

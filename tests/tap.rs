@@ -100,7 +100,7 @@ fn what_does_not_fit_is_refused() {
     assert!(matches!(writer.write(&bad), Err(Error::Model(_))));
     for other in [
         TokenValues::Means(vec![0.0; 240]),
-        TokenValues::Nested { indices: vec![0; 240], layer_counts: Vec::new(), motion: Vec::new() },
+        TokenValues::Nested { indices: vec![0; 240], layer_counts: Vec::new(), transform_sizes: Vec::new(), motion: Vec::new() },
     ] {
         bad.tokens = other;
         assert!(writer.write(&bad).is_err());
@@ -147,15 +147,19 @@ fn nested_blocks_come_back_byte_for_byte() {
         let (header, packets) = nested_stream(drift_free);
         let (mut reader, mut writer) = (TokenReader::new(&bundle, &header).unwrap(), TokenWriter::new(&bundle, &header).unwrap());
         let shape = reader.shape();
-        let mut most = 0;
+        let (mut most, mut small) = (0, false);
         for layers in 1..=4 {
             for packet in &packets {
                 let data = thin(&packet.data, layers).unwrap();
                 let block = reader.read(data, None).unwrap();
-                let TokenValues::Nested { indices, layer_counts, motion } = &block.tokens else { panic!("nested") };
+                let TokenValues::Nested { indices, layer_counts, transform_sizes, motion } = &block.tokens else {
+                    panic!("nested")
+                };
                 let came = indices.len() / (shape.cells() * shape.numbers);
                 assert_eq!(layer_counts.len(), came * shape.cells());
                 assert_eq!(motion.len(), 5 * shape.cells());
+                assert_eq!(transform_sizes.len(), shape.cells());
+                small |= transform_sizes.iter().any(|size| *size > 0);
                 assert_eq!(shape.tokens, 4 * shape.numbers);
                 most = most.max(came);
                 for (cell, &count) in block.counts.iter().enumerate() {
@@ -168,7 +172,7 @@ fn nested_blocks_come_back_byte_for_byte() {
                 assert_eq!(writer.write(&block).unwrap(), data, "{layers} layers, drift-free: {drift_free}");
             }
         }
-        assert!(most >= 3, "the stream has {most} layers");
+        assert!(most >= 3 && small, "the stream has {most} layers; other transform sizes than 16x16: {small}");
     }
 }
 
@@ -180,20 +184,24 @@ fn changed_nested_tokens_make_a_stream_of_those() {
     let mut other = TokenReader::new(&bundle, &header).unwrap();
     for packet in &packets {
         let mut block = reader.read(&packet.data, None).unwrap();
-        let TokenValues::Nested { indices, .. } = &mut block.tokens else { panic!("nested") };
+        let TokenValues::Nested { indices, transform_sizes, .. } = &mut block.tokens else { panic!("nested") };
         indices.iter_mut().step_by(7).for_each(|k| *k = 1 - *k);
-        let wanted = indices.clone();
+        transform_sizes.iter_mut().step_by(5).for_each(|size| *size = (*size + 1) % 3);
+        let wanted = (indices.clone(), transform_sizes.clone());
         let again = other.read(&writer.write(&block).unwrap(), None).unwrap();
-        let TokenValues::Nested { indices, .. } = again.tokens else { panic!("nested") };
-        assert!(indices == wanted);
+        let TokenValues::Nested { indices, transform_sizes, .. } = again.tokens else { panic!("nested") };
+        assert!((indices, transform_sizes) == wanted);
     }
     let good = reader.read(&packets[0].data, None).unwrap();
-    let TokenValues::Nested { indices, layer_counts, motion } = good.tokens.clone() else { panic!("nested") };
-    let refused = |indices: Vec<i16>, motion: Vec<i32>| {
-        let tokens = TokenValues::Nested { indices, layer_counts: layer_counts.clone(), motion };
+    let TokenValues::Nested { indices, layer_counts, transform_sizes, motion } = good.tokens.clone() else { panic!("nested") };
+    let refused_sizes = |indices: Vec<i16>, motion: Vec<i32>, transform_sizes: Vec<i32>| {
+        let tokens = TokenValues::Nested { indices, layer_counts: layer_counts.clone(), transform_sizes, motion };
         let mut writer = TokenWriter::new(&bundle, &header).unwrap();
         assert!(matches!(writer.write(&elastictok::codec::TokenBlock { tokens, ..good.clone() }), Err(Error::Settings(_))));
     };
+    refused_sizes(indices.clone(), motion.clone(), transform_sizes[1..].to_vec());
+    refused_sizes(indices.clone(), motion.clone(), vec![3; transform_sizes.len()]);
+    let refused = |indices, motion| refused_sizes(indices, motion, transform_sizes.clone());
     refused(indices[1..].to_vec(), motion.clone());
     refused(Vec::new(), motion.clone());
     refused(vec![i16::MIN; indices.len()], motion.clone());

@@ -20,6 +20,7 @@
 //! | `indices` | i16 [B, L, cells_y, cells_x, C] | signed quantisation indices as each layer leaves them, zero in layers that did not come |
 //! | `layers` | i32 [B] | layers that came, 1..=L |
 //! | `layer_counts` | i32 [B, L, cells_y, cells_x] | coefficients that each cell sent in each layer |
+//! | `transform_sizes` | i32 [B, cells_y, cells_x] | of the luma of each cell: 0 is 16x16, 1 is 8x8, 2 is 4x4 |
 //! | `motion` | i32 [B, 5, cells_y, cells_x] | dy and dx in quarter pixels, mode (0 inter, 1 intra), by and bx in eighths of a pixel |
 //!
 //! And of every bundle:
@@ -31,7 +32,7 @@
 //! | `headers`, `header_bytes` | u8 [all], i32 [B] | the blocks' headers one after the other, as `docs/bitstream.md` has them |
 //! | `sequence_header` | u8 [n] | what a decoder needs first |
 //!
-//! Written back, a stream is the same byte for byte. Change `tokens` and `counts`, or `indices` and `motion`, in between and it is a
+//! Written back, a stream is the same byte for byte. Change `tokens` and `counts`, or `indices`, `transform_sizes` and `motion`, in between and it is a
 //! stream of those. The other arrays follow from them or, as `pts` does, from the headers: changing them changes nothing.
 
 use std::fs::File;
@@ -142,24 +143,26 @@ fn save<T: npyz::AutoSerialize>(
 }
 
 fn save_nested(npz: &mut NpzWriter<BufWriter<File>>, shape: TokenShape, blocks: &[TokenBlock]) -> Result<()> {
-    let nested = |b: &TokenBlock| match &b.tokens {
-        TokenValues::Nested { indices, layer_counts, motion } => Some((indices.clone(), layer_counts.clone(), motion.clone())),
-        _ => None,
-    };
     let (n, cells, layers) = (blocks.len(), shape.cells(), shape.tokens / shape.numbers);
-    let (mut indices, mut layer_counts, mut motion, mut came) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (block, (i, counts, m)) in blocks.iter().filter_map(nested).enumerate() {
+    let (mut indices, mut layer_counts, mut came) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut transform_sizes, mut motion): (Vec<i32>, Vec<i32>) = Default::default();
+    for (block, TokenBlock { tokens, .. }) in blocks.iter().enumerate() {
+        let TokenValues::Nested { indices: i, layer_counts: counts, transform_sizes: sizes, motion: m } = tokens else {
+            continue;
+        };
         came.push(i32::try_from(counts.len() / cells)?);
         indices.extend(i);
         indices.resize((block + 1) * layers * cells * shape.numbers, 0);
         layer_counts.extend(counts);
         layer_counts.resize((block + 1) * layers * cells, 0);
+        transform_sizes.extend(sizes);
         motion.extend(m);
     }
     let (y, x) = (shape.cells_y, shape.cells_x);
     save::<i16>(npz, "indices", &[n, layers, y, x, shape.numbers], indices)?;
     save(npz, "layers", &[n], came)?;
     save(npz, "layer_counts", &[n, layers, y, x], layer_counts)?;
+    save(npz, "transform_sizes", &[n, y, x], transform_sizes)?;
     save(npz, "motion", &[n, 5, y, x], motion)
 }
 
@@ -222,11 +225,14 @@ fn load_tokens(npz: &mut NpzArchive<BufReader<File>>, bundle: &Bundle, shape: To
         }
         Bottleneck::Nested { .. } => {
             let (indices, motion): (Vec<i16>, Vec<i32>) = (load(npz, "indices")?, load(npz, "motion")?);
+            let sizes: Vec<i32> = load(npz, "transform_sizes")?;
             let blocks = indices.chunks_exact(numbers).zip(motion.chunks_exact(5 * shape.cells()));
-            let nested = |((indices, motion), layers): ((&[i16], &[i32]), i32)| {
+            let blocks = blocks.zip(sizes.chunks_exact(shape.cells()));
+            let nested = |(((indices, motion), sizes), layers): (((&[i16], &[i32]), &[i32]), i32)| {
                 let came = usize::try_from(layers).unwrap_or(0).saturating_mul(shape.cells() * shape.numbers);
                 let indices = indices.get(..came).context("'layers' are more than 'indices' has")?.to_vec();
-                Ok(TokenValues::Nested { indices, layer_counts: Vec::new(), motion: motion.to_vec() })
+                let (transform_sizes, motion) = (sizes.to_vec(), motion.to_vec());
+                Ok(TokenValues::Nested { indices, layer_counts: Vec::new(), transform_sizes, motion })
             };
             blocks.zip(load::<i32>(npz, "layers")?).map(nested).collect::<Result<_>>()?
         }

@@ -381,7 +381,7 @@ impl Link {
 
 #[test]
 fn a_lost_key_block_is_asked_for_until_one_comes() {
-    let link = link("key-int-max=100000");
+    let link = link("key-int-max=100000 qos=false");
     // Once told to, the receiver loses the base layers up to the second key block that it asked for.
     let losing = Arc::new(AtomicBool::new(false));
     let lost_keys = Arc::new(Mutex::new(Vec::new()));

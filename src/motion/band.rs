@@ -8,6 +8,9 @@ use super::field::{CELL, Motion, MotionField, RANGE};
 use super::planes::{Interpolated, activity};
 use crate::tokens::motion::{cost, predict};
 
+/// Steps from which a refinement tries four neighbours instead of eight, in quarter pixels (or eighths, of bends).
+const LONG_STEP: i32 = 8;
+
 /// A cell's frames and reference.
 #[derive(Clone, Copy)]
 struct CellSearch<'a> {
@@ -162,7 +165,8 @@ impl<'a> CellSearch<'a> {
             for _ in 0..rounds {
                 let centre = best.motion;
                 let mut taken = [0; 2];
-                for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)] {
+                let n = if step >= LONG_STEP { 4 } else { 8 };
+                for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)].into_iter().take(n) {
                     let offset = [dy * step, dx * step];
                     // the neighbours of the centre before were tried already
                     let known = |b: [i32; 2]| (offset[0] + b[0]).abs().max((offset[1] + b[1]).abs()) <= step;
@@ -194,6 +198,14 @@ pub(super) struct Scene<'a> {
     pub width: usize,
     /// SAD that 1/256 bit is worth, in 1/65536.
     pub lambda: u32,
+}
+
+impl Scene<'_> {
+    /// SAD of a cell below which the quantiser leaves hardly anything of a residual, so that a search is not worth its time: an eighth of
+    /// lambda a sample.
+    fn noise(&self) -> u32 {
+        (((self.frames.len() * CELL * CELL) as u64 * u64::from(self.lambda)) >> (8 + 3)).min(u64::from(u32::MAX)) as u32
+    }
 }
 
 /// Rows of cells that are searched one after the other. Rows of other bands are read from a copy that is made between the
@@ -289,9 +301,9 @@ impl Band {
         let sad = cell.sad(zero, u32::MAX);
         let mut best = Priced { cost: sad.total() + cell.rate(bits(zero)), sad, motion: zero };
         cell.consider(&mut best, prediction, || bits(prediction));
-        // Below half a grey level there is nothing to gain.
         let samples = (CELL * CELL * frames.len()) as u32;
-        if best.sad.total() > samples / 2 {
+        // Below half a grey level there is nothing to gain.
+        if best.sad.total() > (samples / 2).max(scene.noise()) {
             let i = y * self.cells_x + x;
             let right = (x + 1 < self.cells_x).then(|| previous[i + 1]);
             let below = (y + 1 < self.cells_y).then(|| previous[i + self.cells_x]);
@@ -352,8 +364,8 @@ impl Band {
         let mut best = Priced { cost: sad.total() + cell.rate(bits(motion)), sad, motion };
         let likely = near.into_iter().flatten().chain([predict(near), scene.previous[y * self.cells_x + x].bend]);
         cell.consider_each(&mut best, Moves::Bend, likely.map(|bend| Motion { bend, ..motion }), bits);
-        if best.sad.total() > (CELL * CELL * scene.frames.len()) as u32 {
-            cell.refine(&mut best, Moves::Bend, bits, &[(16, 2), (8, 2), (4, 4), (2, 2), (1, 2)]);
+        if best.sad.total() > ((CELL * CELL * scene.frames.len()) as u32).max(scene.noise()) {
+            cell.refine(&mut best, Moves::Bend, bits, &[(8, 2), (4, 4), (2, 2), (1, 2)]);
             if best.motion.bend != [0; 2] {
                 let field = &mut self.field;
                 let bits = |m: Motion| field.bits_with(y, x, Some(m)) + cost(m.bend, near);

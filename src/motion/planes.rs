@@ -107,19 +107,40 @@ impl Interpolated {
         let at = place(y, ey) * self.pitch + place(x, ex);
         let (fy, fx) = ((ey & 7) as usize, (ex & 7) as usize);
         let start = |s: Sample| &self.planes[s.0][at + s.1 * self.pitch + s.2..];
-        let source = Rows { data: &frame[y * self.width + x..], pitch: self.width };
-        let of = |s: Sample| Rows { data: start(s), pitch: self.pitch };
+        let source = Rows::new(&frame[y * self.width + x..], self.width);
+        let of = |s: Sample| Rows::new(start(s), self.pitch);
         if (fy | fx) & 1 == 0 {
             let [a, b] = QUARTERS[fy >> 1][fx >> 1];
             let (one, two) = (of(a), of(b));
             if a == b { compare(source, limit, |r| one.row(r)) } else { compare(source, limit, |r| one.row(r).mean(two.row(r))) }
         } else {
             let (hy, hx) = (fy >> 2, fx >> 2);
-            let [a, b, c, d] = [half(hy, hx), half(hy, hx + 1), half(hy + 1, hx), half(hy + 1, hx + 1)].map(of);
-            let (fy, fx) = (fy & 3, fx & 3);
-            compare(source, limit, |r| between(between(a.row(r), b.row(r), fx), between(c.row(r), d.row(r), fx), fy))
+            let corners = [half(hy, hx), half(hy, hx + 1), half(hy + 1, hx), half(hy + 1, hx + 1)].map(of);
+            let kernel = match (fy & 3, fx & 3) {
+                (0, 1) => eighth::<0, 1>,
+                (0, 3) => eighth::<0, 3>,
+                (1, 0) => eighth::<1, 0>,
+                (1, 1) => eighth::<1, 1>,
+                (1, 2) => eighth::<1, 2>,
+                (1, 3) => eighth::<1, 3>,
+                (2, 1) => eighth::<2, 1>,
+                (2, 3) => eighth::<2, 3>,
+                (3, 0) => eighth::<3, 0>,
+                (3, 1) => eighth::<3, 1>,
+                (3, 2) => eighth::<3, 2>,
+                _ => eighth::<3, 3>,
+            };
+            kernel(source, limit, corners)
         }
     }
+}
+
+/// [`compare`] at `Y`, `X` quarters of the way between four half-pixel samples.
+fn eighth<const Y: usize, const X: usize>(source: Rows<'_>, limit: u32, [a, b, c, d]: [Rows<'_>; 4]) -> u32 {
+    compare(source, limit, |r| {
+        let across = |left: Rows<'_>, right: Rows<'_>| if X == 0 { left.row(r) } else { between::<X>(left.row(r), right.row(r)) };
+        if Y == 0 { across(a, b) } else { between::<Y>(across(a, b), across(c, d)) }
+    })
 }
 
 /// Rows of [`CELL`] samples.
@@ -129,11 +150,21 @@ struct Rows<'a> {
     pitch: usize,
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// The cell at the start of `data`. Callers stay inside the padded plane: too little data is a bug, not bad input.
     #[inline(always)]
+    fn new(data: &'a [u8], pitch: usize) -> Self {
+        Self { data: &data[..(CELL - 1) * pitch + CELL], pitch }
+    }
+
+    /// Row `r`, below [`CELL`].
+    #[inline(always)]
+    #[allow(unsafe_code, reason = "four checks a row take as long as the work")]
     fn row(&self, r: usize) -> Lane {
-        // Callers stay inside the padded plane; a slice of the wrong length is a bug, not bad input.
-        Lane::new(self.data[r * self.pitch..][..CELL].try_into().expect("a row of CELL samples"))
+        assert!(r < CELL); // the compiler sees that it is
+        // SAFETY: new() has checked that rows up to the last are inside `data`.
+        let row = unsafe { self.data.get_unchecked(r * self.pitch..r * self.pitch + CELL) };
+        Lane::new(row.try_into().expect("a row of CELL samples"))
     }
 }
 
@@ -153,11 +184,10 @@ fn compare(source: Rows<'_>, limit: u32, prediction: impl Fn(usize) -> Lane) -> 
     sum.total()
 }
 
-/// `quarters` of the way from a to b.
+/// `QUARTERS` of the way from a to b: 1 to 3.
 #[inline(always)]
-fn between(a: Lane, b: Lane, quarters: usize) -> Lane {
-    match quarters {
-        0 => a,
+fn between<const QUARTERS: usize>(a: Lane, b: Lane) -> Lane {
+    match QUARTERS {
         1 => a.mean(a.mean(b)),
         2 => a.mean(b),
         _ => b.mean(a.mean(b)),
@@ -166,7 +196,7 @@ fn between(a: Lane, b: Lane, quarters: usize) -> Lane {
 
 /// Sum of absolute differences of a cell to its own mean, in one frame: the error of a flat prediction.
 pub(super) fn activity(frame: &[u8], width: usize, y: usize, x: usize) -> u32 {
-    let rows = Rows { data: &frame[y * width + x..], pitch: width };
+    let rows = Rows::new(&frame[y * width + x..], width);
     let flat = |level: u8| compare(rows, u32::MAX, |_| Lane::new(&[level; CELL]));
     flat(((flat(0) + 128) / (CELL * CELL) as u32) as u8)
 }

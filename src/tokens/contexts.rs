@@ -35,7 +35,8 @@ const MIDDLE: usize = TWO + COARSE * SIZES;
 const UPPER: usize = MIDDLE + 3 * COARSE * COARSE;
 const BEYOND: usize = UPPER + 3 * COARSE * COARSE;
 const CONSTANT: usize = BEYOND + 2 * MORE;
-const SET: usize = CONSTANT + 6 * (1 + PREFIX);
+const TRANSFORM: usize = CONSTANT + 6 * (1 + PREFIX);
+const SET: usize = TRANSFORM + 2 * 3;
 
 /// First context of motion.
 pub(super) const MOTION: usize = 4 * SET;
@@ -46,7 +47,7 @@ pub(super) const MOTION_CONTEXTS: usize = 190;
 pub const CONTEXTS: usize = MOTION + MOTION_CONTEXTS;
 
 /// Names and ends of the parts of a set, for statistics.
-pub(super) const PARTS: [(&str, usize); 11] = [
+pub(super) const PARTS: [(&str, usize); 12] = [
     ("empty cell", TREE),
     ("count", EXTRA),
     ("count, low bits", ZERO),
@@ -57,7 +58,8 @@ pub(super) const PARTS: [(&str, usize); 11] = [
     ("refinement, middle", UPPER),
     ("refinement, side", BEYOND),
     ("beyond", CONSTANT),
-    ("constant term", SET),
+    ("constant term", TRANSFORM),
+    ("transform size", SET),
 ];
 
 /// (above layer 0, intra, part) of a context, or `None` for motion.
@@ -137,5 +139,12 @@ impl Set {
     #[inline]
     pub fn constant(self, chroma: bool, roughness: usize) -> usize {
         self.0 + CONSTANT + (usize::from(chroma) * 3 + roughness) * (1 + PREFIX)
+    }
+
+    /// Whether a cell's transform is smaller than 16x16, where `small` (0 to 2) of the left and the top cell's are. Three further
+    /// on: whether it is 4x4.
+    #[inline]
+    pub fn transform(self, small: usize) -> usize {
+        self.0 + TRANSFORM + small
     }
 }

@@ -4,7 +4,8 @@
 use super::contexts::{MORE, PREFIX, Set, UNARY};
 use super::neighbourhood::{BlockState, Neighbourhood};
 use super::step::{LayerSteps, Prediction};
-use super::{NestedLayout, counts};
+use super::transform::code_size;
+use super::{NestedLayout, TransformSize, counts};
 use crate::entropy::BitCoder;
 use crate::{Error, Result};
 
@@ -12,11 +13,12 @@ use crate::{Error, Result};
 const MAX_MAGNITUDE: u32 = 32_767;
 
 /// What an encoder codes in a layer: the signed quantisation index of every coefficient, and 1 + the place in token order of the
-/// last that is not zero, by place of the cell.
+/// last that is not zero, by place of the cell; and the transform size of each cell that has tokens in this layer or one before.
 #[derive(Debug, Default, Clone)]
 pub(super) struct ChosenLayer {
     pub values: Vec<i16>,
     pub extents: Vec<u16>,
+    pub sizes: Vec<Option<TransformSize>>,
 }
 
 /// What stays the same within a layer.
@@ -119,6 +121,11 @@ fn code_cell<C: BitCoder>(
         return Ok(());
     }
     state.counts[l][place] = count;
+    if layout.luma.is_some() && state.sizes[place].is_none() {
+        let wanted = chosen.and_then(|t| t.sizes[place]).unwrap_or_default();
+        let size = code_size(coder, set, state.sizes[place - 1], state.sizes[place - state.pitch()], wanted);
+        state.sizes[place] = Some(size);
+    }
     let count = usize::from(count);
     around.begin(&state.values, &state.extents, state.pitch(), place, count, intra);
     for i in 0..count {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which coefficients a cell has, in which order, and which are neighbours of which.
 
+use super::transform::LumaGrid;
 use crate::{Error, Result};
 
 /// Most layers a nested quantiser can have.
@@ -47,6 +48,9 @@ pub struct NestedLayout {
     pub(super) ranks: Vec<u16>,
     /// The graph's index of each coefficient.
     pub(super) slots: Vec<u16>,
+    /// Where luma is, if its transform size is chosen for each cell.
+    pub(super) luma: Option<LumaGrid>,
+    positions: Vec<[u16; 4]>,
     default_classes: Vec<u8>,
     /// Per coefficient: (first, end) in `links`.
     spans: Vec<(u32, u32)>,
@@ -92,6 +96,8 @@ impl NestedLayout {
             runs: runs(positions.iter().map(|p| p[0] > 0)),
             ranks: (0..positions.len() as u16).collect(),
             slots: (0..positions.len() as u16).collect(),
+            luma: LumaGrid::new(positions, &(0..positions.len() as u16).collect::<Vec<_>>()),
+            positions: positions.to_vec(),
             default_classes: positions.iter().map(|p| default_class(*p)).collect(),
             spans,
             links,
@@ -114,6 +120,7 @@ impl NestedLayout {
             return Err(Error::Model("the order of coefficients is incomplete; export the bundle again".into()));
         }
         self.runs = runs(self.ranks.iter().map(|i| self.chroma[usize::from(*i)]));
+        self.luma = LumaGrid::new(&self.positions, order);
         self.slots = order.to_vec();
         Ok(self)
     }

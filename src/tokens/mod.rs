@@ -2,6 +2,7 @@
 //! The payload of segments: motion, counts and the indices of the layers' quantisers, or fixed-width tokens. Also the encoder's
 //! rate-distortion decisions about them. `docs/bitstream.md` is the specification.
 
+mod choose_size;
 mod contexts;
 mod counts;
 pub mod fixed;
@@ -15,9 +16,11 @@ mod refine;
 mod step;
 #[cfg(test)]
 mod tests;
+mod transform;
 
 pub use contexts::{CONTEXTS, describe};
 pub use layout::{CLASSES, MAX_NESTED_LAYERS, NestedLayout};
 pub use nested::{BlockShape, NestedDecoder, NestedEncoder};
 pub use quantise::{Estimate, Rdo};
 pub use step::{BIASES, LayerSteps, MAX_QUANTISER, bias_index, step};
+pub use transform::TransformSize;

@@ -4,7 +4,7 @@
 
 use super::contexts::{COARSE, DENSITIES, MAGNITUDES, OUTER};
 use super::step::Prediction;
-use super::{MAX_NESTED_LAYERS, NestedLayout};
+use super::{MAX_NESTED_LAYERS, NestedLayout, TransformSize};
 
 /// A coefficient counts in its neighbourhood with its magnitude, up to this.
 const CLIP: i16 = 2;
@@ -54,6 +54,8 @@ pub(super) struct BlockState {
     pub counts: [Vec<u16>; MAX_NESTED_LAYERS],
     /// 1 + last significant coefficient.
     pub extents: Vec<u16>,
+    /// Transform sizes, of cells that have tokens.
+    pub sizes: Vec<Option<TransformSize>>,
 }
 
 impl BlockState {
@@ -66,6 +68,7 @@ impl BlockState {
             values: vec![0; places * layout.coefficients],
             counts: std::array::from_fn(|layer| vec![0; if layer < layout.layers { places } else { 0 }]),
             extents: vec![0; places],
+            sizes: vec![None; places],
         }
     }
 
@@ -88,6 +91,7 @@ impl BlockState {
                 self.values[first..first + usize::from(std::mem::take(extent))].fill(0);
             }
         }
+        self.sizes.fill(None);
         for counts in &mut self.counts {
             counts.fill(0);
         }

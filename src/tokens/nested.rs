@@ -7,7 +7,7 @@ use super::neighbourhood::{BlockState, Neighbourhood};
 use super::quantise::{Decider, Workspace};
 use super::refine::Refiner;
 use super::step::{LayerSteps, Reconstruction};
-use super::{Estimate, NestedLayout, Rdo, motion};
+use super::{Estimate, NestedLayout, Rdo, TransformSize, motion};
 use crate::entropy::{BitCoder, Context, CostTable, RangeDecoder, RangeEncoder, Tables};
 use crate::{Error, Result};
 
@@ -55,6 +55,25 @@ impl Common {
     /// Where the cells lie in the grid of the state, in raster order.
     fn places(&self) -> impl Iterator<Item = usize> {
         (0..self.layout.cells()).map(|cell| self.state.place(cell % self.layout.cells_x, cell / self.layout.cells_x))
+    }
+
+    /// The latents of a cell, zero so far, from the indices of its first coefficients in token order.
+    fn rebuild<T: From<i16>>(
+        &self,
+        reconstruction: &Reconstruction,
+        indices: &[i16],
+        size: Option<TransformSize>,
+        latents: &mut [T],
+    ) {
+        let value = |(i, k): (usize, &i16)| (i, reconstruction.value(i32::from(*k), self.groups[i]) as i16);
+        let coefficients = indices.iter().enumerate().filter(|(_, k)| **k != 0).map(value);
+        let luma = self.layout.luma.as_ref().zip(size.filter(|s| *s != TransformSize::Size16));
+        for (i, value) in coefficients.clone().filter(|(i, _)| luma.is_none_or(|(grid, _)| !grid.has(*i))) {
+            latents[usize::from(self.layout.slots[i])] = T::from(value);
+        }
+        if let Some((grid, size)) = luma {
+            grid.backward(size, coefficients, latents);
+        }
     }
 
     /// Prepares contexts and state for a layer.
@@ -109,7 +128,11 @@ impl NestedEncoder {
     /// `tables` must have [`CONTEXTS`] contexts.
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
-        let chosen = ChosenLayer { values: common.state.values.clone(), extents: common.state.extents.clone() };
+        let chosen = ChosenLayer {
+            values: common.state.values.clone(),
+            extents: common.state.extents.clone(),
+            sizes: common.state.sizes.clone(),
+        };
         Ok(Self {
             costs: CostTable::new(tables),
             contexts: common.fresh.clone(),
@@ -182,6 +205,23 @@ impl NestedEncoder {
         Ok(())
     }
 
+    /// Sets the transform sizes of all cells, \[cells\], instead of choosing them. Those of cells without tokens do not count.
+    pub fn load_sizes(&mut self, sizes: &[TransformSize]) -> Result<()> {
+        if sizes.len() != self.common.layout.cells() {
+            return Err(Error::Settings(format!(
+                "{} transform sizes; give one for each of {} cells",
+                sizes.len(),
+                self.common.layout.cells()
+            )));
+        }
+        for chosen in &mut self.chosen {
+            for (place, size) in self.common.places().zip(sizes) {
+                chosen.sizes[place] = Some(*size);
+            }
+        }
+        Ok(())
+    }
+
     /// Appends the segment of `layer` of the block last quantised to `out`. Layers are written in order from 0; `motion` as in
     /// [`quantise`](Self::quantise), layer 0 carries it.
     pub fn write_segment(&mut self, layer: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
@@ -222,15 +262,13 @@ impl NestedEncoder {
             return Ok(());
         };
         let c = layout.coefficients;
-        let rebuild = Reconstruction::new(&self.common.tables, self.steps, last);
+        let reconstruction = Reconstruction::new(&self.common.tables, self.steps, last);
         let chosen = &self.chosen[last];
         for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
             let place = self.common.state.place(cell % layout.cells_x, cell / layout.cells_x);
             let extent = usize::from(chosen.extents[place]);
             let values = &chosen.values[place * c..place * c + extent];
-            for (i, &k) in values.iter().enumerate().filter(|(_, k)| **k != 0) {
-                out[usize::from(layout.slots[i])] = T::from(rebuild.value(i32::from(k), self.common.groups[i]) as i16);
-            }
+            self.common.rebuild(&reconstruction, values, chosen.sizes[place], out);
             let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] != 0);
             *count = self.count_tokens(last, intra, place) as i32;
         }
@@ -374,7 +412,7 @@ impl NestedDecoder {
 
     /// Latents \[cells, C\] by the layers read so far, and counts \[cells\].
     pub fn dequantise<T: From<i16> + Clone>(&self, latents: &mut [T], counts: &mut [i32]) -> Result<()> {
-        let Common { layout, tables, groups, state, .. } = &self.common;
+        let Common { layout, tables, state, .. } = &self.common;
         check_latents(layout, latents.len())?;
         latents.fill(T::from(0));
         counts.fill(0);
@@ -382,7 +420,7 @@ impl NestedDecoder {
             return Ok(());
         };
         let c = layout.coefficients;
-        let rebuild = Reconstruction::new(tables, self.shape.steps, last);
+        let reconstruction = Reconstruction::new(tables, self.shape.steps, last);
         for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
             let place = state.place(cell % layout.cells_x, cell / layout.cells_x);
             let extent = usize::from(state.extents[place]);
@@ -390,9 +428,7 @@ impl NestedDecoder {
                 continue;
             }
             let values = &state.values[place * c..place * c + extent];
-            for (i, &m) in values.iter().enumerate().filter(|(_, m)| **m != 0) {
-                out[usize::from(layout.slots[i])] = T::from(rebuild.value(i32::from(m), groups[i]) as i16);
-            }
+            self.common.rebuild(&reconstruction, values, state.sizes[place], out);
             *count = self.count_tokens(place);
         }
         Ok(())
@@ -402,6 +438,11 @@ impl NestedDecoder {
     pub fn layer_counts(&self) -> impl Iterator<Item = u16> {
         let counts = self.read.checked_sub(1).map(|last| &self.common.state.counts[last]);
         self.common.places().map(move |place| counts.map_or(0, |c| c[place]))
+    }
+
+    /// Transform sizes by the layers read so far, \[cells\]; 16x16 where a cell has no tokens.
+    pub fn sizes(&self) -> impl Iterator<Item = TransformSize> {
+        self.common.places().map(|place| self.common.state.sizes[place].unwrap_or_default())
     }
 
     /// Signed quantisation indices after the layer read last, \[cells, C\] in token order.

@@ -2,6 +2,7 @@
 //! The RDO quantiser of layer 0: the quantisation index of each coefficient, and the end of block of each cell, by
 //! rate-distortion optimisation. `refine.rs` has the other layers.
 
+use super::choose_size::{Decision, Trials};
 use super::contexts::{Set, UNARY};
 use super::counts;
 use super::layer::{ChosenLayer, Layer};
@@ -70,8 +71,7 @@ pub(super) struct Workspace {
     pub candidates: Vec<Candidate>,
     /// End of each cell's candidates.
     pub ends: Vec<u32>,
-    /// Candidates of one cell, with those that are not zero in the layer before.
-    pub cell: Vec<Candidate>,
+    pub trials: Trials,
 }
 
 /// Inputs of the decisions.
@@ -116,12 +116,18 @@ impl<'a> Decider<'a> {
             for x in 0..layout.cells_x {
                 let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
                 let end = work.ends[cell] as usize;
-                let candidates = &mut work.candidates[first..end];
+                let candidates = &work.candidates[first..end];
                 first = end;
-                let cost = self.decide(cell, place, candidates, state, around, chosen);
-                estimate.bits += f64::from(cost) / f64::from(COST_ONE_BIT);
+                let x = &latents[cell * c..(cell + 1) * c];
+                let (Decision { bits, count, .. }, size) =
+                    work.trials.run(self, cell, place, state.pitch(), x, candidates, chosen, |_, candidates| {
+                        self.decide(cell, place, candidates, state, around, chosen)
+                    });
+                state.counts[self.layer.index][place] = count;
+                chosen.sizes[place] = (count > 0).then_some(size);
+                estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
                 let mut extent = 0;
-                for one in candidates.iter().filter(|one| one.k != 0) {
+                for one in work.trials.best.iter().filter(|one| one.k != 0) {
                     let i = usize::from(one.i);
                     let (was, error) =
                         (f64::from(one.x), f64::from(i32::from(one.x.unsigned_abs() as i16) - self.value(one.k, i)));
@@ -157,7 +163,7 @@ impl<'a> Decider<'a> {
     ) {
         let layout = self.layer.layout;
         let c = layout.coefficients;
-        let (inverse, threshold) = (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16);
+        let (inverse, threshold) = self.limits();
         work.candidates.clear();
         work.ends.clear();
         for (cell, x) in latents.chunks_exact(c).enumerate() {
@@ -182,6 +188,21 @@ impl<'a> Decider<'a> {
             found.sort_unstable_by_key(|one| one.i);
             work.ends.push(work.candidates.len() as u32);
         }
+    }
+
+    /// The candidates of one cell's luma, in any order.
+    pub(super) fn collect_luma(&self, x: &[i16], candidates: &mut Vec<Candidate>) {
+        let layout = self.layer.layout;
+        let (inverse, threshold) = self.limits();
+        for run in layout.runs.iter().filter(|run| !run.chroma) {
+            let (part, ranks) = (&x[run.range.clone()], &layout.ranks[run.range.clone()]);
+            self.collect_chunk(part, ranks, threshold, inverse, candidates);
+        }
+    }
+
+    /// One over the step, and the least latent that may get a token.
+    fn limits(&self) -> (f32, i16) {
+        (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16)
     }
 
     fn collect_chunk(&self, x: &[i16], ranks: &[u16], threshold: i16, inverse: f32, candidates: &mut Vec<Candidate>) {
@@ -252,22 +273,24 @@ impl<'a> Decider<'a> {
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 
-    /// Decides on a cell; returns its bits in 1/256. The cell's values are added to `state`.
+    /// Decides on a cell's candidates.
     fn decide(
         &self,
         cell: usize,
         place: usize,
         candidates: &mut [Candidate],
-        state: &mut BlockState,
+        state: &BlockState,
         around: &mut Neighbourhood,
         chosen: &ChosenLayer,
-    ) -> u32 {
+    ) -> Decision {
         let layout = self.layer.layout;
         let (intra, set) = (self.layer.intra(cell), self.layer.set(cell));
         let lambda = self.lambda();
         let context = counts::count_context(state, place, 0, self.layer.hint(cell));
         let empty = counts::count_cost(self.costs, set, context, 0);
-        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else { return empty };
+        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else {
+            return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
+        };
         around.begin(&chosen.values, &chosen.extents, state.pitch(), place, reach, intra);
         let separate = |i: usize| intra && layout.constant[i];
         let (mut gain, mut bits, mut constants) = (0.0f32, 0u32, 0u32);
@@ -316,12 +339,11 @@ impl<'a> Decider<'a> {
                 }
             }
         }
-        let (_, count, bits) = best;
+        let (total, count, bits) = best;
         for one in candidates.iter_mut().filter(|one| usize::from(one.i) >= count && !separate(usize::from(one.i))) {
             one.k = 0;
         }
-        state.counts[0][place] = count as u16;
-        bits + constants
+        Decision { bits: bits + constants, total, count: count as u16 }
     }
 }
 

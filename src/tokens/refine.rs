@@ -4,6 +4,7 @@
 //! A coefficient that is not zero in the layer before is assumed to have the value that it has there, but it may have any. Each
 //! layer of a drift-free stream has latents of its own: it may have to take back what a receiver of fewer layers needed.
 
+use super::choose_size::Decision;
 use super::contexts::{MORE, Set};
 use super::counts;
 use super::layer::ChosenLayer;
@@ -51,19 +52,28 @@ impl Refiner<'_> {
             state.extents[place] = extent;
         }
         let mut first = 0;
-        let mut cell_candidates = std::mem::take(&mut work.cell);
+        let Workspace { candidates, ends, trials } = work;
         for y in 0..layout.cells_y {
             for x in 0..layout.cells_x {
                 let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
-                let end = work.ends[cell] as usize;
-                self.candidates(cell, place, latents, &work.candidates[first..end], &mut cell_candidates);
+                let end = ends[cell] as usize;
+                let whole = &candidates[first..end];
                 first = end;
-                let bits = self.decide(cell, place, &mut cell_candidates, state, around, chosen);
+                let x = &latents[cell * layout.coefficients..(cell + 1) * layout.coefficients];
+                let decide = |x: &[i16], candidates: &mut Vec<Candidate>| {
+                    self.add_shown(place, x, candidates);
+                    self.decide(cell, place, candidates, state, around, chosen)
+                };
+                let (Decision { bits, count, .. }, size) = match self.base.sizes[place] {
+                    Some(size) => (trials.fix(&self.decider, size, x, whole, decide), size),
+                    None => trials.run(&self.decider, cell, place, state.pitch(), x, whole, chosen, decide),
+                };
+                state.counts[self.decider.layer.index][place] = count;
                 estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
-                self.keep(place, &cell_candidates, chosen, &mut estimate);
+                self.keep(place, &trials.best, chosen, &mut estimate);
+                chosen.sizes[place] = self.base.sizes[place].or((count > 0).then_some(size));
             }
         }
-        work.cell = cell_candidates;
         // extents were only set for the choice of contexts
         state.extents.fill(0);
         state.clear();
@@ -74,43 +84,43 @@ impl Refiner<'_> {
         i32::from(self.prediction.assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
     }
 
-    /// All coefficients that are large, or not zero in the layer before, in the order of tokens.
-    fn candidates(&self, cell: usize, place: usize, latents: &[i16], large: &[Candidate], out: &mut Vec<Candidate>) {
+    /// Adds coefficients that are not zero in the layer before to `candidates`, which are in token order. `x`: the cell's latents.
+    fn add_shown(&self, place: usize, x: &[i16], candidates: &mut Vec<Candidate>) {
         let layout = self.decider.layer.layout;
-        let c = layout.coefficients;
-        out.clear();
-        out.extend_from_slice(large);
+        let (c, large) = (layout.coefficients, candidates.len());
         let shown = &self.base.values[place * c..place * c + usize::from(self.base.extents[place])];
-        let mut next = large.iter().map(|one| usize::from(one.i)).peekable();
+        let mut next = 0;
         for (i, _) in shown.iter().enumerate().filter(|(_, v)| **v != 0) {
-            while next.peek().is_some_and(|n| *n < i) {
-                next.next();
+            while next < large && usize::from(candidates[next].i) < i {
+                next += 1;
             }
-            if next.peek() != Some(&i) {
-                let x = latents[cell * c + usize::from(layout.slots[i])].max(-i16::MAX);
-                out.push(Candidate { i: i as u16, x, k: 0 });
+            if next == large || usize::from(candidates[next].i) != i {
+                let x = x[usize::from(layout.slots[i])].max(-i16::MAX);
+                candidates.push(Candidate { i: i as u16, x, k: 0 });
             }
         }
-        if out.len() > large.len() {
-            out.sort_unstable_by_key(|one| one.i);
+        if candidates.len() > large {
+            candidates.sort_unstable_by_key(|one| one.i);
         }
     }
 
-    /// Decides on a cell: every candidate gets its signed value; returns bits in 1/256.
+    /// Decides on a cell: every candidate gets its signed value.
     fn decide(
         &self,
         cell: usize,
         place: usize,
         candidates: &mut [Candidate],
-        state: &mut BlockState,
+        state: &BlockState,
         around: &mut Neighbourhood,
         chosen: &ChosenLayer,
-    ) -> u32 {
+    ) -> Decision {
         let Decider { layer, costs, .. } = &self.decider;
         let (layout, set, lambda) = (layer.layout, layer.set(cell), self.decider.lambda());
         let context = counts::count_context(state, place, layer.index, layer.hint(cell));
         let empty = counts::count_cost(costs, set, context, 0);
-        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else { return empty };
+        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else {
+            return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
+        };
         around.begin(&chosen.values, &chosen.extents, state.pitch(), place, reach, layer.intra(cell));
         let (mut gain, mut bits) = (0.0f32, 0u32);
         let mut best = (lambda * empty as f32, 0usize, empty);
@@ -138,12 +148,11 @@ impl Refiner<'_> {
                 }
             }
         }
-        let (_, count, bits) = best;
+        let (total, count, bits) = best;
         for one in candidates.iter_mut().filter(|one| usize::from(one.i) >= count) {
             one.k = self.assumed(place, usize::from(one.i));
         }
-        state.counts[layer.index][place] = count as u16;
-        bits
+        Decision { bits, total, count: count as u16 }
     }
 
     fn error(&self, i: usize, x: i16, k: i32) -> f32 {

@@ -51,7 +51,18 @@ const LAYERS: usize = 5;
 
 /// Writes and reads a block, from one set of latents or one for each layer; returns bytes by layer.
 fn round_trip(steps: LayerSteps, latents: &[&[i16]], motion: Option<&[i32]>, rdo: &Rdo) -> Vec<usize> {
-    let p = positions(8);
+    round_trip_sizes(8, steps, latents, motion, rdo).0
+}
+
+/// The same for cells of `n` x `n`; returns transform sizes too.
+fn round_trip_sizes(
+    n: u16,
+    steps: LayerSteps,
+    latents: &[&[i16]],
+    motion: Option<&[i32]>,
+    rdo: &Rdo,
+) -> (Vec<usize>, Vec<TransformSize>) {
+    let p = positions(n);
     let layout = NestedLayout::new(&p, LAYERS, 5, 3).expect("valid");
     let tables = Tables::flat(CONTEXTS);
     let mut encoder = NestedEncoder::new(&layout, &tables).expect("tables fit");
@@ -85,7 +96,44 @@ fn round_trip(steps: LayerSteps, latents: &[&[i16]], motion: Option<&[i32]>, rdo
         }
         sizes.push(segment.len());
     }
-    sizes
+    let transforms = decoder.sizes().collect();
+    (sizes, transforms)
+}
+
+/// Latents of 15 cells of 16x16 of which each has a few large coefficients in a transform of some size.
+fn blocky_latents(seed: u64) -> Vec<i16> {
+    let p = positions(16);
+    let layout = NestedLayout::new(&p, 3, 5, 3).expect("valid");
+    let luma = layout.luma.as_ref().expect("16x16");
+    let spread = latents(seed, 15, 768, 20.0);
+    let mut out = vec![0i16; 15 * 768];
+    for (cell, out) in out.chunks_exact_mut(768).enumerate() {
+        let size = TransformSize::from_number(cell as i32 % 3).expect("0 to 2");
+        let coefficients = (0..4).map(|n| {
+            let i = (seed.wrapping_mul(97).wrapping_add((cell * 31 + n * 53) as u64) % 200) as usize;
+            (i, if n % 2 == 0 { 900 } else { -1700 })
+        });
+        for (i, value) in coefficients.clone() {
+            out[i] = if size == TransformSize::Size16 || !luma.has(i) { value } else { 0 };
+        }
+        luma.backward(size, coefficients.filter(|(i, _)| luma.has(*i)), out);
+        out.iter_mut().zip(&spread[cell * 768..]).for_each(|(x, s)| *x = x.saturating_add(*s / 4));
+    }
+    out
+}
+
+#[test]
+fn cells_get_the_transform_size_that_suits_them() {
+    let (x, m) = (blocky_latents(4), motion(5, 15));
+    for depth in 1..=3 {
+        for latents in [vec![&x[..]], vec![&x[..]; depth]] {
+            for motion in [None, Some(&m[..])] {
+                let sizes = round_trip_sizes(16, LayerSteps::spaced(depth, 8, 16), &latents, motion, &Rdo::default()).1;
+                let right = sizes.iter().enumerate().filter(|(cell, size)| size.number() == *cell as i32 % 3).count();
+                assert!(right >= 12, "{depth} layers: {sizes:?}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -126,6 +174,23 @@ proptest! {
     }
 
     #[test]
+    fn transform_sizes_round_trip(
+        seeds in prop::collection::vec(any::<u64>(), 1..=3), depth in 1usize..=3, quantiser in 10u8..=75, key in any::<bool>(), ratio in 0u8..=16,
+        empty in prop::sample::select(vec![0usize, 1]), most in prop::sample::select(vec![usize::MAX, 30, 200, 800]),
+    ) {
+        let mut x: Vec<_> = seeds.into_iter().cycle().map(blocky_latents).take(depth).collect();
+        if depth > 1 && empty == 1 {
+            // most cells have no tokens, or only constant terms, before the second layer
+            x[0].iter_mut().for_each(|v| *v /= 64);
+        }
+        let m = motion(quantiser.into(), 15);
+        let rdo = Rdo { max_tokens: most, ..Rdo::default() };
+        let x: Vec<&[i16]> = x.iter().map(|x| &x[..]).collect();
+        round_trip_sizes(16, LayerSteps::spaced(depth, ratio, quantiser), &x, (!key).then_some(&m[..]), &rdo);
+        round_trip_sizes(16, LayerSteps::spaced(depth, ratio, quantiser), &x[..1], (!key).then_some(&m[..]), &rdo);
+    }
+
+    #[test]
     fn any_bytes_are_read_or_refused(
         data in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..=5), key in any::<bool>(),
         left_out in 0usize..5, ratio in 0u8..=16,
@@ -144,6 +209,14 @@ proptest! {
             }
             decoder.dequantise(&mut x, &mut n).expect("sizes fit");
             prop_assert!(n.iter().all(|n| (0..=5 * 192).contains(n)));
+        }
+        let layout = NestedLayout::new(&positions(16), LAYERS, 5, 3).expect("valid");
+        let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
+        for (layer, segment) in data.iter().enumerate() {
+            if decoder.read_segment(layer, shape, segment).is_err() {
+                break;
+            }
+            decoder.dequantise(&mut vec![0; 15 * 768], &mut [0; 15]).expect("sizes fit");
         }
     }
 

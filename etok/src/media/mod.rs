@@ -114,6 +114,10 @@ pub fn feed(url: String, rate: Rate, max_layers: usize) -> anyhow::Result<Feed> 
     std::thread::Builder::new().name("etok-feed".into()).spawn(move || {
         let chooser = Chooser::new(rate, max_layers);
         if let Err(e) = push_all(&mut fetcher, &url, &index, chooser, &source, &shared) {
+            // Before its pipeline starts, messages are lost.
+            while source.current_state() == gst::State::Null && !shared.stopped.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             gst::element_error!(source, gst::ResourceError::Read, ("{e:#}"));
         }
         shared.ended.store(true, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use crate::bundle::Bundle;
 use crate::codec::order::BlockOrder;
 use crate::codec::setup::{Nested, StreamLayers, depth};
 use crate::frame::Geometry;
-use crate::tokens::{BlockShape, NestedDecoder, NestedEncoder, motion};
+use crate::tokens::{BlockShape, NestedDecoder, NestedEncoder, TransformSize, motion};
 use crate::{Error, Result};
 
 pub(super) struct NestedReader {
@@ -36,10 +36,11 @@ impl ReadTokens for NestedReader {
             indices.extend(self.decoder.indices());
             layer_counts.extend(self.decoder.layer_counts().map(i32::from));
         }
+        let transform_sizes = self.decoder.sizes().map(TransformSize::number).collect();
         let motion = self.decoder.motion().to_vec();
         let mut counts = vec![0; motion.len() / motion::PLANES];
         self.decoder.counts(&mut counts);
-        Ok((counts, TokenValues::Nested { indices, layer_counts, motion }))
+        Ok((counts, TokenValues::Nested { indices, layer_counts, transform_sizes, motion }))
     }
 }
 
@@ -82,11 +83,21 @@ impl NestedWriter {
     }
 }
 
+fn sizes(numbers: &[i32]) -> Result<Vec<TransformSize>> {
+    let size = |number: &i32| {
+        TransformSize::from_number(*number)
+            .ok_or_else(|| Error::Settings(format!("transform size {number}; 0 is 16x16, 1 is 8x8, 2 is 4x4")))
+    };
+    numbers.iter().map(size).collect()
+}
+
 impl WriteTokens for NestedWriter {
     fn write(&mut self, block: &TokenBlock) -> Result<Vec<Vec<u8>>> {
         let header = &block.header;
-        let TokenValues::Nested { indices, motion, .. } = &block.tokens else {
-            return Err(Error::Settings("the bundle's tokens are nested; give indices of layers and motion".into()));
+        let TokenValues::Nested { indices, transform_sizes, motion, .. } = &block.tokens else {
+            return Err(Error::Settings(
+                "the bundle's tokens are nested; give indices of layers, transform sizes and motion".into(),
+            ));
         };
         self.check_motion(header.key, motion)?;
         let (depth, size) = (depth(self.layers.layers, header), self.cells * self.coefficients);
@@ -101,6 +112,7 @@ impl WriteTokens for NestedWriter {
             self.encoder.commit();
         }
         self.encoder.begin_block(self.layers.steps_of(header))?;
+        self.encoder.load_sizes(&sizes(transform_sizes)?)?;
         let motion = (!header.key).then_some(&motion[..]);
         let mut segments = Vec::with_capacity(layers);
         for (layer, indices) in indices.chunks_exact(size).enumerate() {

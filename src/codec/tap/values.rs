@@ -31,7 +31,7 @@ pub enum TokenValues {
     Indices(Vec<i32>),
     /// `vae`: dequantised means, \[cells, K, D\], zero from each cell's count on.
     Means(Vec<f32>),
-    /// `nested`: the indices of each layer, and motion.
+    /// `nested`: the indices of each layer, transform sizes and motion.
     Nested {
         /// Signed quantisation indices as a receiver of that many layers has them, \[layers, cells, C\] in token order. Only
         /// the layers that came are there, one or more.
@@ -39,6 +39,8 @@ pub enum TokenValues {
         /// Coefficients that each cell sent in each layer, \[layers, cells\], 0..=C. They follow from the indices:
         /// [`TokenWriter`](super::TokenWriter) does not read them.
         layer_counts: Vec<i32>,
+        /// Transform size of each cell, \[cells\]: 0 is 16x16, 1 is 8x8, 2 is 4x4; 0 in cells without tokens.
+        transform_sizes: Vec<i32>,
         /// Planes dy, dx (quarter pixels), mode (0 inter, 1 intra), by and bx (eighths of a pixel), \[5, cells\]; in a key block all
         /// cells are intra.
         motion: Vec<i32>,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the motion search does on a clip: `motion_report CLIP.yuv WIDTH HEIGHT [LAMBDA] [T] [RUNS]`, raw 4:2:0 video.
+//! What the motion search does on a clip: `motion_report CLIP.yuv WIDTH HEIGHT [LAMBDA] [T] [RUNS] [BLOCKS]`, raw 4:2:0 video.
 //!
 //! Every block of T frames is searched against the original frame before it. Prints the mean absolute difference per luma
-//! sample without and with motion, what a full search without regard to rate leaves (whole pixels, +-16), bits per cell, and
-//! the least time of RUNS passes.
+//! sample without and with motion, what a full search of BLOCKS of the blocks without regard to rate leaves (whole pixels, +-16), bits per
+//! cell, and the least time of RUNS passes.
 
 use std::time::{Duration, Instant};
 
@@ -53,11 +53,12 @@ fn exhaustive(frames: &[&[u8]], reference: &[u8], w: usize) -> f64 {
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
-    ensure!(args.len() >= 4, "usage: motion_report CLIP.yuv WIDTH HEIGHT [LAMBDA = 10] [T = 2] [RUNS = 3]");
+    ensure!(args.len() >= 4, "usage: motion_report CLIP.yuv WIDTH HEIGHT [LAMBDA = 10] [T = 2] [RUNS = 3] [BLOCKS = 4]");
     let (width, height) = (args[2].parse()?, args[3].parse()?);
     let lambda: f32 = args.get(4).map_or(Ok(10.0), |a| a.parse())?;
     let t: usize = args.get(5).map_or(Ok(2), |a| a.parse())?;
     let runs: usize = args.get(6).map_or(Ok(3), |a| a.parse())?;
+    let exhaustively: usize = args.get(7).map_or(Ok(4), |a| a.parse())?;
     let planes = luma_planes(&args[1], width, height)?;
     let (w, h) = (width.next_multiple_of(CELL), height.next_multiple_of(CELL));
     let cells = (w / CELL) * (h / CELL);
@@ -65,7 +66,7 @@ fn main() -> Result<()> {
     let blocks = (planes.len() - 1) / t;
     let mut times = vec![Duration::MAX; blocks];
     let (mut still, mut sum, mut full) = (0.0, MotionStats::default(), 0.0);
-    let (mut searched, every) = (0, blocks.div_ceil(4).max(1));
+    let mut searched = 0;
     let mut at_those = 0.0;
     for run in 0..runs.max(1) {
         let mut search = MotionSearch::new(w, h, t, 1)?;
@@ -82,7 +83,7 @@ fn main() -> Result<()> {
             sum.error += stats.error;
             sum.intra += stats.intra;
             sum.bits += stats.bits;
-            if b % every == 0 {
+            if b * exhaustively % blocks < exhaustively {
                 full += exhaustive(&frames, reference, w);
                 at_those += f64::from(stats.error);
                 searched += 1;

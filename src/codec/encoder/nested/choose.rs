@@ -51,7 +51,7 @@ impl NestedBlocks {
             let choice = this.quantise(analysis, quantiser)?;
             this.code_tokens(analysis, &choice)?;
             let (_, gain) = this.without.all_layers(choice.steps.depth() - choice.coded);
-            Ok(this.reconstruct(analysis, &choice)? + gain >= target)
+            Ok(this.reconstruct(analysis, &choice, false)? + gain >= target)
         };
         if self.method == SearchMethod::Full {
             let mut best = low;

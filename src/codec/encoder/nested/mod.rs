@@ -6,6 +6,7 @@
 mod analyse;
 mod choose;
 mod coding_loop;
+mod crew;
 mod steps;
 mod without;
 
@@ -46,15 +47,13 @@ impl BlockCoder for NestedBlocks {
     }
 
     fn code(&mut self, place: Place) -> Result<CodedBlock> {
-        let before = self.run_time();
         let analysis = self.analyse(place);
         self.transform(&analysis)?;
         let choice = self.choose(&analysis)?;
         self.transform_base(&analysis, &choice)?;
         self.code_tokens(&analysis, &choice)?;
-        let psnr = self.reconstruct(&analysis, &choice)?;
-        self.commit(&analysis, &choice)?;
-        self.spent.runtime_time += self.run_time() - before;
+        let psnr = self.reconstruct(&analysis, &choice, true)?;
+        self.commit(&analysis, &choice);
         Ok(CodedBlock {
             key: analysis.key,
             left_out: (self.layers.layers - choice.steps.depth()) as u8,

@@ -10,6 +10,7 @@ use super::super::coder::{Place, Spent, sent_layers};
 use super::super::config::EncoderConfig;
 use super::analyse::{Analyser, Analysis};
 use super::coding_loop::CodingLoop;
+use super::crew::Crew;
 use super::without::Without;
 use crate::frame::Geometry;
 use crate::rate::RateController;
@@ -66,6 +67,7 @@ pub(in super::super) struct NestedBlocks {
     pub(super) last: (bool, LayerSteps),
     /// To open another loop.
     config: EncoderConfig,
+    crew: Crew,
     pub(super) spent: Spent,
 }
 
@@ -85,9 +87,13 @@ impl NestedBlocks {
         let layers = StreamLayers { layers: layers.into(), ratio };
         let Nested { layout, tables, scale } = Nested::new(manifest, &config.bundle.tables, &geometry, layers.layers)?;
         let block_length = manifest.block_length as usize;
+        let threads = config.runtime.thread_count();
+        let crew = Crew::new(threads, if config.drift_free { layers.layers } else { 1 })?;
+        let mut config = config.clone();
+        config.runtime.threads = crew.threads_each;
         Ok(Self {
-            analyser: Analyser::new(&geometry, block_length, config.runtime.thread_count())?,
-            finest: CodingLoop::open(config, &geometry)?,
+            analyser: Analyser::new(&geometry, block_length, threads)?,
+            finest: CodingLoop::open(&config, &geometry)?,
             base: Vec::new(),
             tokens: NestedEncoder::new(&layout, &tables)?,
             layers,
@@ -104,7 +110,8 @@ impl NestedBlocks {
             first: true,
             segments: vec![Vec::new(); layers.layers],
             last: (true, LayerSteps::spaced(1, 0, 0)),
-            config: config.clone(),
+            config,
+            crew,
             spent: Spent::default(),
             geometry,
         })
@@ -152,13 +159,11 @@ impl NestedBlocks {
     pub(super) fn transform(&mut self, analysis: &Analysis) -> Result<()> {
         if analysis.key {
             self.finest.reset()?;
+            return self.transform_loops(analysis, true, 0);
         }
-        let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
         let coded = self.coded_of(self.group_depth, false);
-        if analysis.key || coded == self.group_depth {
-            self.finest.transform(analysis, motion, step)?;
-        }
-        if analysis.key || !self.drift_free { Ok(()) } else { self.transform_loops(analysis, coded.min(self.group_depth - 1)) }
+        let base = if self.drift_free { coded.min(self.group_depth - 1) } else { 0 };
+        self.transform_loops(analysis, coded == self.group_depth, base)
     }
 
     /// Transforms a key block in the base-layer loops that it needs.
@@ -166,21 +171,28 @@ impl NestedBlocks {
         if !analysis.key || !self.drift_free {
             return Ok(());
         }
-        let loops = choice.coded.min(choice.steps.depth() - 1);
-        while self.base.len() < loops {
-            self.base.push(CodingLoop::open(&self.config, &self.geometry)?);
-        }
+        let loops = base_loops(true, choice);
+        let mut opened: Vec<Option<CodingLoop>> = (self.base.len()..loops).map(|_| None).collect();
+        let (config, geometry) = (&self.config, &self.geometry);
+        self.crew.each(opened.iter_mut(), |new| {
+            *new = Some(CodingLoop::open(config, geometry)?);
+            Ok(())
+        })?;
+        self.base.extend(opened.into_iter().flatten());
         self.base.iter_mut().take(loops).try_for_each(CodingLoop::reset)?;
-        self.transform_loops(analysis, loops)
+        self.transform_loops(analysis, false, loops)
     }
 
-    /// Transforms the block in the first `loops` base-layer loops.
-    fn transform_loops(&mut self, analysis: &Analysis, loops: usize) -> Result<()> {
+    /// Transforms the block in the `finest` loop, and in the first `base` base-layer loops.
+    fn transform_loops(&mut self, analysis: &Analysis, finest: bool, base: usize) -> Result<()> {
+        let before = self.run_time();
         let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
-        for base in self.base.iter_mut().take(loops) {
+        for base in self.base.iter_mut().take(base) {
             base.frames_mut().copy_from_slice(self.finest.frames());
-            base.transform(analysis, motion, step)?;
         }
+        let loops = finest.then_some(&mut self.finest).into_iter().chain(self.base.iter_mut().take(base));
+        let share = self.crew.each(loops, |one| one.transform(analysis, motion, step))?;
+        self.spent.runtime_time += (self.run_time() - before).mul_f64(share);
         Ok(())
     }
 
@@ -198,47 +210,42 @@ impl NestedBlocks {
         Ok(())
     }
 
-    /// Decodes the block as receivers of all layers that are coded do; returns its luma PSNR.
-    pub(super) fn reconstruct(&mut self, analysis: &Analysis, choice: &Choice) -> Result<f64> {
+    /// Decodes the block as receivers of all layers that are coded do, and as those of fewer where `all` loops are asked for; returns the
+    /// luma PSNR of the former.
+    pub(super) fn reconstruct(&mut self, analysis: &Analysis, choice: &Choice, all: bool) -> Result<f64> {
+        let before = self.run_time();
         let motion = (!analysis.key).then_some(self.analyser.motion());
-        let layers = layers_read(&self.segments);
-        let step = pixel_step(choice.steps.quantiser(layers - 1), self.scale);
+        let Choice { steps, coded, .. } = *choice;
         // Without a reference all loops show the same, and those of a key block's base layers come later.
-        let shed = !analysis.key && choice.coded < choice.steps.depth();
-        let best = match self.base.get_mut(choice.coded - 1).filter(|_| shed) {
-            Some(base) => base,
-            None => &mut self.finest,
-        };
-        best.reconstruct(&self.tokens, layers, motion, step)?;
+        let in_base = (!analysis.key && coded < steps.depth()).then_some(coded - 1);
+        let finest = in_base.is_none().then_some((coded, &mut self.finest)).into_iter();
+        let base = (1..=base_loops(self.drift_free, choice)).zip(&mut self.base);
+        let base = base.filter(|&(layers, _)| all || in_base == Some(layers - 1));
+        let (segments, tokens, scale) = (&self.segments, &self.tokens, self.scale);
+        let share = self.crew.each(finest.chain(base), |(layers, one)| {
+            let layers = layers_read(&segments[..layers]);
+            one.reconstruct(tokens, layers, motion, pixel_step(steps.quantiser(layers - 1), scale))
+        })?;
+        self.spent.runtime_time += (self.run_time() - before).mul_f64(share);
+        let best = in_base.map_or(&self.finest, |i| &self.base[i]);
         let n = self.geometry.frame_bytes();
         let frames = best.reconstruction().chunks_exact(n).zip(best.frames().chunks_exact(n));
         let mse: f64 = frames.map(|(a, b)| luma_mse(&self.geometry, a, b)).sum();
         Ok(psnr(mse / self.block_length as f64))
     }
 
-    /// Makes the block the reference of the next one, in all loops.
-    pub(super) fn commit(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
+    /// Makes the block, reconstructed in all loops, the reference of the next one.
+    pub(super) fn commit(&mut self, analysis: &Analysis, choice: &Choice) {
         let depth = choice.steps.depth();
         if choice.coded == depth {
             self.finest.commit();
         }
-        let motion = (!analysis.key).then_some(self.analyser.motion());
-        for (layers, base) in (1..depth.min(choice.coded + 1)).zip(&mut self.base).filter(|_| self.drift_free) {
-            if layers == choice.coded && !analysis.key {
-                // It was reconstructed as the best there is.
-                base.commit();
-                continue;
-            }
-            let layers = layers_read(&self.segments[..layers]);
-            let step = pixel_step(choice.steps.quantiser(layers - 1), self.scale);
-            base.reconstruct(&self.tokens, layers, motion, step)?;
-            base.commit();
-        }
+        let loops = base_loops(self.drift_free, choice);
+        self.base.iter_mut().take(loops).for_each(CodingLoop::commit);
         self.tokens.commit();
         (self.group_depth, self.coded) = (depth, choice.coded);
         self.first = false;
         self.last = (analysis.key, choice.steps);
-        Ok(())
     }
 
     /// Layers that are coded of a block of `depth` layers: in the middle of a group never more than before.
@@ -250,9 +257,15 @@ impl NestedBlocks {
         depth.saturating_sub(self.shed).clamp(1, most.max(1))
     }
 
-    pub(super) fn run_time(&self) -> Duration {
+    /// Time that the loops' graphs have taken so far, all together.
+    fn run_time(&self) -> Duration {
         self.base.iter().chain([&self.finest]).map(CodingLoop::run_time).sum()
     }
+}
+
+/// Base-layer loops that a block takes part in.
+fn base_loops(drift_free: bool, choice: &Choice) -> usize {
+    if drift_free { choice.coded.min(choice.steps.depth() - 1) } else { 0 }
 }
 
 /// Layers that a receiver of `segments` reads: of a block without segments it still reads an empty first one.

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The encoder's choice of a cell's transform size: by the RDO quantiser's own costs, among the sizes that may be best.
+
+use super::layer::ChosenLayer;
+use super::quantise::{Candidate, Decider};
+use super::transform::flags;
+use super::{NestedLayout, TransformSize};
+use crate::entropy::COST_ONE_BIT;
+
+/// Luma coefficients that may get tokens, below which a cell stays with 16x16.
+const FEW: usize = 3;
+/// Bits by which a smaller transform must win: its coefficients are worse neighbours to other cells.
+const MARGIN: u32 = 2 * COST_ONE_BIT;
+/// Estimated bits of a coefficient, and of each doubling of its magnitude.
+const COEFFICIENT_BITS: f32 = 5.0;
+const DOUBLING_BITS: f32 = 1.5;
+/// By how many bits the estimate of a size may be above that of the best so far for it to be tried.
+const DOUBT: f32 = 4.0;
+
+/// What was decided on a cell's coefficients.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decision {
+    /// In 1/256.
+    pub bits: u32,
+    /// Squared error, less that of sending nothing, and weighted bits.
+    pub total: f32,
+    /// Coefficients that are sent.
+    pub count: u16,
+}
+
+/// Working memory of one cell, kept between cells.
+#[derive(Debug, Default)]
+pub(super) struct Trials {
+    /// Latents and candidates of the size that is tried.
+    latents: Vec<i16>,
+    candidates: Vec<Candidate>,
+    /// Candidates of the best size so far, as decided.
+    pub best: Vec<Candidate>,
+}
+
+impl Trials {
+    /// Decides on a cell whose size is known. Arguments as in [`run`](Self::run).
+    pub fn fix(
+        &mut self,
+        decider: &Decider<'_>,
+        size: TransformSize,
+        x: &[i16],
+        whole: &[Candidate],
+        mut decide: impl FnMut(&[i16], &mut Vec<Candidate>) -> Decision,
+    ) -> Decision {
+        if size == TransformSize::Size16 {
+            self.best.clear();
+            self.best.extend_from_slice(whole);
+            return decide(x, &mut self.best);
+        }
+        self.transform(decider, size, x, whole);
+        std::mem::swap(&mut self.best, &mut self.candidates);
+        decide(&self.latents, &mut self.best)
+    }
+
+    /// Fills `latents` and `candidates`.
+    fn transform(&mut self, decider: &Decider<'_>, size: TransformSize, x: &[i16], whole: &[Candidate]) {
+        let layout = decider.layer.layout;
+        self.latents.clear();
+        self.latents.extend_from_slice(x);
+        if let Some(luma) = &layout.luma {
+            luma.forward(size, &mut self.latents);
+        }
+        self.candidates.clear();
+        self.candidates.extend(whole.iter().filter(|one| layout.chroma[usize::from(one.i)]));
+        decider.collect_luma(&self.latents, &mut self.candidates);
+        self.candidates.sort_unstable_by_key(|one| one.i);
+    }
+
+    /// Decides on the cell at `place` with the latents `x` in every size that may be best. `decide` is given latents and candidates of a
+    /// size, and sets indices. `whole`: the candidates of 16x16.
+    pub fn run(
+        &mut self,
+        decider: &Decider<'_>,
+        cell: usize,
+        place: usize,
+        pitch: usize,
+        x: &[i16],
+        whole: &[Candidate],
+        chosen: &ChosenLayer,
+        mut decide: impl FnMut(&[i16], &mut Vec<Candidate>) -> Decision,
+    ) -> (Decision, TransformSize) {
+        let layout = decider.layer.layout;
+        let lambda = decider.lambda();
+        self.best.clear();
+        self.best.extend_from_slice(whole);
+        let (mut best, mut best_size) = (decide(x, &mut self.best), TransformSize::Size16);
+        if layout.luma.is_none() {
+            return (best, best_size);
+        }
+        let with_size = |mut decision: Decision, size: TransformSize| {
+            if decision.count > 0 {
+                let [small, smallest] =
+                    flags(decider.layer.set(cell), chosen.sizes[place - 1], chosen.sizes[place - pitch], size);
+                let mut bits = decider.costs.bit(small.0, small.1);
+                if small.1 {
+                    bits += decider.costs.bit(smallest.0, smallest.1);
+                    decision.total += lambda * MARGIN as f32;
+                }
+                decision.bits += bits;
+                decision.total += lambda * bits as f32;
+            }
+            decision
+        };
+        best = with_size(best, best_size);
+        if luma(layout, whole).count() < FEW {
+            return (best, best_size);
+        }
+        let mut least = self::estimate(decider, whole);
+        let doubt = DOUBT * lambda * COST_ONE_BIT as f32;
+        for size in TransformSize::SMALL {
+            self.transform(decider, size, x, whole);
+            let estimate = self::estimate(decider, &self.candidates);
+            if estimate > least + doubt {
+                continue;
+            }
+            least = least.min(estimate);
+            let decision = with_size(decide(&self.latents, &mut self.candidates), size);
+            if decision.total < best.total {
+                (best, best_size) = (decision, size);
+                std::mem::swap(&mut self.best, &mut self.candidates);
+            }
+        }
+        (best, best_size)
+    }
+}
+
+fn luma<'a>(layout: &'a NestedLayout, candidates: &'a [Candidate]) -> impl Iterator<Item = &'a Candidate> {
+    candidates.iter().filter(|one| !layout.chroma[usize::from(one.i)])
+}
+
+/// Estimated cost of luma: squared error, less that of sending nothing, and weighted bits.
+fn estimate(decider: &Decider<'_>, candidates: &[Candidate]) -> f32 {
+    let bit = decider.lambda() * COST_ONE_BIT as f32;
+    let cost = |one: &Candidate| {
+        let (x, k) = (f32::from(one.x.unsigned_abs()), one.k as f32);
+        let error = x - k * decider.step as f32;
+        (error * error - x * x + bit * (COEFFICIENT_BITS + DOUBLING_BITS * k.log2())).min(0.0)
+    };
+    luma(decider.layer.layout, candidates).map(cost).sum()
+}
