@@ -85,7 +85,7 @@ fn recipes() -> Vec<Recipe> {
             ..builtin
         },
         Recipe { name: "builtin-scene-cut", cut: 4, settings: |c| c.live.target_psnr = 36.0, ..builtin },
-        Recipe { name: "builtin-shake", shakes: true, ..builtin },
+        Recipe { name: "builtin-shake", shakes: true, settings: |c| (c.layers, c.live.target_psnr) = (1, 46.0), ..builtin },
         Recipe { name: "builtin-irregular-times", settings: |c| (c.framerate, c.live.target_psnr) = ((0, 1), 34.0), ..builtin },
         Recipe {
             name: "builtin-bitrate",
