@@ -8,14 +8,14 @@ use super::{NestedLayout, TransformSize};
 use crate::entropy::COST_ONE_BIT;
 
 /// Luma coefficients that may get tokens, below which a cell stays with 16x16.
-const FEW: usize = 3;
+const FEW: usize = 4;
 /// Bits by which a smaller transform must win: its coefficients are worse neighbours to other cells.
-const MARGIN: u32 = 2 * COST_ONE_BIT;
+const MARGIN: u32 = 3 * COST_ONE_BIT;
 /// Estimated bits of a coefficient, and of each doubling of its magnitude.
 const COEFFICIENT_BITS: f32 = 5.0;
 const DOUBLING_BITS: f32 = 1.5;
 /// By how many bits the estimate of a size may be above that of the best so far for it to be tried.
-const DOUBT: f32 = 4.0;
+const DOUBT: f32 = 2.0;
 
 /// What was decided on a cell's coefficients.
 #[derive(Debug, Clone, Copy)]
@@ -111,11 +111,11 @@ impl Trials {
         if luma(layout, whole).count() < FEW {
             return (best, best_size);
         }
-        let mut least = self::estimate(decider, whole);
+        let mut least = estimate_luma(decider, whole);
         let doubt = DOUBT * lambda * COST_ONE_BIT as f32;
         for size in TransformSize::SMALL {
             self.transform(decider, size, x, whole);
-            let estimate = self::estimate(decider, &self.candidates);
+            let estimate = estimate_luma(decider, &self.candidates);
             if estimate > least + doubt {
                 continue;
             }
@@ -135,7 +135,7 @@ fn luma<'a>(layout: &'a NestedLayout, candidates: &'a [Candidate]) -> impl Itera
 }
 
 /// Estimated cost of luma: squared error, less that of sending nothing, and weighted bits.
-fn estimate(decider: &Decider<'_>, candidates: &[Candidate]) -> f32 {
+fn estimate_luma(decider: &Decider<'_>, candidates: &[Candidate]) -> f32 {
     let bit = decider.lambda() * COST_ONE_BIT as f32;
     let cost = |one: &Candidate| {
         let (x, k) = (f32::from(one.x.unsigned_abs()), one.k as f32);
