@@ -66,10 +66,12 @@ class ElasticTok:
     def __init__(self, model: str | None = None):
         self.model = ["--model", model] if model else []
         manifest = Path(model) if model and model != "builtin" else ROOT / "onnx/models/builtin"
-        self.layers = len(json.loads((manifest / "bundle.json").read_text())["layers"])
+        kind = json.loads((manifest / "bundle.json").read_text())
+        self.layers = 4 if kind["bottleneck"]["kind"] == "nested" else len(kind["layers"])
 
-    def encode(self, clip: Path, stream: Path, target: float, drift_free: bool = False):
-        run(CODEC, "encode", clip, stream, "--target-psnr", target, *(["--drift-free"] if drift_free else []), *self.model)
+    def encode(self, clip: Path, stream: Path, target: float, layers: int = 1):
+        """In one layer, which is what other encoders' streams compare with, or in more."""
+        run(CODEC, "encode", clip, stream, "--target-psnr", target, "--layers", layers, *self.model)
 
     def ladder(self, stream: Path, source: y4m.Video, work: Path) -> list:
         """Points of the stream thinned to one layer, two, and so on."""

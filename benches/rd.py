@@ -5,9 +5,8 @@
 usage: rd.py [--out TABLE.md] [--plot PLOT.svg] [--screen NAME] [--cache] [--model DIR] [--against ENCODER] CLIP...
 ElasticTok's rate is that of the whole .etok file; the others' that of the elementary stream. Quality is luma PSNR, mean of
 the frames' dB. A curve's BD-rate is the mean difference in rate over the range of qualities both have (piecewise cubic).
-Every ElasticTok stream, and every drift-free one, is also thinned to each count of layers and decoded: quality must rise with
-every layer, and a thinned drift-free stream should be near what encoding at its rate gives. The exit status is 1 where a bar is
-missed."""
+ElasticTok's curves are of streams of one layer. Streams of four are also thinned to each count of layers and decoded: quality must rise
+with every layer, and a thinned stream should be near what encoding at its rate gives. The exit status is 1 where a bar is missed."""
 import argparse
 import json
 import os
@@ -67,20 +66,21 @@ def measure(path: Path, etok: encoders.ElasticTok, cache: Path | None) -> dict:
         work = Path(folder)
         clip, source = encoders.load(path, work)
         stream = work / "o.etok"
-        curve, thinned, free, free_thinned = [], [], [], []
-        for points, ladders, drift_free in ((curve, thinned, False), (free, free_thinned, True)):
-            for target in TARGETS:
-                etok.encode(clip, stream, target, drift_free)
-                points.append(etok.point(stream, source, work))
-                ladders.append(etok.ladder(stream, source, work))
+        curve, layered, thinned = [], [], []
+        for target in TARGETS:
+            etok.encode(clip, stream, target)
+            curve.append(etok.point(stream, source, work))
+            etok.encode(clip, stream, target, etok.layers)
+            layered.append(etok.point(stream, source, work))
+            thinned.append(etok.ladder(stream, source, work))
         span = []
         for target in EXTREMES:
             etok.encode(clip, stream, target)
             span.append(encoders.per_pixel(stream.stat().st_size, source))
         curves = {"ElasticTok": curve} | {k: encoders.other_curve(clip, source, work, k, cache) for k in encoders.OTHERS}
     bd = {k: bd_rate(curves[k], curve) for k in encoders.OTHERS}
-    result = {"curves": curves, "thinned": thinned, "free": free, "free_thinned": free_thinned, "free_bd": bd_rate(curve, free),
-              "span": span, "bd": bd, "rises": all(map(rises, thinned + free_thinned)),
+    result = {"curves": curves, "layered": layered, "thinned": thinned, "layered_bd": bd_rate(curve, layered),
+              "span": span, "bd": bd, "rises": all(map(rises, thinned)),
               "steady": all(x[0] < y[0] and x[1] < y[1] for x, y in zip(curve, curve[1:]))}
     print(path.stem, {k: v and round(v, 1) for k, v in bd.items()}, "" if result["rises"] else "DOES NOT RISE WITH EVERY LAYER", file=sys.stderr, flush=True)
     return result
@@ -106,10 +106,10 @@ def bars(results, screen) -> list:
         out.append((f"worst camera or film clip: {worst}, {percent(by)}, at most {percent(CLIP_BAR)}", by <= CLIP_BAR))
     fallen = [k for k, r in results.items() if not r["rises"]]
     out.append(("quality rises with every layer on every clip" + (f"; not on {', '.join(fallen)}" if fallen else ""), not fallen))
-    free = [lost for r in results.values() for ladder in r["free_thinned"] for p in cuts(ladder) if (lost := loss(r["curves"]["ElasticTok"], p)) is not None]
-    if free:
-        out.append((f"drift-free streams cut to fewer layers against encoding at that rate: {np.mean(free):.2f} dB less on average, {max(free):.2f} dB at most, "
-                    f"at most {THIN_BAR:.0f} dB", max(free) <= THIN_BAR))
+    lost = [d for r in results.values() for ladder in r["thinned"] for p in cuts(ladder) if (d := loss(r["curves"]["ElasticTok"], p)) is not None]
+    if lost:
+        out.append((f"streams cut to fewer layers against encoding at that rate: {np.mean(lost):.2f} dB less on average, {max(lost):.2f} dB at most, "
+                    f"at most {THIN_BAR:.0f} dB", max(lost) <= THIN_BAR))
     uneven = [k for k, r in results.items() if not r["steady"]]
     out.append(("a higher target gives more bits and more quality" + (f"; not on {', '.join(uneven)}" if uneven else ""), not uneven))
     low, high = RANGE_BAR
@@ -133,23 +133,21 @@ def table(results, screen, layers: int) -> str:
     lines += ["", f"It needs more bits than {encoders.VERYFAST} on: {', '.join(behind) or 'no clip'}.", "",
               f"Range of the rate, bit/pixel, from target-psnr {EXTREMES[0]} to {EXTREMES[1]} dB:", "", "| clip | lowest | highest |", "| --- | --- | --- |"]
     lines += [f"| {k} | {r['span'][0]:.4f} | {r['span'][1]:.3f} |" for k, r in results.items()]
-    lines += ["", "Points of ElasticTok, bit/pixel / dB, and streams cut to their first layers; in brackets how many dB encoding at that rate is better. As",
-              "it is by default (receivers drift until the next key block, here to the end of the clip), and `drift-free`:", "",
-              "| clip | target | whole | " + " | ".join(f"cut to {i}" for i in range(1, layers)) + " | drift-free | " + " | ".join(f"cut to {i}" for i in range(1, layers))
-              + " |", "| --- |" + " --- |" * (2 * layers + 1)]
+    lines += ["", "Points of ElasticTok, bit/pixel / dB: streams of one layer, of up to four, and those cut to their first layers; in brackets how many dB",
+              "encoding at that rate in one layer is better:", "",
+              "| clip | target | one layer | whole | " + " | ".join(f"cut to {i}" for i in range(1, layers)) + " |", "| --- |" + " --- |" * (layers + 2)]
     for name, r in results.items():
         curve = r["curves"]["ElasticTok"]
         def shown(point, cut):
             lost = loss(curve, point) if cut else None
             return f"{point[0]:.4f} / {point[1]:.2f}" + (f" ({lost:+.2f})" if lost is not None else "")
-        def row(point, ladder):
-            return [shown(point, False)] + [shown(p, True) if p in cuts(ladder) else "" for p in ladder[:-1]]
         for i, target in enumerate(TARGETS):
-            cells = row(curve[i], r["thinned"][i]) + row(r["free"][i], r["free_thinned"][i])
+            ladder = r["thinned"][i]
+            cells = [shown(curve[i], False), shown(r["layered"][i], True)] + [shown(p, True) if p in cuts(ladder) else "" for p in ladder[:-1]]
             lines.append(f"| {name} | {target} dB | " + " | ".join(cells) + " |")
-    known = [r["free_bd"] for r in results.values() if r["free_bd"] is not None]
+    known = [r["layered_bd"] for r in results.values() if r["layered_bd"] is not None]
     if known:
-        lines += ["", f"Drift-free streams, whole, need {np.mean(known):+.1f} % bits on average, {max(known):+.1f} % at most."]
+        lines += ["", f"Streams of up to four layers, whole, need {np.mean(known):+.1f} % bits on average, {max(known):+.1f} % at most."]
     return "\n".join(lines) + "\n"
 
 

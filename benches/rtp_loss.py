@@ -6,7 +6,7 @@ freeze, PSNR, each with no help, retransmission (RFC 4588), forward error correc
 usage: rtp_loss.py [--frames N] [--rate FPS] [--bitrate KBIT] [--seeds N] [--losses LIST] [--means LIST] [--out TABLE.md] [CLIP.y4m]
 Without a clip, the generated scene at 352x288. Both ends are rtpbin with the profile AVPF; the receiver asks for key frames, the
 one-way delay is 20 ms, the jitter buffer 100 ms. Packets are lost by a seeded generator, those of RTCP never. Every session runs in
-real time; the seeds of a line run side by side. Needs PyGObject, which Debian has as python3-gi and gir1.2-gst-plugins-base-1.0."""
+real time; the seeds of a line run side by side, and qos=false keeps a busy machine from shedding layers. Needs PyGObject, which Debian has as python3-gi and gir1.2-gst-plugins-base-1.0."""
 import argparse
 import random
 import statistics
@@ -35,7 +35,7 @@ DELAY_MS, BUFFER_MS = 20, 100
 AVPF = 3
 CODECS = {
     "elastictok": {
-        "encoder": "elastictokenc name=enc threads=1 rate-control=bitrate bitrate={bitrate} key-int-max={key} {extra} ! rtpelastictokpay",
+        "encoder": "elastictokenc name=enc threads=1 qos=false rate-control=bitrate bitrate={bitrate} key-int-max={key} {extra} ! rtpelastictokpay",
         "decoder": "rtpelastictokdepay name=depay ! elastictokdec threads=1",
         "encoding": "ELASTICTOK",
         # As many as the base layer has packets, which comes to a fifth of the bits.

@@ -212,7 +212,7 @@ def main():
             bars.append((f"memory from frame {held[0][0]} to {held[-1][0]}: {100 * grown:+.1f} %, at most +5 %", grown <= 0.05))
     command = "benches/speed.py" + (f" --long {a.long}" if a.long else "") + (f" --out {a.out}" if a.out else "") + (" CLIP" if a.clip else "")
     text = f"Made by `{command}`: {a.clip.stem if a.clip else 'the generated scene'}, {form.width}x{form.height}, {n} frames, {cores} processors, medians of {a.runs} runs. "
-    text += f"x264enc (`{X264.split(' !')[0]}`) is held to {reached:.1f} dB luma PSNR, that of encoding in one loop.\n\n"
+    text += f"x264enc (`{x264.split(' !')[0]}`) is held to {reached:.1f} dB luma PSNR, that of encoding in one loop.\n\n"
     text += table(("", "ElasticTok", "x264enc, avdec_h264", "ratio"), rows)
     text += "\nThe codec alone, frames/s, by the property `threads`:\n\n"
     text += table(("clip", "threads", "encode, one loop", "encode, drift-free, four layers", "decode"), [(*r[:2], *(f"{v:.1f}" for v in r[2:])) for r in threads])

@@ -177,8 +177,8 @@ fn a_recording_is_thinned_to_a_bitrate() {
     ))
     .run();
     let size = |p: &str| std::fs::metadata(p).unwrap().len();
-    // three seconds at 100 kbit/s, and the second that the bucket holds
-    assert!(size(&path) > 80_000 && size(&thin) < 50_500, "{} and {} bytes", size(&path), size(&thin));
+    // the first second of three, of which nothing is known when it begins, and two seconds at 100 kbit/s
+    assert!(size(&path) > 80_000 && size(&thin) < size(&path) / 3 + 25_000, "{} and {} bytes", size(&path), size(&thin));
     let p = Pipeline::new(&format!("filesrc location={thin} ! decodebin3 ! fakesink name=out sync=false"));
     let seen = count(&p, "out");
     p.run();
@@ -217,7 +217,7 @@ fn readme_chain(part: &str) -> String {
 /// RTP packets as the README's sender makes them, each with its time.
 fn rtp_packets(frames: u32) -> (gst::Caps, Vec<gst::Buffer>) {
     let p = Pipeline::new(&format!(
-        "videotestsrc pattern=snow num-buffers={frames} ! video/x-raw,width=96,height=64,framerate=30/1 ! {} ! appsink name=out sync=false",
+        "videotestsrc pattern=snow num-buffers={frames} ! video/x-raw,width=64,height=48,framerate=30/1 ! {} ! appsink name=out sync=false",
         readme_chain("udpsink")
     ));
     let sink = p.0.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();

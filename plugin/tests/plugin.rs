@@ -179,7 +179,7 @@ fn presets_set_what_they_say() {
         }
     }
     assert!(presets.iter().all(|p| names.contains(p)), "{names:?}");
-    assert_eq!((presets.len(), properties), (3, 13));
+    assert_eq!((presets.len(), properties), (3, 12));
 }
 
 #[test]

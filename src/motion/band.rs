@@ -8,7 +8,7 @@ use super::field::{CELL, Motion, MotionField, RANGE};
 use super::planes::{Interpolated, activity};
 use crate::tokens::motion::{cost, predict};
 
-/// Steps from which a refinement tries four neighbours instead of eight, in quarter pixels (or eighths, of bends).
+/// Steps of vectors from which a refinement tries four neighbours instead of eight, in quarter pixels.
 const LONG_STEP: i32 = 8;
 
 /// A cell's frames and reference.
@@ -165,7 +165,7 @@ impl<'a> CellSearch<'a> {
             for _ in 0..rounds {
                 let centre = best.motion;
                 let mut taken = [0; 2];
-                let n = if step >= LONG_STEP { 4 } else { 8 };
+                let n = if step >= LONG_STEP && matches!(moves, Moves::Vector) { 4 } else { 8 };
                 for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)].into_iter().take(n) {
                     let offset = [dy * step, dx * step];
                     // the neighbours of the centre before were tried already
@@ -365,7 +365,7 @@ impl Band {
         let likely = near.into_iter().flatten().chain([predict(near), scene.previous[y * self.cells_x + x].bend]);
         cell.consider_each(&mut best, Moves::Bend, likely.map(|bend| Motion { bend, ..motion }), bits);
         if best.sad.total() > ((CELL * CELL * scene.frames.len()) as u32).max(scene.noise()) {
-            cell.refine(&mut best, Moves::Bend, bits, &[(8, 2), (4, 4), (2, 2), (1, 2)]);
+            cell.refine(&mut best, Moves::Bend, bits, &[(16, 2), (8, 2), (4, 4), (2, 2), (1, 2)]);
             if best.motion.bend != [0; 2] {
                 let field = &mut self.field;
                 let bits = |m: Motion| field.bits_with(y, x, Some(m)) + cost(m.bend, near);

@@ -253,6 +253,7 @@ impl<'a> Decider<'a> {
 
     /// Costs of sending coefficient `i`, |latent| = `x`, as `k`.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
     fn price(&self, set: Set, flag: usize, i: usize, k: i32, x: f32, lambda: f32, magnitude_class: usize) -> PricedIndex {
         let implied = self.costs.bit(flag, k != 0);
         let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, i, magnitude_class, k) } else { 0 };

@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""The rungs of ElasticTok's streams: how far apart they are, and what they cost.
+
+usage: ladder.py [--out TABLE.md] [--plot PLOT.png] [--frames N] [--targets DB,..] [--model DIR] [--codec CODEC] CLIP...
+A stream of up to four layers is encoded at each target, thinned to every number of layers and decoded. Each rung is compared with
+streams of one layer at the same quality (piecewise cubic through a curve of those, of the logarithm of the rate over dB); simulcast is
+the sum of such streams, one for each rung. Rates are those of whole files, quality is luma PSNR, mean of the frames' dB. The exit status is 1 where a
+bar is missed."""
+import argparse
+import os
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+import encoders
+
+CURVE = (24, 27, 30, 33, 36, 39, 42, 45, 48)
+RUNGS, APART, MEAN_BAR, WHOLE_BAR, WORST_BAR = 4, (1.8, 2.7), 12.0, 12.0, 30.0
+
+
+class Single:
+    """Rate of streams of one layer at a quality."""
+
+    def __init__(self, points: list):
+        points = sorted(points, key=lambda p: p[1])
+        rising = [p for i, p in enumerate(points) if all(q[1] + 1e-6 < p[1] and q[0] < p[0] for q in points[:i])]
+        rates, self.range = [p[0] for p in rising], (rising[0][1], rising[-1][1])
+        self.log = PchipInterpolator([p[1] for p in rising], np.log(rates))
+
+    def rate(self, quality: float) -> float | None:
+        """None outside the range of the curve."""
+        return float(np.exp(self.log(quality))) if self.range[0] <= quality <= self.range[1] else None
+
+
+def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | None) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        clip, source = encoders.load(path, work, frames)
+        stream, curve, ladders = work / "o.etok", [], []
+        for target in CURVE:
+            etok.encode(clip, stream, target)
+            curve.append(etok.point(stream, source, work))
+        for target in targets:
+            etok.encode(clip, stream, target, RUNGS)
+            points = etok.ladder(stream, source, work)
+            ladders.append([p for i, p in enumerate(points) if p not in points[:i]])
+    single = Single(curve)
+    result = []
+    for target, rungs in zip(targets, ladders):
+        alone = [single.rate(q) for _, q in rungs]
+        over = [100 * (r / a - 1) if a else None for (r, _), a in zip(rungs, alone)]
+        simulcast = 100 * (sum(alone) / alone[-1] - 1) if all(alone) else None
+        result.append({"target": target, "rungs": rungs, "over": over, "simulcast": simulcast,
+                       "apart": [b[0] / a[0] for a, b in zip(rungs, rungs[1:])]})
+    print(path.stem, [[o and round(o, 1) for o in r["over"]] for r in result], file=sys.stderr, flush=True)
+    return {"curve": curve, "ladders": result}
+
+
+def bars(results: dict) -> list:
+    """[(text, met)]."""
+    every = [(name, r) for name, clip in results.items() for r in clip["ladders"]]
+    over = [(o, i + 1, name, r["target"]) for name, r in every for i, o in enumerate(r["over"]) if o is not None]
+    whole = [r["over"][-1] for _, r in every if r["over"][-1] is not None]
+    simulcast = [r["simulcast"] for _, r in every if r["simulcast"] is not None]
+    counts = [len(r["rungs"]) for _, r in every]
+    apart = [a for _, r in every for a in r["apart"]]
+    mean, (worst, rung, name, target) = np.mean([o[0] for o in over]), max(over)
+    outside = sum(not APART[0] <= a <= APART[1] for a in apart)
+    return [
+        (f"rungs: {min(counts)} to {max(counts)}, mean {np.mean(counts):.1f}; asked {RUNGS}", min(counts) >= RUNGS),
+        (f"rates of neighbouring rungs {min(apart):.2f} to {max(apart):.2f} apart, mean {np.mean(apart):.2f}, {outside} of {len(apart)} outside "
+         f"{APART[0]} to {APART[1]}", outside == 0),
+        (f"bits above streams of one layer at equal dB, mean of all rungs: {mean:+.1f} %, at most {MEAN_BAR:+.0f} %", mean <= MEAN_BAR),
+        (f"the whole stream: {np.mean(whole):+.1f} %, at most {WHOLE_BAR:+.0f} % (simulcast of the same rungs {np.mean(simulcast):+.0f} %)", np.mean(whole) <= WHOLE_BAR),
+        (f"the worst rung of the worst clip: {worst:+.1f} % (rung {rung} of {name} at {target:g} dB), at most {WORST_BAR:+.0f} %", worst <= WORST_BAR),
+    ]
+
+
+def table(results: dict) -> str:
+    percent = lambda o: "-" if o is None else f"{o:+.1f} %"
+    lines = ["Rungs as dB, and bits above a stream of one layer at equal dB (-: outside that curve):", "",
+             "| clip | target | " + " | ".join(f"rung {i + 1}" for i in range(RUNGS)) + " | rates apart | simulcast |", "| --- |" + " --- |" * (RUNGS + 3)]
+    for name, clip in results.items():
+        for r in clip["ladders"]:
+            rungs = [f"{q:.1f}, {percent(o)}" for (_, q), o in zip(r["rungs"], r["over"])]
+            rungs += [""] * (RUNGS - len(rungs))
+            lines.append(f"| {name} | {r['target']:g} dB | " + " | ".join(rungs) + " | " + ", ".join(f"{a:.2f}" for a in r["apart"]) + f" | {percent(r['simulcast'])} |")
+    lines += ["", "Requirements:", ""] + [f"- {'met' if met else '**MISSED**'}: {text}" for text, met in bars(results)]
+    return "\n".join(lines) + "\n"
+
+
+def plot(path: Path, results: dict):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    columns = min(3, len(results))
+    figure, axes = plt.subplots(-(-len(results) // columns), columns, figsize=(4.6 * columns, 3.4 * -(-len(results) // columns)), squeeze=False)
+    for axis, (name, clip) in zip(axes.ravel(), results.items()):
+        axis.plot(*zip(*sorted(clip["curve"], key=lambda p: p[1])), color="grey", label="streams of one layer")
+        for r in clip["ladders"]:
+            axis.plot(*zip(*r["rungs"]), marker="o", markersize=4, label=f"rungs of one stream, {r['target']:g} dB")
+        axis.set(xscale="log", xlabel="bit/pixel", ylabel="luma PSNR, dB", title=name)
+        axis.grid(alpha=0.3)
+    for axis in axes.ravel()[len(results):]:
+        axis.set_axis_off()
+    axes[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("clips", nargs="+", type=Path)
+    ap.add_argument("--out", type=Path)
+    ap.add_argument("--plot", type=Path)
+    ap.add_argument("--frames", type=int, help="of each clip; otherwise all")
+    ap.add_argument("--targets", default="36,39,42")
+    ap.add_argument("--model")
+    ap.add_argument("--codec", type=Path, help="a program `codec` that was built before; otherwise it is built")
+    ap.add_argument("--jobs", type=int, default=os.cpu_count())
+    a = ap.parse_args()
+    if a.codec:
+        encoders.CODEC = a.codec
+    else:
+        encoders.build()
+    etok, targets = encoders.ElasticTok(a.model), [float(t) for t in a.targets.split(",")]
+    with ThreadPoolExecutor(a.jobs) as pool:
+        results = dict(zip([c.stem for c in a.clips], pool.map(lambda c: measure(c, etok, targets, a.frames), a.clips)))
+    text = table(results)
+    (a.out.write_text if a.out else print)(text)
+    if a.plot:
+        plot(a.plot, results)
+    sys.exit(not all(met for _, met in bars(results)))
+
+
+if __name__ == "__main__":
+    main()
