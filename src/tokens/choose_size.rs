@@ -28,6 +28,18 @@ pub(super) struct Decision {
     pub count: u16,
 }
 
+/// A cell to be decided on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CellLatents<'a> {
+    pub cell: usize,
+    /// In the grid of the state, whose rows are `pitch` places apart.
+    pub place: usize,
+    pub pitch: usize,
+    /// Latents of 16x16 in the graph's order, and the candidates among them.
+    pub latents: &'a [i16],
+    pub candidates: &'a [Candidate],
+}
+
 /// Working memory of one cell, kept between cells.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
@@ -44,59 +56,52 @@ impl Trials {
         &mut self,
         decider: &Decider<'_>,
         size: TransformSize,
-        x: &[i16],
-        whole: &[Candidate],
+        of: CellLatents<'_>,
         mut decide: impl FnMut(&[i16], &mut Vec<Candidate>) -> Decision,
     ) -> Decision {
         if size == TransformSize::Size16 {
             self.best.clear();
-            self.best.extend_from_slice(whole);
-            return decide(x, &mut self.best);
+            self.best.extend_from_slice(of.candidates);
+            return decide(of.latents, &mut self.best);
         }
-        self.transform(decider, size, x, whole);
+        self.transform(decider, size, of, 0);
         std::mem::swap(&mut self.best, &mut self.candidates);
         decide(&self.latents, &mut self.best)
     }
 
-    /// Fills `latents` and `candidates`.
-    fn transform(&mut self, decider: &Decider<'_>, size: TransformSize, x: &[i16], whole: &[Candidate]) {
+    /// Fills `latents` and `candidates`. Latents of frames without any of magnitude `least` or more may stay as they are.
+    fn transform(&mut self, decider: &Decider<'_>, size: TransformSize, of: CellLatents<'_>, least: i16) {
         let layout = decider.layer.layout;
         self.latents.clear();
-        self.latents.extend_from_slice(x);
+        self.latents.extend_from_slice(of.latents);
         if let Some(luma) = &layout.luma {
-            luma.forward(size, &mut self.latents);
+            luma.forward(size, &mut self.latents, least);
         }
         self.candidates.clear();
-        self.candidates.extend(whole.iter().filter(|one| layout.chroma[usize::from(one.i)]));
+        self.candidates.extend(of.candidates.iter().filter(|one| layout.chroma[usize::from(one.i)]));
         decider.collect_luma(&self.latents, &mut self.candidates);
         self.candidates.sort_unstable_by_key(|one| one.i);
     }
 
-    /// Decides on the cell at `place` with the latents `x` in every size that may be best. `decide` is given latents and candidates of a
-    /// size, and sets indices. `whole`: the candidates of 16x16.
+    /// Decides on a cell in every size that may be best. `decide` is given latents and candidates of a size, and sets indices.
     pub fn run(
         &mut self,
         decider: &Decider<'_>,
-        cell: usize,
-        place: usize,
-        pitch: usize,
-        x: &[i16],
-        whole: &[Candidate],
+        of: CellLatents<'_>,
         chosen: &ChosenLayer,
         mut decide: impl FnMut(&[i16], &mut Vec<Candidate>) -> Decision,
     ) -> (Decision, TransformSize) {
-        let layout = decider.layer.layout;
-        let lambda = decider.lambda();
+        let (layout, lambda) = (decider.layer.layout, decider.lambda());
         self.best.clear();
-        self.best.extend_from_slice(whole);
-        let (mut best, mut best_size) = (decide(x, &mut self.best), TransformSize::Size16);
+        self.best.extend_from_slice(of.candidates);
+        let (mut best, mut best_size) = (decide(of.latents, &mut self.best), TransformSize::Size16);
         if layout.luma.is_none() {
             return (best, best_size);
         }
         let with_size = |mut decision: Decision, size: TransformSize| {
             if decision.count > 0 {
-                let [small, smallest] =
-                    flags(decider.layer.set(cell), chosen.sizes[place - 1], chosen.sizes[place - pitch], size);
+                let (left, top) = (chosen.sizes[of.place - 1], chosen.sizes[of.place - of.pitch]);
+                let [small, smallest] = flags(decider.layer.set(of.cell), left, top, size);
                 let mut bits = decider.costs.bit(small.0, small.1);
                 if small.1 {
                     bits += decider.costs.bit(smallest.0, smallest.1);
@@ -108,13 +113,14 @@ impl Trials {
             decision
         };
         best = with_size(best, best_size);
-        if luma(layout, whole).count() < FEW {
+        if luma(layout, of.candidates).count() < FEW {
             return (best, best_size);
         }
-        let mut least = estimate_luma(decider, whole);
+        let (_, least_latent) = decider.limits();
+        let mut least = estimate_luma(decider, of.candidates);
         let doubt = DOUBT * lambda * COST_ONE_BIT as f32;
         for size in TransformSize::SMALL {
-            self.transform(decider, size, x, whole);
+            self.transform(decider, size, of, least_latent);
             let estimate = estimate_luma(decider, &self.candidates);
             if estimate > least + doubt {
                 continue;

@@ -2,7 +2,7 @@
 //! The RDO quantiser of layer 0: the quantisation index of each coefficient, and the end of block of each cell, by
 //! rate-distortion optimisation. `refine.rs` has the other layers.
 
-use super::choose_size::{Decision, Trials};
+use super::choose_size::{CellLatents, Decision, Trials};
 use super::contexts::{Set, UNARY};
 use super::counts;
 use super::layer::{ChosenLayer, Layer};
@@ -118,11 +118,11 @@ impl<'a> Decider<'a> {
                 let end = work.ends[cell] as usize;
                 let candidates = &work.candidates[first..end];
                 first = end;
-                let x = &latents[cell * c..(cell + 1) * c];
-                let (Decision { bits, count, .. }, size) =
-                    work.trials.run(self, cell, place, state.pitch(), x, candidates, chosen, |_, candidates| {
-                        self.decide(cell, place, candidates, state, around, chosen)
-                    });
+                let latents = &latents[cell * c..(cell + 1) * c];
+                let of = CellLatents { cell, place, pitch: state.pitch(), latents, candidates };
+                let (Decision { bits, count, .. }, size) = work
+                    .trials
+                    .run(self, of, chosen, |_, candidates| self.decide(cell, place, candidates, state, around, chosen));
                 state.counts[self.layer.index][place] = count;
                 chosen.sizes[place] = (count > 0).then_some(size);
                 estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
@@ -201,7 +201,7 @@ impl<'a> Decider<'a> {
     }
 
     /// One over the step, and the least latent that may get a token.
-    fn limits(&self) -> (f32, i16) {
+    pub(super) fn limits(&self) -> (f32, i16) {
         (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16)
     }
 

@@ -4,7 +4,7 @@
 //! A coefficient that is not zero in the layer before is assumed to have the value that it has there, but it may have any. Each
 //! layer of a drift-free stream has latents of its own: it may have to take back what a receiver of fewer layers needed.
 
-use super::choose_size::Decision;
+use super::choose_size::{CellLatents, Decision};
 use super::contexts::{MORE, Set};
 use super::counts;
 use super::layer::ChosenLayer;
@@ -57,16 +57,16 @@ impl Refiner<'_> {
             for x in 0..layout.cells_x {
                 let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
                 let end = ends[cell] as usize;
-                let whole = &candidates[first..end];
+                let latents = &latents[cell * layout.coefficients..(cell + 1) * layout.coefficients];
+                let of = CellLatents { cell, place, pitch: state.pitch(), latents, candidates: &candidates[first..end] };
                 first = end;
-                let x = &latents[cell * layout.coefficients..(cell + 1) * layout.coefficients];
                 let decide = |x: &[i16], candidates: &mut Vec<Candidate>| {
                     self.add_shown(place, x, candidates);
                     self.decide(cell, place, candidates, state, around, chosen)
                 };
                 let (Decision { bits, count, .. }, size) = match self.base.sizes[place] {
-                    Some(size) => (trials.fix(&self.decider, size, x, whole, decide), size),
-                    None => trials.run(&self.decider, cell, place, state.pitch(), x, whole, chosen, decide),
+                    Some(size) => (trials.fix(&self.decider, size, of, decide), size),
+                    None => trials.run(&self.decider, of, chosen, decide),
                 };
                 state.counts[self.decider.layer.index][place] = count;
                 estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);

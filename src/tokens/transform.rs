@@ -16,6 +16,9 @@ const PLANE: usize = N * N;
 /// latents add up to less than 2^29.
 const FRACTION: u32 = 12;
 
+/// More than a latent gains by rounding in a conversion.
+const ROUNDING: i16 = 16;
+
 type Matrix = [[i16; N]; N];
 
 /// The size of the blocks that a cell's luma is transformed in.
@@ -65,6 +68,8 @@ pub(super) struct LumaGrid {
     slots: Vec<u16>,
     /// Of each coefficient in token order, its place in this order; [`OTHER`] for chroma.
     places: Vec<u16>,
+    /// From 16x16 to the sizes of [`TransformSize::SMALL`].
+    small: [Floats; 2],
 }
 
 /// Not a place in the grid.
@@ -89,16 +94,27 @@ impl LumaGrid {
             slots_of[place] = slots[i];
             places[i] = place as u16;
         }
-        Some(Self { slots: slots_of, places })
+        Some(Self { slots: slots_of, places, small: [Floats::new(&TO_8), Floats::new(&TO_4)] })
     }
 
-    /// Turns a cell's latents in the graph's order into those of `size`.
-    pub fn forward(&self, size: TransformSize, latents: &mut [i16]) {
-        let Some(matrix) = size.matrix() else { return };
+    /// Turns a cell's latents in the graph's order into those of `size`. Frames in which none can come out with a magnitude of `least` or
+    /// more may stay as they are.
+    pub fn forward(&self, size: TransformSize, latents: &mut [i16], least: i16) {
+        let matrix = match size {
+            TransformSize::Size16 => return,
+            TransformSize::Size8 => &self.small[0],
+            TransformSize::Size4 => &self.small[1],
+        };
         for slots in self.slots.chunks_exact(PLANE) {
             let mut plane = [0; PLANE];
+            let mut energy = 0i64;
             for (to, slot) in plane.iter_mut().zip(slots) {
                 *to = latents[usize::from(*slot)].max(-i16::MAX);
+                energy += i64::from(i32::from(*to) * i32::from(*to));
+            }
+            // the transforms are orthonormal, but for what rounding adds
+            if energy < i64::from(least.saturating_sub(ROUNDING).max(0)).pow(2) {
+                continue;
             }
             apply(matrix, &mut plane);
             for (from, slot) in plane.iter().zip(slots) {
@@ -146,25 +162,43 @@ fn rounded(sum: i32) -> i16 {
     ((sum + (1 << (FRACTION - 1))) >> FRACTION).clamp(-i32::from(i16::MAX), i32::from(i16::MAX)) as i16
 }
 
-/// `plane` = M * plane * transposed M: along rows first, then along columns, each rounded to whole numbers.
-fn apply(matrix: &Matrix, plane: &mut [i16; PLANE]) {
-    for row in plane.chunks_exact_mut(N) {
-        if row.iter().all(|x| *x == 0) {
-            continue;
+/// `plane` = M * plane * transposed M, rounded. Only encoders do this, so floating point will do; it is faster.
+fn apply(matrix: &Floats, plane: &mut [i16; PLANE]) {
+    let rows: [[f32; N]; N] = std::array::from_fn(|v| std::array::from_fn(|u| f32::from(plane[v * N + u])));
+    let mut columns = [[0f32; N]; N];
+    for (out, factors) in columns.iter_mut().zip(&matrix.rows) {
+        for (factor, row) in factors.iter().zip(&rows).filter(|(factor, _)| **factor != 0.0) {
+            out.iter_mut().zip(row).for_each(|(sum, x)| *sum += factor * x);
         }
-        let mut sums = [0i32; N];
-        for (sum, factors) in sums.iter_mut().zip(matrix) {
-            *sum = factors.iter().zip(&*row).map(|(f, x)| i32::from(*f) * i32::from(*x)).sum();
-        }
-        row.iter_mut().zip(sums).for_each(|(x, sum)| *x = rounded(sum));
     }
-    let rows = *plane;
-    for (out, factors) in plane.chunks_exact_mut(N).zip(matrix) {
-        combine(factors.iter().copied().zip(rows.chunks_exact(N)), out);
+    for (out, row) in plane.chunks_exact_mut(N).zip(&columns) {
+        let mut sums = [0f32; N];
+        for (x, factors) in row.iter().zip(&matrix.columns) {
+            sums.iter_mut().zip(factors).for_each(|(sum, factor)| *sum += factor * x);
+        }
+        let limit = f32::from(i16::MAX);
+        out.iter_mut().zip(sums).for_each(|(x, sum)| *x = (sum + 0.5f32.copysign(sum)).clamp(-limit, limit) as i16);
     }
 }
 
-/// The same with M transposed: along columns first, then along rows.
+/// A matrix and its transpose.
+#[derive(Debug, Clone)]
+struct Floats {
+    rows: [[f32; N]; N],
+    columns: [[f32; N]; N],
+}
+
+impl Floats {
+    fn new(matrix: &Matrix) -> Self {
+        let at = |i: usize, k: usize| f32::from(matrix[i][k]) / (1 << FRACTION) as f32;
+        Self {
+            rows: std::array::from_fn(|i| std::array::from_fn(|k| at(i, k))),
+            columns: std::array::from_fn(|k| std::array::from_fn(|i| at(i, k))),
+        }
+    }
+}
+
+/// `plane` = transposed M * plane * M: along columns first, then along rows, each rounded to whole numbers.
 fn apply_transposed(matrix: &Matrix, plane: &mut [i16; PLANE]) {
     let rows = *plane;
     for (v, out) in plane.chunks_exact_mut(N).enumerate() {
@@ -319,8 +353,8 @@ mod tests {
     /// Against the specification, step by step, in wider integers.
     #[test]
     fn conversion_is_as_specified() {
-        let plain = |matrix: &Matrix, x: &[i16], transposed: bool| -> Vec<i16> {
-            let at = |i: usize, k: usize| i64::from(if transposed { matrix[k][i] } else { matrix[i][k] });
+        let plain = |matrix: &Matrix, x: &[i16]| -> Vec<i16> {
+            let at = |i: usize, k: usize| i64::from(matrix[k][i]);
             let round = |sum: i64| ((sum + 2048) >> 12).clamp(-32767, 32767);
             let rows = |x: &[i64]| -> Vec<i64> {
                 (0..PLANE).map(|p| round((0..N).map(|k| at(p % N, k) * x[p / N * N + k]).sum())).collect()
@@ -329,8 +363,7 @@ mod tests {
                 (0..PLANE).map(|p| round((0..N).map(|k| at(p / N, k) * x[k * N + p % N]).sum())).collect()
             };
             let x: Vec<i64> = x.iter().map(|v| i64::from(*v)).collect();
-            let y = if transposed { rows(&columns(&x)) } else { columns(&rows(&x)) };
-            y.into_iter().map(|v| v as i16).collect()
+            rows(&columns(&x)).into_iter().map(|v| v as i16).collect()
         };
         let mut random = random(7);
         for trial in 0..200 {
@@ -346,11 +379,9 @@ mod tests {
                 }
             }
             for matrix in [&TO_8, &TO_4] {
-                let (mut there, mut back) = (x, x);
-                apply(matrix, &mut there);
+                let mut back = x;
                 apply_transposed(matrix, &mut back);
-                assert_eq!(there[..], plain(matrix, &x, false));
-                assert_eq!(back[..], plain(matrix, &x, true));
+                assert_eq!(back[..], plain(matrix, &x));
             }
         }
     }
@@ -369,7 +400,7 @@ mod tests {
         for (m, matrix) in [(8, &TO_8), (4, &TO_4)] {
             let mut plane: [i16; PLANE] = std::array::from_fn(|p| latents[p].round() as i16);
             let before = plane;
-            apply(matrix, &mut plane);
+            apply(&Floats::new(matrix), &mut plane);
             let expected = transform(&block_functions(m));
             assert!(plane.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 4.0));
             apply_transposed(matrix, &mut plane);
@@ -384,7 +415,7 @@ mod tests {
                 let mut plane = [0; PLANE];
                 plane[0] = value;
                 let before = plane;
-                apply(matrix, &mut plane);
+                apply(&Floats::new(matrix), &mut plane);
                 assert_eq!(plane, before);
                 apply_transposed(matrix, &mut plane);
                 assert_eq!(plane, before);
