@@ -227,14 +227,16 @@ fn load_tokens(npz: &mut NpzArchive<BufReader<File>>, bundle: &Bundle, shape: To
             let (indices, motion): (Vec<i16>, Vec<i32>) = (load(npz, "indices")?, load(npz, "motion")?);
             let sizes: Vec<i32> = load(npz, "transform_sizes")?;
             let blocks = indices.chunks_exact(numbers).zip(motion.chunks_exact(5 * shape.cells()));
-            let blocks = blocks.zip(sizes.chunks_exact(shape.cells()));
-            let nested = |(((indices, motion), sizes), layers): (((&[i16], &[i32]), &[i32]), i32)| {
+            let mut tokens = Vec::new();
+            for (((indices, motion), sizes), layers) in
+                blocks.zip(sizes.chunks_exact(shape.cells())).zip(load::<i32>(npz, "layers")?)
+            {
                 let came = usize::try_from(layers).unwrap_or(0).saturating_mul(shape.cells() * shape.numbers);
                 let indices = indices.get(..came).context("'layers' are more than 'indices' has")?.to_vec();
                 let (transform_sizes, motion) = (sizes.to_vec(), motion.to_vec());
-                Ok(TokenValues::Nested { indices, layer_counts: Vec::new(), transform_sizes, motion })
-            };
-            blocks.zip(load::<i32>(npz, "layers")?).map(nested).collect::<Result<_>>()?
+                tokens.push(TokenValues::Nested { indices, layer_counts: Vec::new(), transform_sizes, motion });
+            }
+            tokens
         }
     })
 }
