@@ -200,14 +200,6 @@ pub(super) struct Scene<'a> {
     pub lambda: u32,
 }
 
-impl Scene<'_> {
-    /// SAD of a cell below which the quantiser leaves hardly anything of a residual, so that a search is not worth its time: an eighth of
-    /// lambda a sample.
-    fn noise(&self) -> u32 {
-        (((self.frames.len() * CELL * CELL) as u64 * u64::from(self.lambda)) >> (8 + 3)).min(u64::from(u32::MAX)) as u32
-    }
-}
-
 /// Rows of cells that are searched one after the other. Rows of other bands are read from a copy that is made between the
 /// passes. So bands can be searched in parallel, and the result is the same as in sequence.
 #[derive(Debug)]
@@ -303,7 +295,7 @@ impl Band {
         cell.consider(&mut best, prediction, || bits(prediction));
         let samples = (CELL * CELL * frames.len()) as u32;
         // Below half a grey level there is nothing to gain.
-        if best.sad.total() > (samples / 2).max(scene.noise()) {
+        if best.sad.total() > samples / 2 {
             let i = y * self.cells_x + x;
             let right = (x + 1 < self.cells_x).then(|| previous[i + 1]);
             let below = (y + 1 < self.cells_y).then(|| previous[i + self.cells_x]);
@@ -364,7 +356,7 @@ impl Band {
         let mut best = Priced { cost: sad.total() + cell.rate(bits(motion)), sad, motion };
         let likely = near.into_iter().flatten().chain([predict(near), scene.previous[y * self.cells_x + x].bend]);
         cell.consider_each(&mut best, Moves::Bend, likely.map(|bend| Motion { bend, ..motion }), bits);
-        if best.sad.total() > ((CELL * CELL * scene.frames.len()) as u32).max(scene.noise()) {
+        if best.sad.total() > (CELL * CELL * scene.frames.len()) as u32 {
             cell.refine(&mut best, Moves::Bend, bits, &[(16, 2), (8, 2), (4, 4), (2, 2), (1, 2)]);
             if best.motion.bend != [0; 2] {
                 let field = &mut self.field;
