@@ -3,7 +3,7 @@
 
 use super::layer::ChosenLayer;
 use super::quantise::{Candidate, Decider};
-use super::transform::flags;
+use super::transform::{LumaGrid, Plane, flags};
 use super::{NestedLayout, TransformSize};
 use crate::entropy::COST_ONE_BIT;
 
@@ -40,10 +40,29 @@ pub(super) struct CellLatents<'a> {
     pub candidates: &'a [Candidate],
 }
 
+/// A cell's latents in one transform size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SizedLatents<'a> {
+    /// Of 16x16 in the graph's order.
+    whole: &'a [i16],
+    /// Luma of a smaller size.
+    small: Option<(&'a LumaGrid, &'a [i16])>,
+}
+
+impl SizedLatents<'_> {
+    /// The latent of coefficient `i` in token order.
+    pub fn get(&self, layout: &NestedLayout, i: usize) -> i16 {
+        let small = self.small.and_then(|(grid, latents)| grid.latent(latents, i));
+        small.unwrap_or_else(|| self.whole[usize::from(layout.slots[i])])
+    }
+}
+
 /// Working memory of one cell, kept between cells.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
-    /// Latents and candidates of the size that is tried.
+    /// Luma of 16x16.
+    planes: Vec<Plane>,
+    /// Luma and candidates of the size that is tried.
     latents: Vec<i16>,
     candidates: Vec<Candidate>,
     /// Candidates of the best size so far, as decided.
@@ -57,29 +76,27 @@ impl Trials {
         decider: &Decider<'_>,
         size: TransformSize,
         of: CellLatents<'_>,
-        mut decide: impl FnMut(&[i16], &mut Vec<Candidate>) -> Decision,
+        mut decide: impl FnMut(SizedLatents<'_>, &mut Vec<Candidate>) -> Decision,
     ) -> Decision {
-        if size == TransformSize::Size16 {
+        let whole = of.latents;
+        let Some(grid) = decider.layer.layout.luma.as_ref().filter(|_| size != TransformSize::Size16) else {
             self.best.clear();
             self.best.extend_from_slice(of.candidates);
-            return decide(of.latents, &mut self.best);
-        }
-        self.transform(decider, size, of, 0);
+            return decide(SizedLatents { whole, small: None }, &mut self.best);
+        };
+        grid.load(whole, &mut self.planes);
+        self.transform(decider, grid, size, of, 0);
         std::mem::swap(&mut self.best, &mut self.candidates);
-        decide(&self.latents, &mut self.best)
+        decide(SizedLatents { whole, small: Some((grid, &self.latents)) }, &mut self.best)
     }
 
-    /// Fills `latents` and `candidates`. Latents of frames without any of magnitude `least` or more may stay as they are.
-    fn transform(&mut self, decider: &Decider<'_>, size: TransformSize, of: CellLatents<'_>, least: i16) {
+    /// Fills `latents` and `candidates` from `planes`. No latents are asked for of frames without any of magnitude `least` or more.
+    fn transform(&mut self, decider: &Decider<'_>, grid: &LumaGrid, size: TransformSize, of: CellLatents<'_>, least: i16) {
         let layout = decider.layer.layout;
-        self.latents.clear();
-        self.latents.extend_from_slice(of.latents);
-        if let Some(luma) = &layout.luma {
-            luma.forward(size, &mut self.latents, least);
-        }
+        grid.forward(size, &self.planes, least, &mut self.latents);
         self.candidates.clear();
         self.candidates.extend(of.candidates.iter().filter(|one| layout.chroma[usize::from(one.i)]));
-        decider.collect_luma(&self.latents, &mut self.candidates);
+        decider.collect_luma(grid, &self.latents, &mut self.candidates);
         self.candidates.sort_unstable_by_key(|one| one.i);
     }
 
@@ -89,15 +106,16 @@ impl Trials {
         decider: &Decider<'_>,
         of: CellLatents<'_>,
         chosen: &ChosenLayer,
-        mut decide: impl FnMut(&[i16], &mut Vec<Candidate>) -> Decision,
+        mut decide: impl FnMut(SizedLatents<'_>, &mut Vec<Candidate>) -> Decision,
     ) -> (Decision, TransformSize) {
         let (layout, lambda) = (decider.layer.layout, decider.lambda());
         self.best.clear();
         self.best.extend_from_slice(of.candidates);
-        let (mut best, mut best_size) = (decide(of.latents, &mut self.best), TransformSize::Size16);
-        if layout.luma.is_none() {
+        let (mut best, mut best_size) =
+            (decide(SizedLatents { whole: of.latents, small: None }, &mut self.best), TransformSize::Size16);
+        let Some(grid) = &layout.luma else {
             return (best, best_size);
-        }
+        };
         let with_size = |mut decision: Decision, size: TransformSize| {
             if decision.count > 0 {
                 let (left, top) = (chosen.sizes[of.place - 1], chosen.sizes[of.place - of.pitch]);
@@ -119,14 +137,18 @@ impl Trials {
         let (_, least_latent) = decider.limits();
         let mut least = estimate_luma(decider, of.candidates);
         let doubt = DOUBT * lambda * COST_ONE_BIT as f32;
+        grid.load(of.latents, &mut self.planes);
         for size in TransformSize::SMALL {
-            self.transform(decider, size, of, least_latent);
+            self.transform(decider, grid, size, of, least_latent);
             let estimate = estimate_luma(decider, &self.candidates);
             if estimate > least + doubt {
                 continue;
             }
             least = least.min(estimate);
-            let decision = with_size(decide(&self.latents, &mut self.candidates), size);
+            let decision = with_size(
+                decide(SizedLatents { whole: of.latents, small: Some((grid, &self.latents)) }, &mut self.candidates),
+                size,
+            );
             if decision.total < best.total {
                 (best, best_size) = (decision, size);
                 std::mem::swap(&mut self.best, &mut self.candidates);

@@ -8,6 +8,7 @@ use super::counts;
 use super::layer::{ChosenLayer, Layer};
 use super::neighbourhood::{BlockState, Neighbourhood};
 use super::step::Reconstruction;
+use super::transform::LumaGrid;
 use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 
 /// A coefficient below this many steps never gets a token.
@@ -190,13 +191,13 @@ impl<'a> Decider<'a> {
         }
     }
 
-    /// The candidates of one cell's luma, in any order.
-    pub(super) fn collect_luma(&self, x: &[i16], candidates: &mut Vec<Candidate>) {
-        let layout = self.layer.layout;
+    /// The candidates of one cell's luma in a small transform size, in any order. `x`: as [`LumaGrid::forward`] left it.
+    pub(super) fn collect_luma(&self, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
         let (inverse, threshold) = self.limits();
-        for run in layout.runs.iter().filter(|run| !run.chroma) {
-            let (part, ranks) = (&x[run.range.clone()], &layout.ranks[run.range.clone()]);
-            self.collect_chunk(part, ranks, threshold, inverse, candidates);
+        for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
+            if peak(chunk) >= threshold {
+                self.collect_chunk(chunk, ranks, threshold, inverse, candidates);
+            }
         }
     }
 

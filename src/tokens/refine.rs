@@ -4,7 +4,7 @@
 //! A coefficient that is not zero in the layer before is assumed to have the value that it has there, but it may have any. Each
 //! layer of a drift-free stream has latents of its own: it may have to take back what a receiver of fewer layers needed.
 
-use super::choose_size::{CellLatents, Decision};
+use super::choose_size::{CellLatents, Decision, SizedLatents};
 use super::contexts::{MORE, Set};
 use super::counts;
 use super::layer::ChosenLayer;
@@ -60,7 +60,7 @@ impl Refiner<'_> {
                 let latents = &latents[cell * layout.coefficients..(cell + 1) * layout.coefficients];
                 let of = CellLatents { cell, place, pitch: state.pitch(), latents, candidates: &candidates[first..end] };
                 first = end;
-                let decide = |x: &[i16], candidates: &mut Vec<Candidate>| {
+                let decide = |x: SizedLatents<'_>, candidates: &mut Vec<Candidate>| {
                     self.add_shown(place, x, candidates);
                     self.decide(cell, place, candidates, state, around, chosen)
                 };
@@ -85,7 +85,7 @@ impl Refiner<'_> {
     }
 
     /// Adds coefficients that are not zero in the layer before to `candidates`, which are in token order. `x`: the cell's latents.
-    fn add_shown(&self, place: usize, x: &[i16], candidates: &mut Vec<Candidate>) {
+    fn add_shown(&self, place: usize, x: SizedLatents<'_>, candidates: &mut Vec<Candidate>) {
         let layout = self.decider.layer.layout;
         let (c, large) = (layout.coefficients, candidates.len());
         let shown = &self.base.values[place * c..place * c + usize::from(self.base.extents[place])];
@@ -95,7 +95,7 @@ impl Refiner<'_> {
                 next += 1;
             }
             if next == large || usize::from(candidates[next].i) != i {
-                let x = x[usize::from(layout.slots[i])].max(-i16::MAX);
+                let x = x.get(layout, i).max(-i16::MAX);
                 candidates.push(Candidate { i: i as u16, x, k: 0 });
             }
         }
