@@ -34,12 +34,14 @@ pub enum TransformSize {
 }
 
 impl TransformSize {
+    /// By number.
+    pub(super) const ALL: [Self; 3] = [Self::Size16, Self::Size8, Self::Size4];
     /// Those that are not the graphs' own.
     pub(super) const SMALL: [Self; 2] = [Self::Size8, Self::Size4];
 
     /// By number: 0, 1 and 2 are 16x16, 8x8 and 4x4.
     pub fn from_number(number: i32) -> Option<Self> {
-        [Self::Size16, Self::Size8, Self::Size4].into_iter().find(|size| size.number() == number)
+        Self::ALL.into_iter().find(|size| size.number() == number)
     }
 
     /// See [`from_number`](Self::from_number).
