@@ -244,9 +244,9 @@ impl Factored {
     fn new(matrix: &Matrix, butterflies: Vec<[usize; 2]>) -> Self {
         let mut rows = matrix.map(|row| row.map(|factor| f32::from(factor) / (1 << FRACTION) as f32));
         for &[a, b] in butterflies.iter().rev() {
-            for k in 0..N {
-                (rows[a][k], rows[b][k]) = ((rows[a][k] + rows[b][k]) / 2.0, (rows[a][k] - rows[b][k]) / 2.0);
-            }
+            let (x, y) = (rows[a], rows[b]);
+            rows[a] = std::array::from_fn(|k| (x[k] + y[k]) / 2.0);
+            rows[b] = std::array::from_fn(|k| (x[k] - y[k]) / 2.0);
         }
         let (mut ends, mut entries) = ([0; N], Vec::new());
         for (end, row) in ends.iter_mut().zip(&rows) {
