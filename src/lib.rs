@@ -14,6 +14,7 @@ pub mod frame;
 pub mod internals;
 pub mod logging;
 mod motion;
+mod pair;
 mod rate;
 pub mod runtime;
 mod search;

@@ -24,7 +24,8 @@ mod planes;
 #[cfg(test)]
 mod tests;
 
-use crate::{Error, Result};
+use crate::Result;
+use crate::pair::Pair;
 use band::{Band, Scene};
 use coarse::Coarse;
 pub use field::CELL;
@@ -67,25 +68,6 @@ fn total_cost(bands: &[Band; 2], scene: Scene<'_>) -> u64 {
     bands.iter().map(|band| band.total_cost(scene.lambda)).sum()
 }
 
-/// Runs two jobs, in parallel if there is a thread for the second.
-#[derive(Debug)]
-struct Pair(Option<rayon::ThreadPool>);
-
-impl Pair {
-    fn run(&self, first: impl FnOnce(), second: impl FnOnce() + Send) {
-        match &self.0 {
-            None => {
-                first();
-                second();
-            }
-            Some(thread) => thread.in_place_scope(|scope| {
-                scope.spawn(|_| second());
-                first();
-            }),
-        }
-    }
-}
-
 /// Finds the motion of blocks. Buffers are allocated once.
 #[derive(Debug)]
 pub struct MotionSearch {
@@ -105,8 +87,6 @@ impl MotionSearch {
     pub fn new(width: usize, height: usize, block_length: usize, threads: usize) -> Result<Self> {
         let (cells_x, cells_y) = (width / CELL, height / CELL);
         let half = cells_y.div_ceil(2);
-        let second = || rayon::ThreadPoolBuilder::new().num_threads(1).thread_name(|_| "elastictok-motion".into()).build();
-        let second = (threads > 1).then(second).transpose();
         Ok(Self {
             width,
             cells_x,
@@ -115,7 +95,7 @@ impl MotionSearch {
             coarse: Coarse::new(width, height),
             bands: [0..half, half..cells_y].map(|rows| Band::new(rows, cells_y, cells_x)),
             previous: vec![Motion::default(); cells_x * cells_y],
-            pair: Pair(second.map_err(|e| Error::Runtime(format!("no thread for the motion search: {e}; set threads=1")))?),
+            pair: Pair::new(threads, "elastictok-motion")?,
         })
     }
 

@@ -8,14 +8,14 @@ use super::{NestedLayout, TransformSize};
 use crate::entropy::COST_ONE_BIT;
 
 /// Luma coefficients that may get tokens, below which a cell stays with 16x16.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 /// Bits by which a smaller transform must win: its coefficients are worse neighbours to other cells.
 const MARGIN: u32 = 3 * COST_ONE_BIT;
 /// Estimated bits of a coefficient, and of each doubling of its magnitude.
 const COEFFICIENT_BITS: f32 = 5.0;
 const DOUBLING_BITS: f32 = 1.5;
 /// By how many bits the estimate of a size may be above that of the best so far for it to be tried.
-const DOUBT: f32 = 2.0;
+pub(super) const DOUBT: f32 = 2.0;
 
 /// What was decided on a cell's coefficients.
 #[derive(Debug, Clone, Copy)]
@@ -28,78 +28,37 @@ pub(super) struct Decision {
     pub count: u16,
 }
 
-/// A cell to be decided on.
+/// A cell, and its place in the grid of the state, whose rows are `pitch` places apart.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct CellLatents<'a> {
+pub(super) struct Cell {
     pub cell: usize,
-    /// In the grid of the state, whose rows are `pitch` places apart.
     pub place: usize,
     pub pitch: usize,
-    /// Latents of 16x16 in the graph's order, and the candidates among them.
-    pub latents: &'a [i16],
-    pub candidates: &'a [Candidate],
 }
 
 /// Working memory of one cell, kept between cells.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
-    /// Latents and candidates of the size that is tried.
-    latents: Vec<i16>,
+    /// Candidates of the size that is tried.
     candidates: Vec<Candidate>,
     /// Candidates of the best size so far, as decided.
     pub best: Vec<Candidate>,
 }
 
 impl Trials {
-    /// Decides on a cell whose size is known. Arguments as in [`run`](Self::run).
-    pub fn fix(
+    /// Decides on a cell in each of the sizes that `candidates` has, which is one where the size is `known`. `decide` is given candidates and sets their indices.
+    pub fn run<'a>(
         &mut self,
         decider: &Decider<'_>,
-        size: TransformSize,
-        of: CellLatents<'_>,
-        mut decide: impl FnMut(&[i16], &mut Vec<Candidate>) -> Decision,
-    ) -> Decision {
-        if size == TransformSize::Size16 {
-            self.best.clear();
-            self.best.extend_from_slice(of.candidates);
-            return decide(of.latents, &mut self.best);
-        }
-        self.transform(decider, size, of, 0);
-        std::mem::swap(&mut self.best, &mut self.candidates);
-        decide(&self.latents, &mut self.best)
-    }
-
-    /// Fills `latents` and `candidates`. Latents of frames without any of magnitude `least` or more may stay as they are.
-    fn transform(&mut self, decider: &Decider<'_>, size: TransformSize, of: CellLatents<'_>, least: i16) {
-        let layout = decider.layer.layout;
-        self.latents.clear();
-        self.latents.extend_from_slice(of.latents);
-        if let Some(luma) = &layout.luma {
-            luma.forward(size, &mut self.latents, least);
-        }
-        self.candidates.clear();
-        self.candidates.extend(of.candidates.iter().filter(|one| layout.chroma[usize::from(one.i)]));
-        decider.collect_luma(&self.latents, &mut self.candidates);
-        self.candidates.sort_unstable_by_key(|one| one.i);
-    }
-
-    /// Decides on a cell in every size that may be best. `decide` is given latents and candidates of a size, and sets indices.
-    pub fn run(
-        &mut self,
-        decider: &Decider<'_>,
-        of: CellLatents<'_>,
+        of: Cell,
+        candidates: impl Iterator<Item = (TransformSize, &'a [Candidate])>,
+        known: bool,
         chosen: &ChosenLayer,
-        mut decide: impl FnMut(&[i16], &mut Vec<Candidate>) -> Decision,
+        mut decide: impl FnMut(&mut [Candidate]) -> Decision,
     ) -> (Decision, TransformSize) {
-        let (layout, lambda) = (decider.layer.layout, decider.lambda());
-        self.best.clear();
-        self.best.extend_from_slice(of.candidates);
-        let (mut best, mut best_size) = (decide(of.latents, &mut self.best), TransformSize::Size16);
-        if layout.luma.is_none() {
-            return (best, best_size);
-        }
+        let lambda = decider.lambda();
         let with_size = |mut decision: Decision, size: TransformSize| {
-            if decision.count > 0 {
+            if decision.count > 0 && !known && decider.layer.layout.luma.is_some() {
                 let (left, top) = (chosen.sizes[of.place - 1], chosen.sizes[of.place - of.pitch]);
                 let [small, smallest] = flags(decider.layer.set(of.cell), left, top, size);
                 let mut bits = decider.costs.bit(small.0, small.1);
@@ -112,41 +71,32 @@ impl Trials {
             }
             decision
         };
-        best = with_size(best, best_size);
-        if luma(layout, of.candidates).count() < FEW {
-            return (best, best_size);
-        }
-        let (_, least_latent) = decider.limits();
-        let mut least = estimate_luma(decider, of.candidates);
-        let doubt = DOUBT * lambda * COST_ONE_BIT as f32;
-        for size in TransformSize::SMALL {
-            self.transform(decider, size, of, least_latent);
-            let estimate = estimate_luma(decider, &self.candidates);
-            if estimate > least + doubt {
-                continue;
-            }
-            least = least.min(estimate);
-            let decision = with_size(decide(&self.latents, &mut self.candidates), size);
-            if decision.total < best.total {
-                (best, best_size) = (decision, size);
+        let mut best = (Decision { bits: 0, total: f32::INFINITY, count: 0 }, TransformSize::Size16);
+        self.best.clear();
+        for (size, candidates) in candidates {
+            self.candidates.clear();
+            self.candidates.extend_from_slice(candidates);
+            let decision = with_size(decide(&mut self.candidates), size);
+            if decision.total < best.0.total {
+                best = (decision, size);
                 std::mem::swap(&mut self.best, &mut self.candidates);
             }
         }
-        (best, best_size)
+        best
     }
 }
 
-fn luma<'a>(layout: &'a NestedLayout, candidates: &'a [Candidate]) -> impl Iterator<Item = &'a Candidate> {
+pub(super) fn luma<'a>(layout: &'a NestedLayout, candidates: &'a [Candidate]) -> impl Iterator<Item = &'a Candidate> {
     candidates.iter().filter(|one| !layout.chroma[usize::from(one.i)])
 }
 
 /// Estimated cost of luma: squared error, less that of sending nothing, and weighted bits.
-fn estimate_luma(decider: &Decider<'_>, candidates: &[Candidate]) -> f32 {
+pub(super) fn estimate<'a>(decider: &Decider<'_>, luma: impl Iterator<Item = &'a Candidate>) -> f32 {
     let bit = decider.lambda() * COST_ONE_BIT as f32;
     let cost = |one: &Candidate| {
         let (x, k) = (f32::from(one.x.unsigned_abs()), one.k as f32);
         let error = x - k * decider.step as f32;
         (error * error - x * x + bit * (COEFFICIENT_BITS + DOUBLING_BITS * k.log2())).min(0.0)
     };
-    luma(decider.layer.layout, candidates).map(cost).sum()
+    luma.map(cost).sum()
 }

@@ -21,6 +21,18 @@ pub(super) struct ChosenLayer {
     pub sizes: Vec<Option<TransformSize>>,
 }
 
+impl ChosenLayer {
+    /// Sets the indices of all cells, of `coefficients` each, to zero.
+    pub fn clear(&mut self, coefficients: usize) {
+        for (place, extent) in self.extents.iter_mut().enumerate() {
+            // even an empty fill would touch memory that was never used
+            if *extent > 0 {
+                self.values[place * coefficients..][..usize::from(std::mem::take(extent))].fill(0);
+            }
+        }
+    }
+}
+
 /// What stays the same within a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layer<'a> {

@@ -9,6 +9,7 @@ use super::refine::Refiner;
 use super::step::{LayerSteps, Reconstruction};
 use super::{Estimate, NestedLayout, Rdo, TransformSize, motion};
 use crate::entropy::{BitCoder, Context, CostTable, RangeDecoder, RangeEncoder, Tables};
+use crate::pair::Pair;
 use crate::{Error, Result};
 
 /// What encoder and decoder share.
@@ -121,6 +122,7 @@ pub struct NestedEncoder {
     /// One for each layer.
     chosen: Vec<ChosenLayer>,
     work: Workspace,
+    pair: Pair,
     steps: LayerSteps,
 }
 
@@ -139,8 +141,14 @@ impl NestedEncoder {
             common,
             chosen: vec![chosen; layout.layers],
             work: Workspace::default(),
+            pair: Pair::single(),
             steps: LayerSteps::spaced(1, 0, 0),
         })
+    }
+
+    /// Examines latents on one or two of `threads` threads; the tokens are the same.
+    pub fn with_threads(self, threads: usize) -> Result<Self> {
+        Ok(Self { pair: Pair::new(threads, "elastictok-tokens")?, ..self })
     }
 
     /// Chooses all tokens of a block whose layers refine the same latents.
@@ -180,9 +188,9 @@ impl NestedEncoder {
         let (coarser, finer) = self.chosen.split_at_mut(layer.index);
         Ok(match (layer.prediction(), coarser.last()) {
             (Some(prediction), Some(base)) => {
-                Refiner { decider, prediction, base }.run(latents, &mut self.work, state, around, &mut finer[0])
+                Refiner { decider, prediction, base }.run(latents, &mut self.work, &self.pair, state, around, &mut finer[0])
             }
-            _ => decider.run(latents, &mut self.work, state, around, &mut finer[0]),
+            _ => decider.run(latents, &mut self.work, &self.pair, state, around, &mut finer[0]),
         })
     }
 

@@ -2,13 +2,16 @@
 //! The RDO quantiser of layer 0: the quantisation index of each coefficient, and the end of block of each cell, by
 //! rate-distortion optimisation. `refine.rs` has the other layers.
 
-use super::choose_size::{CellLatents, Decision, Trials};
+use super::candidates::{Candidates, Nothing};
+use super::choose_size::{Cell, Decision, Trials};
 use super::contexts::{Set, UNARY};
 use super::counts;
 use super::layer::{ChosenLayer, Layer};
 use super::neighbourhood::{BlockState, Neighbourhood};
 use super::step::Reconstruction;
+use super::transform::LumaGrid;
 use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
+use crate::pair::Pair;
 
 /// A coefficient below this many steps never gets a token.
 const HOPELESS: f32 = 0.6;
@@ -68,9 +71,7 @@ struct PricedIndex {
 /// Working memory, kept between blocks.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
-    pub candidates: Vec<Candidate>,
-    /// End of each cell's candidates.
-    pub ends: Vec<u32>,
+    pub candidates: Candidates,
     pub trials: Trials,
 }
 
@@ -102,27 +103,25 @@ impl<'a> Decider<'a> {
         &self,
         latents: &[i16],
         work: &mut Workspace,
+        pair: &Pair,
         state: &mut BlockState,
         around: &mut Neighbourhood,
         chosen: &mut ChosenLayer,
     ) -> Estimate {
         let layout = self.layer.layout;
         let c = layout.coefficients;
-        let mut estimate = Estimate::default();
         state.clear();
-        self.collect(latents, work, state, chosen, &mut estimate);
-        let mut first = 0;
+        chosen.clear(c);
+        work.candidates.find(self, latents, &Nothing, pair);
+        let [luma, chroma] = work.candidates.energies();
+        let mut estimate = Estimate { luma, chroma, ..Estimate::default() };
         for y in 0..layout.cells_y {
             for x in 0..layout.cells_x {
                 let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
-                let end = work.ends[cell] as usize;
-                let candidates = &work.candidates[first..end];
-                first = end;
-                let latents = &latents[cell * c..(cell + 1) * c];
-                let of = CellLatents { cell, place, pitch: state.pitch(), latents, candidates };
-                let (Decision { bits, count, .. }, size) = work
-                    .trials
-                    .run(self, of, chosen, |_, candidates| self.decide(cell, place, candidates, state, around, chosen));
+                let of = Cell { cell, place, pitch: state.pitch() };
+                let decide = |candidates: &mut [Candidate]| self.decide(cell, place, candidates, state, around, chosen);
+                let (Decision { bits, count, .. }, size) =
+                    work.trials.run(self, of, work.candidates.of(cell), false, chosen, decide);
                 state.counts[self.layer.index][place] = count;
                 chosen.sizes[place] = (count > 0).then_some(size);
                 estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
@@ -152,51 +151,32 @@ impl<'a> Decider<'a> {
         self.reconstruction.value(k, self.groups[i])
     }
 
-    /// Finds candidates, and sums up energies.
-    pub(super) fn collect(
-        &self,
-        latents: &[i16],
-        work: &mut Workspace,
-        state: &BlockState,
-        chosen: &mut ChosenLayer,
-        estimate: &mut Estimate,
-    ) {
+    /// Adds the candidates of one cell in 16x16, in token order. `x`: its latents. Returns the energies of luma and chroma.
+    pub(super) fn collect(&self, x: &[i16], candidates: &mut Vec<Candidate>) -> [f64; 2] {
         let layout = self.layer.layout;
-        let c = layout.coefficients;
         let (inverse, threshold) = self.limits();
-        work.candidates.clear();
-        work.ends.clear();
-        for (cell, x) in latents.chunks_exact(c).enumerate() {
-            let place = state.place(cell % layout.cells_x, cell / layout.cells_x);
-            let old = usize::from(std::mem::take(&mut chosen.extents[place]));
-            if old > 0 {
-                chosen.values[place * c..place * c + old].fill(0);
-            }
-            let first = work.candidates.len();
-            for run in &layout.runs {
-                let part = &x[run.range.clone()];
-                let sum = if run.chroma { &mut estimate.chroma } else { &mut estimate.luma };
-                for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
-                    let peak = peak(chunk);
-                    *sum += sum_squares(chunk, peak);
-                    if peak >= threshold {
-                        self.collect_chunk(chunk, ranks, threshold, inverse, &mut work.candidates);
-                    }
+        let (first, mut energies) = (candidates.len(), [0.0; 2]);
+        for run in &layout.runs {
+            let part = &x[run.range.clone()];
+            for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
+                let peak = peak(chunk);
+                energies[usize::from(run.chroma)] += sum_squares(chunk, peak);
+                if peak >= threshold {
+                    self.collect_chunk(chunk, ranks, threshold, inverse, candidates);
                 }
             }
-            let found = &mut work.candidates[first..];
-            found.sort_unstable_by_key(|one| one.i);
-            work.ends.push(work.candidates.len() as u32);
         }
+        candidates[first..].sort_unstable_by_key(|one| one.i);
+        energies
     }
 
-    /// The candidates of one cell's luma, in any order.
-    pub(super) fn collect_luma(&self, x: &[i16], candidates: &mut Vec<Candidate>) {
-        let layout = self.layer.layout;
+    /// The candidates of one cell's luma in a small transform size, in any order. `x`: as [`LumaGrid::forward`] left it.
+    pub(super) fn collect_luma(&self, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
         let (inverse, threshold) = self.limits();
-        for run in layout.runs.iter().filter(|run| !run.chroma) {
-            let (part, ranks) = (&x[run.range.clone()], &layout.ranks[run.range.clone()]);
-            self.collect_chunk(part, ranks, threshold, inverse, candidates);
+        for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
+            if peak(chunk) >= threshold {
+                self.collect_chunk(chunk, ranks, threshold, inverse, candidates);
+            }
         }
     }
 

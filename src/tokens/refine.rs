@@ -4,7 +4,9 @@
 //! A coefficient that is not zero in the layer before is assumed to have the value that it has there, but it may have any. Each
 //! layer of a drift-free stream has latents of its own: it may have to take back what a receiver of fewer layers needed.
 
-use super::choose_size::{CellLatents, Decision};
+use super::TransformSize;
+use super::candidates::{Before, SizedLatents};
+use super::choose_size::{Cell, Decision};
 use super::contexts::{MORE, Set};
 use super::counts;
 use super::layer::ChosenLayer;
@@ -12,6 +14,7 @@ use super::neighbourhood::{BlockState, Neighbourhood};
 use super::quantise::{Candidate, Decider, Estimate, Workspace};
 use super::step::Prediction;
 use crate::entropy::COST_ONE_BIT;
+use crate::pair::Pair;
 
 /// Decides on `decider.layer`, given the layer before.
 pub(super) struct Refiner<'a> {
@@ -33,41 +36,67 @@ struct PricedRefinement {
 }
 
 impl Refiner<'_> {
+    fn place(&self, cell: usize) -> usize {
+        let cells_x = self.decider.layer.layout.cells_x;
+        (cell / cells_x + 1) * (cells_x + 2) + cell % cells_x + 1
+    }
+}
+
+impl Before for Refiner<'_> {
+    fn size(&self, cell: usize) -> Option<TransformSize> {
+        self.base.sizes[self.place(cell)]
+    }
+
+    fn add_shown(&self, cell: usize, x: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize) {
+        let (layout, place) = (self.decider.layer.layout, self.place(cell));
+        let (c, large) = (layout.coefficients, candidates.len());
+        let shown = &self.base.values[place * c..place * c + usize::from(self.base.extents[place])];
+        let mut next = first;
+        for (i, _) in shown.iter().enumerate().filter(|(_, v)| **v != 0) {
+            while next < large && usize::from(candidates[next].i) < i {
+                next += 1;
+            }
+            if next == large || usize::from(candidates[next].i) != i {
+                candidates.push(Candidate { i: i as u16, x: x.get(layout, i).max(-i16::MAX), k: 0 });
+            }
+        }
+        if candidates.len() > large {
+            candidates[first..].sort_unstable_by_key(|one| one.i);
+        }
+    }
+}
+
+impl Refiner<'_> {
     /// Quantises all cells into `chosen`; `state` is left cleared.
     pub fn run(
         &self,
         latents: &[i16],
         work: &mut Workspace,
+        pair: &Pair,
         state: &mut BlockState,
         around: &mut Neighbourhood,
         chosen: &mut ChosenLayer,
     ) -> Estimate {
         let layout = self.decider.layer.layout;
-        let mut estimate = Estimate::default();
         state.clear();
-        self.decider.collect(latents, work, state, chosen, &mut estimate);
+        chosen.clear(layout.coefficients);
+        let Workspace { candidates, trials } = work;
+        candidates.find(&self.decider, latents, self, pair);
+        let [luma, chroma] = candidates.energies();
+        let mut estimate = Estimate { luma, chroma, ..Estimate::default() };
         for (place, &extent) in self.base.extents.iter().enumerate() {
             // the count of the layer before chooses contexts; its extent is close to that count
             state.counts[self.decider.layer.index - 1][place] = extent;
             state.extents[place] = extent;
         }
-        let mut first = 0;
-        let Workspace { candidates, ends, trials } = work;
         for y in 0..layout.cells_y {
             for x in 0..layout.cells_x {
                 let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
-                let end = ends[cell] as usize;
-                let latents = &latents[cell * layout.coefficients..(cell + 1) * layout.coefficients];
-                let of = CellLatents { cell, place, pitch: state.pitch(), latents, candidates: &candidates[first..end] };
-                first = end;
-                let decide = |x: &[i16], candidates: &mut Vec<Candidate>| {
-                    self.add_shown(place, x, candidates);
-                    self.decide(cell, place, candidates, state, around, chosen)
-                };
-                let (Decision { bits, count, .. }, size) = match self.base.sizes[place] {
-                    Some(size) => (trials.fix(&self.decider, size, of, decide), size),
-                    None => trials.run(&self.decider, of, chosen, decide),
-                };
+                let of = Cell { cell, place, pitch: state.pitch() };
+                let known = self.base.sizes[place].is_some();
+                let decide = |candidates: &mut [Candidate]| self.decide(cell, place, candidates, state, around, chosen);
+                let (Decision { bits, count, .. }, size) =
+                    trials.run(&self.decider, of, candidates.of(cell), known, chosen, decide);
                 state.counts[self.decider.layer.index][place] = count;
                 estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
                 self.keep(place, &trials.best, chosen, &mut estimate);
@@ -82,26 +111,6 @@ impl Refiner<'_> {
 
     fn assumed(&self, place: usize, i: usize) -> i32 {
         i32::from(self.prediction.assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
-    }
-
-    /// Adds coefficients that are not zero in the layer before to `candidates`, which are in token order. `x`: the cell's latents.
-    fn add_shown(&self, place: usize, x: &[i16], candidates: &mut Vec<Candidate>) {
-        let layout = self.decider.layer.layout;
-        let (c, large) = (layout.coefficients, candidates.len());
-        let shown = &self.base.values[place * c..place * c + usize::from(self.base.extents[place])];
-        let mut next = 0;
-        for (i, _) in shown.iter().enumerate().filter(|(_, v)| **v != 0) {
-            while next < large && usize::from(candidates[next].i) < i {
-                next += 1;
-            }
-            if next == large || usize::from(candidates[next].i) != i {
-                let x = x[usize::from(layout.slots[i])].max(-i16::MAX);
-                candidates.push(Candidate { i: i as u16, x, k: 0 });
-            }
-        }
-        if candidates.len() > large {
-            candidates.sort_unstable_by_key(|one| one.i);
-        }
     }
 
     /// Decides on a cell: every candidate gets its signed value.

@@ -34,12 +34,14 @@ pub enum TransformSize {
 }
 
 impl TransformSize {
+    /// By number.
+    pub(super) const ALL: [Self; 3] = [Self::Size16, Self::Size8, Self::Size4];
     /// Those that are not the graphs' own.
     pub(super) const SMALL: [Self; 2] = [Self::Size8, Self::Size4];
 
     /// By number: 0, 1 and 2 are 16x16, 8x8 and 4x4.
     pub fn from_number(number: i32) -> Option<Self> {
-        [Self::Size16, Self::Size8, Self::Size4].into_iter().find(|size| size.number() == number)
+        Self::ALL.into_iter().find(|size| size.number() == number)
     }
 
     /// See [`from_number`](Self::from_number).
@@ -68,8 +70,19 @@ pub(super) struct LumaGrid {
     slots: Vec<u16>,
     /// Of each coefficient in token order, its place in this order; [`OTHER`] for chroma.
     places: Vec<u16>,
+    /// Whether every frame's slots follow each other.
+    contiguous: bool,
+    /// The coefficients in token order by frame, u, v: as [`forward`](Self::forward) leaves them.
+    pub ranks: Vec<u16>,
     /// From 16x16 to the sizes of [`TransformSize::SMALL`].
-    small: [Floats; 2],
+    small: [Factored; 2],
+}
+
+/// Luma latents of 16x16 of one frame.
+#[derive(Debug, Clone)]
+pub(super) struct Plane {
+    rows: Rows,
+    energy: f32,
 }
 
 /// Not a place in the grid.
@@ -94,33 +107,54 @@ impl LumaGrid {
             slots_of[place] = slots[i];
             places[i] = place as u16;
         }
-        Some(Self { slots: slots_of, places, small: [Floats::new(&TO_8), Floats::new(&TO_4)] })
+        let mut ranks = vec![0; count];
+        for (i, &place) in places.iter().enumerate().filter(|(_, place)| **place != OTHER) {
+            ranks[transposed(usize::from(place))] = i as u16;
+        }
+        let contiguous = slots_of.chunks_exact(PLANE).all(|frame| frame.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+        Some(Self { slots: slots_of, places, contiguous, ranks, small: [Factored::to_8(), Factored::to_4()] })
     }
 
-    /// Turns a cell's latents in the graph's order into those of `size`. Frames in which none can come out with a magnitude of `least` or
-    /// more may stay as they are.
-    pub fn forward(&self, size: TransformSize, latents: &mut [i16], least: i16) {
-        let matrix = match size {
-            TransformSize::Size16 => return,
-            TransformSize::Size8 => &self.small[0],
-            TransformSize::Size4 => &self.small[1],
-        };
+    /// Takes a cell's latents in the graph's order, for [`forward`](Self::forward).
+    pub fn load(&self, latents: &[i16], planes: &mut Vec<Plane>) {
+        planes.clear();
         for slots in self.slots.chunks_exact(PLANE) {
             let mut plane = [0; PLANE];
-            let mut energy = 0i64;
-            for (to, slot) in plane.iter_mut().zip(slots) {
-                *to = latents[usize::from(*slot)].max(-i16::MAX);
-                energy += i64::from(i32::from(*to) * i32::from(*to));
+            if self.contiguous {
+                plane.copy_from_slice(&latents[usize::from(slots[0])..][..PLANE]);
+            } else {
+                plane.iter_mut().zip(slots).for_each(|(to, slot)| *to = latents[usize::from(*slot)]);
             }
-            // the transforms are orthonormal, but for what rounding adds
-            if energy < i64::from(least.saturating_sub(ROUNDING).max(0)).pow(2) {
-                continue;
+            let mut rows = [[0f32; N]; N];
+            let mut squares = [0f32; N];
+            for (row, latents) in rows.iter_mut().zip(plane.chunks_exact(N)) {
+                row.iter_mut().zip(latents).for_each(|(to, x)| *to = f32::from((*x).max(-i16::MAX)));
+                squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += *x * *x);
             }
-            apply(matrix, &mut plane);
-            for (from, slot) in plane.iter().zip(slots) {
-                latents[usize::from(*slot)] = *from;
+            planes.push(Plane { rows, energy: squares.iter().sum() });
+        }
+    }
+
+    /// Turns a cell's latents into those of `size`, which is not 16x16; they are in the order of [`ranks`](Self::ranks). Frames in which
+    /// none comes out with a magnitude of `least` or more may be left zero, but for the constant term.
+    pub fn forward(&self, size: TransformSize, planes: &[Plane], least: i16, latents: &mut Vec<i16>) {
+        let matrix = &self.small[usize::from(size == TransformSize::Size4)];
+        latents.clear();
+        latents.resize(planes.len() * PLANE, 0);
+        // the transforms are orthonormal, but for what rounding adds
+        let enough = f32::from(least.saturating_sub(ROUNDING).max(0)).powi(2);
+        for (out, plane) in latents.chunks_exact_mut(PLANE).zip(planes) {
+            if plane.energy < enough {
+                out[0] = plane.rows[0][0] as i16;
+            } else {
+                apply(matrix, &plane.rows, out);
             }
         }
+    }
+
+    /// The latent that [`forward`](Self::forward) gave the coefficient with this index in token order; `None` for chroma.
+    pub fn latent(&self, latents: &[i16], i: usize) -> Option<i16> {
+        self.has(i).then(|| latents[transposed(usize::from(self.places[i]))])
     }
 
     /// Adds to a cell's latents, zero so far, those of 16x16 luma blocks that `coefficients` of `size` stand for: pairs of an index in
@@ -162,39 +196,84 @@ fn rounded(sum: i32) -> i16 {
     ((sum + (1 << (FRACTION - 1))) >> FRACTION).clamp(-i32::from(i16::MAX), i32::from(i16::MAX)) as i16
 }
 
-/// `plane` = M * plane * transposed M, rounded. Only encoders do this, so floating point will do; it is faster.
-fn apply(matrix: &Floats, plane: &mut [i16; PLANE]) {
-    let rows: [[f32; N]; N] = std::array::from_fn(|v| std::array::from_fn(|u| f32::from(plane[v * N + u])));
-    let mut columns = [[0f32; N]; N];
-    for (out, factors) in columns.iter_mut().zip(&matrix.rows) {
-        for (factor, row) in factors.iter().zip(&rows).filter(|(factor, _)| **factor != 0.0) {
-            out.iter_mut().zip(row).for_each(|(sum, x)| *sum += factor * x);
-        }
-    }
-    for (out, row) in plane.chunks_exact_mut(N).zip(&columns) {
-        let mut sums = [0f32; N];
-        for (x, factors) in row.iter().zip(&matrix.columns) {
-            sums.iter_mut().zip(factors).for_each(|(sum, factor)| *sum += factor * x);
-        }
-        let limit = f32::from(i16::MAX);
-        out.iter_mut().zip(sums).for_each(|(x, sum)| *x = (sum + 0.5f32.copysign(sum)).clamp(-limit, limit) as i16);
+/// Rows of a plane.
+type Rows = [[f32; N]; N];
+
+/// Of a place by frame, v, u, that by frame, u, v.
+fn transposed(place: usize) -> usize {
+    place / PLANE * PLANE + place % N * N + place % PLANE / N
+}
+
+fn transpose(rows: &Rows) -> Rows {
+    std::array::from_fn(|u| std::array::from_fn(|v| rows[v][u]))
+}
+
+/// `out` = M * `rows` * transposed M, rounded and transposed. Only encoders do this, so floating point will do; it is faster.
+fn apply(matrix: &Factored, rows: &Rows, out: &mut [i16]) {
+    // added to a smaller number, it leaves that number rounded in the low bits
+    const ROUND: f32 = 12_582_912.0;
+    const LIMIT: f32 = i16::MAX as f32;
+    let columns = matrix.times(&transpose(&matrix.times(rows)));
+    for (out, row) in out.chunks_exact_mut(N).zip(&columns) {
+        out.iter_mut().zip(row).for_each(|(to, x)| *to = (x.clamp(-LIMIT, LIMIT) + ROUND).to_bits() as i16);
     }
 }
 
-/// A matrix and its transpose.
+/// A matrix as the product of a sparser one and butterflies: blocks that mirror each other share the even and the odd columns.
 #[derive(Debug, Clone)]
-struct Floats {
-    rows: [[f32; N]; N],
-    columns: [[f32; N]; N],
+struct Factored {
+    /// End of each row's entries.
+    ends: [usize; N],
+    /// Column and factor.
+    entries: Vec<(usize, f32)>,
+    /// Pairs of rows that are replaced by their sum and their difference, in order.
+    butterflies: Vec<[usize; 2]>,
 }
 
-impl Floats {
-    fn new(matrix: &Matrix) -> Self {
-        let at = |i: usize, k: usize| f32::from(matrix[i][k]) / (1 << FRACTION) as f32;
-        Self {
-            rows: std::array::from_fn(|i| std::array::from_fn(|k| at(i, k))),
-            columns: std::array::from_fn(|k| std::array::from_fn(|i| at(i, k))),
+impl Factored {
+    fn to_8() -> Self {
+        Self::new(&TO_8, (1..8).map(|k| [2 * k, 2 * k + 1]).collect())
+    }
+
+    fn to_4() -> Self {
+        let inner = (1..4).map(|k| if k % 2 == 0 { [4 * k, 4 * k + 1] } else { [4 * k + 3, 4 * k + 2] });
+        let outer = (1..4).flat_map(|k| [[4 * k, 4 * k + 3], [4 * k + 1, 4 * k + 2]]);
+        Self::new(&TO_4, inner.chain(outer).collect())
+    }
+
+    fn new(matrix: &Matrix, butterflies: Vec<[usize; 2]>) -> Self {
+        let mut rows = matrix.map(|row| row.map(|factor| f32::from(factor) / (1 << FRACTION) as f32));
+        for &[a, b] in butterflies.iter().rev() {
+            let (x, y) = (rows[a], rows[b]);
+            rows[a] = std::array::from_fn(|k| (x[k] + y[k]) / 2.0);
+            rows[b] = std::array::from_fn(|k| (x[k] - y[k]) / 2.0);
         }
+        let (mut ends, mut entries) = ([0; N], Vec::new());
+        for (end, row) in ends.iter_mut().zip(&rows) {
+            entries.extend(row.iter().copied().enumerate().filter(|(_, factor)| *factor != 0.0));
+            *end = entries.len();
+        }
+        Self { ends, entries, butterflies }
+    }
+
+    /// M * `rows`.
+    fn times(&self, rows: &Rows) -> Rows {
+        let mut out = [[0f32; N]; N];
+        let mut first = 0;
+        for (out, end) in out.iter_mut().zip(self.ends) {
+            let mut sums = [0f32; N];
+            for &(k, factor) in &self.entries[first..end] {
+                sums.iter_mut().zip(&rows[k % N]).for_each(|(sum, x)| *sum += factor * x);
+            }
+            *out = sums;
+            first = end;
+        }
+        for &[a, b] in &self.butterflies {
+            let (x, y) = (out[a % N], out[b % N]);
+            out[a % N] = std::array::from_fn(|k| x[k] + y[k]);
+            out[b % N] = std::array::from_fn(|k| x[k] - y[k]);
+        }
+        out
     }
 }
 
@@ -330,6 +409,23 @@ mod tests {
         }
     }
 
+    fn forward(matrix: &Factored, plane: &mut [i16; PLANE]) {
+        let mut out = [0; PLANE];
+        let rows = std::array::from_fn(|v| std::array::from_fn(|u| f32::from(plane[v * N + u])));
+        apply(matrix, &rows, &mut out);
+        *plane = std::array::from_fn(|place| out[transposed(place)]);
+    }
+
+    #[test]
+    fn factored_matrices_are_sparse_and_the_same() {
+        let unit: Rows = std::array::from_fn(|v| std::array::from_fn(|u| f32::from(u8::from(u == v))));
+        for (matrix, factored, most) in [(&TO_8, Factored::to_8(), 72), (&TO_4, Factored::to_4(), 79)] {
+            let expected = matrix.map(|row| row.map(|factor| f32::from(factor) / 4096.0));
+            assert_eq!(factored.times(&unit), expected);
+            assert!(factored.entries.len() <= most, "{} products", factored.entries.len());
+        }
+    }
+
     #[test]
     fn matrices_are_the_rounded_products_of_bases() {
         let whole = dct(N);
@@ -397,10 +493,10 @@ mod tests {
         };
         let whole: Vec<[f64; N]> = dct(N).into_iter().map(|f| f.try_into().expect("16")).collect();
         let latents = transform(&whole);
-        for (m, matrix) in [(8, &TO_8), (4, &TO_4)] {
+        for (m, matrix, factored) in [(8, &TO_8, Factored::to_8()), (4, &TO_4, Factored::to_4())] {
             let mut plane: [i16; PLANE] = std::array::from_fn(|p| latents[p].round() as i16);
             let before = plane;
-            apply(&Floats::new(matrix), &mut plane);
+            forward(&factored, &mut plane);
             let expected = transform(&block_functions(m));
             assert!(plane.iter().zip(&expected).all(|(a, b)| (f64::from(*a) - b).abs() < 4.0));
             apply_transposed(matrix, &mut plane);
@@ -410,12 +506,12 @@ mod tests {
 
     #[test]
     fn constant_terms_are_the_same_in_all_sizes() {
-        for matrix in [&TO_8, &TO_4] {
+        for (matrix, factored) in [(&TO_8, Factored::to_8()), (&TO_4, Factored::to_4())] {
             for value in [-32767, -1, 0, 5, 32767] {
                 let mut plane = [0; PLANE];
                 plane[0] = value;
                 let before = plane;
-                apply(&Floats::new(matrix), &mut plane);
+                forward(&factored, &mut plane);
                 assert_eq!(plane, before);
                 apply_transposed(matrix, &mut plane);
                 assert_eq!(plane, before);

@@ -95,7 +95,7 @@ impl NestedBlocks {
             analyser: Analyser::new(&geometry, block_length, threads)?,
             finest: CodingLoop::open(&config, &geometry)?,
             base: Vec::new(),
-            tokens: NestedEncoder::new(&layout, &tables)?,
+            tokens: NestedEncoder::new(&layout, &tables)?.with_threads(threads)?,
             layers,
             drift_free: config.drift_free,
             group_depth: 1,

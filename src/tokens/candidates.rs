@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the encoder decides on: the coefficients of every cell that may get tokens, in every transform size that may be best. None of it
+//! depends on what was decided before, so two bands of cells are examined in parallel.
+
+use std::ops::Range;
+
+use super::choose_size::{DOUBT, FEW, estimate, luma};
+use super::quantise::{Candidate, Decider};
+use super::transform::{LumaGrid, Plane};
+use super::{NestedLayout, TransformSize};
+use crate::entropy::COST_ONE_BIT;
+use crate::pair::Pair;
+
+/// A cell's latents in one transform size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SizedLatents<'a> {
+    /// Of 16x16 in the graph's order.
+    whole: &'a [i16],
+    /// Luma of a smaller size.
+    small: Option<(&'a LumaGrid, &'a [i16])>,
+}
+
+impl SizedLatents<'_> {
+    /// The latent of coefficient `i` in token order.
+    pub fn get(&self, layout: &NestedLayout, i: usize) -> i16 {
+        let small = self.small.and_then(|(grid, latents)| grid.latent(latents, i));
+        small.unwrap_or_else(|| self.whole[usize::from(layout.slots[i])])
+    }
+}
+
+/// What the layers before say of a cell.
+pub(super) trait Before: Sync {
+    /// The cell's transform size, if it has one.
+    fn size(&self, cell: usize) -> Option<TransformSize>;
+
+    /// Adds coefficients that are not zero to the cell's candidates, which are in token order from `first` on.
+    fn add_shown(&self, cell: usize, latents: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize);
+}
+
+/// There is no layer before.
+pub(super) struct Nothing;
+
+impl Before for Nothing {
+    fn size(&self, _: usize) -> Option<TransformSize> {
+        None
+    }
+
+    fn add_shown(&self, _: usize, _: SizedLatents<'_>, _: &mut Vec<Candidate>, _: usize) {}
+}
+
+/// Candidates of all cells.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    bands: [Band; 2],
+}
+
+/// Candidates of a cell in the sizes of `TransformSize`, where they are worth a trial.
+type Sizes = [Option<Range<usize>>; 3];
+
+#[derive(Debug, Default)]
+struct Band {
+    candidates: Vec<Candidate>,
+    cells: Vec<Sizes>,
+    /// Energies.
+    luma: f64,
+    chroma: f64,
+    /// Luma of a cell: of 16x16, and of another size.
+    planes: Vec<Plane>,
+    small: Vec<i16>,
+}
+
+impl Candidates {
+    /// Examines the latents of all cells.
+    pub fn find(&mut self, decider: &Decider<'_>, latents: &[i16], before: &impl Before, pair: &Pair) {
+        let layout = decider.layer.layout;
+        let half = layout.cells().div_ceil(2);
+        let (upper, lower) = latents.split_at(half * layout.coefficients);
+        let [a, b] = &mut self.bands;
+        pair.run(|| a.find(decider, upper, 0, before), || b.find(decider, lower, half, before));
+    }
+
+    /// Energies of luma and chroma.
+    pub fn energies(&self) -> [f64; 2] {
+        let [a, b] = &self.bands;
+        [a.luma + b.luma, a.chroma + b.chroma]
+    }
+
+    /// Of one cell: each size that is worth a trial, with its candidates in token order.
+    pub fn of(&self, cell: usize) -> impl Iterator<Item = (TransformSize, &[Candidate])> {
+        let half = self.bands[0].cells.len();
+        let (band, cell) = if cell < half { (&self.bands[0], cell) } else { (&self.bands[1], cell - half) };
+        let sizes = TransformSize::ALL.into_iter().zip(&band.cells[cell]);
+        sizes.filter_map(move |(size, own)| Some((size, &band.candidates[own.clone()?])))
+    }
+}
+
+impl Band {
+    fn find(&mut self, decider: &Decider<'_>, latents: &[i16], first_cell: usize, before: &impl Before) {
+        self.candidates.clear();
+        self.cells.clear();
+        (self.luma, self.chroma) = (0.0, 0.0);
+        for (n, latents) in latents.chunks_exact(decider.layer.layout.coefficients).enumerate() {
+            let sizes = self.find_cell(decider, latents, first_cell + n, before);
+            self.cells.push(sizes);
+        }
+    }
+
+    fn find_cell(&mut self, decider: &Decider<'_>, whole: &[i16], cell: usize, before: &impl Before) -> Sizes {
+        let layout = decider.layer.layout;
+        let Self { candidates, luma: luma_energy, chroma: chroma_energy, planes, small, .. } = self;
+        let start = candidates.len();
+        let [a, b] = decider.collect(whole, candidates);
+        *luma_energy += a;
+        *chroma_energy += b;
+        let known = before.size(cell);
+        let few = luma(layout, &candidates[start..]).count() < FEW;
+        let mut least = if known.is_none() && !few { estimate(decider, luma(layout, &candidates[start..])) } else { 0.0 };
+        before.add_shown(cell, SizedLatents { whole, small: None }, candidates, start);
+        let end = candidates.len();
+        let mut sizes: Sizes = [Some(start..end), None, None];
+        let grid = match (&layout.luma, known) {
+            (Some(grid), None) if !few => grid,
+            (Some(grid), Some(TransformSize::Size8 | TransformSize::Size4)) => grid,
+            _ => return sizes,
+        };
+        grid.load(whole, planes);
+        let threshold = if known.is_some() { 0 } else { decider.limits().1 };
+        let doubt = DOUBT * decider.lambda() * COST_ONE_BIT as f32;
+        for size in TransformSize::SMALL {
+            if known.is_some_and(|known| known != size) {
+                continue;
+            }
+            grid.forward(size, planes, threshold, small);
+            let first = candidates.len();
+            decider.collect_luma(grid, small, candidates);
+            if known.is_none() {
+                let estimate = estimate(decider, candidates[first..].iter());
+                if estimate > least + doubt {
+                    candidates.truncate(first);
+                    continue;
+                }
+                least = least.min(estimate);
+            }
+            for n in start..end {
+                let one = candidates[n];
+                if layout.chroma[usize::from(one.i)] {
+                    candidates.push(one);
+                }
+            }
+            candidates[first..].sort_unstable_by_key(|one| one.i);
+            before.add_shown(cell, SizedLatents { whole, small: Some((grid, small)) }, candidates, first);
+            sizes[1 + usize::from(size == TransformSize::Size4)] = Some(first..candidates.len());
+        }
+        if known.is_some() {
+            sizes[0] = None;
+        }
+        sizes
+    }
+}
