@@ -67,6 +67,7 @@ class ElasticTok:
         self.model = ["--model", model] if model else []
         manifest = Path(model) if model and model != "builtin" else ROOT / "onnx/models/builtin"
         kind = json.loads((manifest / "bundle.json").read_text())
+        self.block_length = kind["block_length"]
         self.layers = 4 if kind["bottleneck"]["kind"] == "nested" else len(kind["layers"])
 
     def encode(self, clip: Path, stream: Path, target: float, layers: int = 1):
@@ -77,9 +78,12 @@ class ElasticTok:
         """Points of the stream thinned to one layer, two, and so on."""
         thin, points = work / "t.etok", []
         for layers in range(1, self.layers + 1):
-            run(CODEC, "thin", stream, thin, layers)
+            self.thin(stream, thin, layers)
             points.append(self.point(thin, source, work))
         return points
+
+    def thin(self, stream: Path, thinned: Path, layers: int, from_block: int = 0):
+        run(CODEC, "thin", stream, thinned, layers, "--from-block", from_block)
 
     def decode(self, stream: Path, decoded: Path):
         run(CODEC, "decode", stream, decoded, *self.model)

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The rungs of ElasticTok's streams: how far apart they are, and what they cost.
 
-usage: ladder.py [--out TABLE.md] [--plot PLOT.png] [--frames N] [--targets DB,..] [--model DIR] [--codec CODEC] CLIP...
+usage: ladder.py [--out PAGE.md] [--plot PLOT.png] [--frames N] [--targets DB,..] [--model DIR] [--codec CODEC] CLIP...
 A stream of up to four layers is encoded at each target, thinned to every number of layers and decoded. Each rung is compared with
 streams of one layer at the same quality (piecewise cubic through a curve of those, of the logarithm of the rate over dB); simulcast is
-the sum of such streams, one for each rung. Rates are those of whole files, quality is luma PSNR, mean of the frames' dB. The exit status is 1 where a
+the sum of such streams, one for each rung. A receiver that goes down decodes the first half of the frames whole and the others at a
+lower rung, without a key block between; it is compared with a receiver that had that rung from the beginning. Rates are those of whole files, quality is luma PSNR, mean of the frames' dB. The exit status is 1 where a
 bar is missed."""
 import argparse
 import os
@@ -18,8 +19,9 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 import encoders
+import y4m
 
-CURVE = (24, 27, 30, 33, 36, 39, 42, 45, 48)
+CURVE = (24, 27, 30, 33, 36, 39, 42, 45)
 RUNGS, APART, MEAN_BAR, WHOLE_BAR, WORST_BAR = 4, (1.8, 2.7), 12.0, 12.0, 30.0
 
 
@@ -37,11 +39,28 @@ class Single:
         return float(np.exp(self.log(quality))) if self.range[0] <= quality <= self.range[1] else None
 
 
+def after_going_down(etok: encoders.ElasticTok, stream: Path, source: y4m.Video, rungs: int, work: Path) -> list:
+    """[(mean, least)] of the frames after a receiver went down from all layers to 1, 2, ..: how many dB it is above one that had so many
+    layers from the beginning. The clip, of up to 240 frames, is one group."""
+    length = etok.block_length
+    block = len(source.frames) // (2 * length)
+    made, thin, decoded = [], work / "d.etok", work / "d.y4m"
+    for layers in range(1, rungs):
+        sides = []
+        for begin in (0, block):
+            etok.thin(stream, thin, layers, begin)
+            etok.decode(thin, decoded)
+            sides.append(y4m.luma_psnr(source, y4m.read(decoded))[block * length:])
+        above = sides[1] - sides[0]
+        made.append((float(np.mean(above)), float(np.min(above))))
+    return made
+
+
 def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | None) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         clip, source = encoders.load(path, work, frames)
-        stream, curve, ladders = work / "o.etok", [], []
+        stream, curve, ladders, down = work / "o.etok", [], [], []
         for target in CURVE:
             etok.encode(clip, stream, target)
             curve.append(etok.point(stream, source, work))
@@ -49,14 +68,15 @@ def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | 
             etok.encode(clip, stream, target, RUNGS)
             points = etok.ladder(stream, source, work)
             ladders.append([p for i, p in enumerate(points) if p not in points[:i]])
+            down.append(after_going_down(etok, stream, source, len(ladders[-1]), work))
     single = Single(curve)
     result = []
-    for target, rungs in zip(targets, ladders):
+    for target, rungs, after in zip(targets, ladders, down):
         alone = [single.rate(q) for _, q in rungs]
         over = [100 * (r / a - 1) if a else None for (r, _), a in zip(rungs, alone)]
         simulcast = 100 * (sum(alone) / alone[-1] - 1) if all(alone) else None
         result.append({"target": target, "rungs": rungs, "over": over, "simulcast": simulcast,
-                       "apart": [b[0] / a[0] for a, b in zip(rungs, rungs[1:])]})
+                       "apart": [b[0] / a[0] for a, b in zip(rungs, rungs[1:])], "down": after})
     print(path.stem, [[o and round(o, 1) for o in r["over"]] for r in result], file=sys.stderr, flush=True)
     return {"curve": curve, "ladders": result}
 
@@ -83,15 +103,32 @@ def bars(results: dict) -> list:
 
 def table(results: dict) -> str:
     percent = lambda o: "-" if o is None else f"{o:+.1f} %"
-    lines = ["Rungs as dB, and bits above a stream of one layer at equal dB (-: outside that curve):", "",
-             "| clip | target | " + " | ".join(f"rung {i + 1}" for i in range(RUNGS)) + " | rates apart | simulcast |", "| --- |" + " --- |" * (RUNGS + 3)]
+    lines = ["Rungs as dB, and bits above a stream of one layer at equal dB (-: outside that curve). *Rates apart*: of neighbouring rungs. *Simulcast*: bits of streams of one layer at "
+             "the same rungs above the finest of them. *Down to*: a receiver of the whole stream that goes down to the rung in the middle of a group, in dB above one that had the rung from the beginning; mean over the rest of the group.", "",
+             "| clip | target | " + " | ".join(f"rung {i + 1}" for i in range(RUNGS)) + " | rates apart | simulcast | down to rung 1, 2, .. |", "| --- |" + " --- |" * (RUNGS + 4)]
     for name, clip in results.items():
         for r in clip["ladders"]:
             rungs = [f"{q:.1f}, {percent(o)}" for (_, q), o in zip(r["rungs"], r["over"])]
             rungs += [""] * (RUNGS - len(rungs))
-            lines.append(f"| {name} | {r['target']:g} dB | " + " | ".join(rungs) + " | " + ", ".join(f"{a:.2f}" for a in r["apart"]) + f" | {percent(r['simulcast'])} |")
+            lines.append(f"| {name} | {r['target']:g} dB | " + " | ".join(rungs) + " | " + ", ".join(f"{a:.2f}" for a in r["apart"]) + f" | {percent(r['simulcast'])} | " + ", ".join(f"{d:+.1f}" for d, _ in r["down"]) + " |")
     lines += ["", "Requirements:", ""] + [f"- {'met' if met else '**MISSED**'}: {text}" for text, met in bars(results)]
+    every = [d for clip in results.values() for r in clip["ladders"] for d in r["down"]]
+    if every:
+        lines += ["", f"A receiver that goes down in the middle of a group is {np.mean([m for m, _ in every]):+.2f} dB above one that had the rung from the "
+                  f"beginning, mean over the rest of the group; {min(m for m, _ in every):+.2f} dB on the worst clip, {min(w for _, w in every):+.1f} dB in the worst frame. "
+                  "From the next key block on both have the same picture."]
     return "\n".join(lines) + "\n"
+
+
+def page(results: dict, a: argparse.Namespace) -> str:
+    options = "".join(f" --{k} {v}" for k, v in (("out", a.out), ("plot", a.plot), ("frames", a.frames), ("targets", a.targets), ("model", a.model)) if v)
+    of = f"the first {a.frames} frames of each clip" if a.frames else "whole clips"
+    text = (f"# Rungs\n\nA stream of {RUNGS} layers, thinned to every number of them: how far the rungs are apart, and what they cost. Made by\n\n"
+            f"    benches/ladder.py{options} CLIP...\n\non {of}. Rates are those of whole files; quality is luma PSNR, mean of the frames' dB. A stream has fewer rungs where "
+            "its coarsest layers would be too coarse for its quality.\n\n")
+    if a.plot:
+        text += f"![Rate and PSNR of rungs and of streams of one layer]({os.path.relpath(a.plot, a.out.parent if a.out else '.')})\n\n"
+    return text + table(results)
 
 
 def plot(path: Path, results: dict):
@@ -105,7 +142,8 @@ def plot(path: Path, results: dict):
         for r in clip["ladders"]:
             axis.plot(*zip(*r["rungs"]), marker="o", markersize=4, label=f"rungs of one stream, {r['target']:g} dB")
         axis.set(xscale="log", xlabel="bit/pixel", ylabel="luma PSNR, dB", title=name)
-        axis.grid(alpha=0.3)
+        axis.xaxis.set_minor_formatter("")
+        axis.grid(alpha=0.3, which="both")
     for axis in axes.ravel()[len(results):]:
         axis.set_axis_off()
     axes[0, 0].legend(fontsize=7)
@@ -131,10 +169,10 @@ def main():
     etok, targets = encoders.ElasticTok(a.model), [float(t) for t in a.targets.split(",")]
     with ThreadPoolExecutor(a.jobs) as pool:
         results = dict(zip([c.stem for c in a.clips], pool.map(lambda c: measure(c, etok, targets, a.frames), a.clips)))
-    text = table(results)
-    (a.out.write_text if a.out else print)(text)
     if a.plot:
         plot(a.plot, results)
+    text = page(results, a)
+    (a.out.write_text if a.out else print)(text)
     sys.exit(not all(met for _, met in bars(results)))
 
 

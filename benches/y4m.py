@@ -111,6 +111,11 @@ def frame_psnr(form: Format, a: np.ndarray, b: np.ndarray) -> list:
     return [10 * np.log10(65025 / max(float(d[i:j].mean()), 1e-3)) for i, j in zip(bounds, bounds[1:])]
 
 
+def luma_psnr(a: Video, b: Video) -> np.ndarray:
+    """Luma PSNR of each frame in dB."""
+    return np.array([frame_psnr(a.format, x, y)[0] for x, y in zip(a.frames, b.frames)])
+
+
 def psnr(a: Video, b: Video) -> tuple:
     """Mean over frames of each plane's PSNR in dB: (Y, U, V). Both must have as many frames, of one size."""
     if a.frames.shape != b.frames.shape:

@@ -342,10 +342,47 @@ fn coarse_quantisers_leave_coarse_layers_out() {
     let depth = |target_psnr: f64| {
         let mut e = encoder(LiveSettings { target_psnr, ..Default::default() }, SearchMethod::Regression, 0);
         let packets = encode(&mut e, 2);
-        4 - Block::parse(&packets[0].0.data, 2).unwrap().header().left_out
+        let left_out = Block::parse(&packets[0].0.data, 2).unwrap().header().left_out;
+        assert_eq!(
+            (e.stats().left_out_layers, e.stats().block_layers),
+            (left_out.into(), (4 - left_out).into()),
+            "{target_psnr} dB"
+        );
+        4 - left_out
     };
     let depths = [22.0, 28.0, 32.0, 46.0].map(depth);
     assert!(depths.is_sorted() && depths[0] == 1 && depths[3] == 4, "{depths:?}");
+}
+
+#[test]
+fn statistics_have_the_rates_of_the_layers() {
+    let live = LiveSettings { target_psnr: 42.0, ..Default::default() };
+    let mut e = encoder(live, SearchMethod::Regression, 0);
+    let mut decoders = [decoder(&e, None), decoder(&e, Some(2))];
+    assert_eq!(
+        (e.stats().layer_bitrates.as_slice(), decoders[1].stats().layer_bitrates.as_slice()),
+        (&[0.0; 4][..], &[0.0; 4][..])
+    );
+    let packets = encode(&mut e, 60);
+    // 13 blocks of 0.08 s are the fewest that make a second.
+    let mut rates = [0.0; 4];
+    for (packet, _) in &packets[packets.len() - 13..] {
+        let mut before = Block::parse(&packet.data, 2).unwrap().header_bytes();
+        for (layers, rate) in (1..).zip(&mut rates) {
+            let end = thin(&packet.data, layers).unwrap().len();
+            *rate += (end - before) as f64 * 8.0 / (13.0 * 0.08);
+            before = end;
+        }
+    }
+    let close = |rates: &[f64], of: &[f64]| rates.len() == of.len() && rates.iter().zip(of).all(|(a, b)| (a - b).abs() < 1e-3);
+    assert!(rates[0] > 1e3 && close(&e.stats().layer_bitrates, &rates), "{:?} and {rates:?}", e.stats().layer_bitrates);
+    for (packet, _) in &packets {
+        decoders.iter_mut().for_each(|d| drop(d.decode(&packet.data, None).unwrap()));
+    }
+    let [all, two] = decoders.each_ref().map(|d| d.stats());
+    assert!(close(&all.layer_bitrates, &rates), "{:?}", all.layer_bitrates);
+    assert!(close(&two.layer_bitrates, &[rates[0], rates[1], 0.0, 0.0]), "{:?}", two.layer_bitrates);
+    assert_eq!((all.block_layers, two.block_layers, two.left_out_layers), (e.stats().block_layers, 2, e.stats().left_out_layers));
 }
 
 #[test]

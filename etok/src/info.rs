@@ -62,12 +62,19 @@ struct Blocks {
     key: u64,
     decodable: u64,
     frames_per_block: u8,
+    /// Layers that a block of the stream may have.
+    layers: u8,
+    /// Layers that the last block has, and those it left out since they would be too coarse for its quality.
+    last_layers: usize,
+    last_left_out: u8,
 }
 
 #[derive(serde::Serialize)]
 struct Layer {
     bits: u64,
     share: f64,
+    /// kbit/s of this layer alone.
+    kbps: Option<f64>,
     /// kbit/s of the stream cut to this layer and those before it; without what the byte stream adds.
     cumulative_kbps: Option<f64>,
 }
@@ -137,6 +144,9 @@ fn summary<'a>(file: &'a str, stream: &'a Stream) -> Summary<'a> {
             key: key_blocks(stream),
             decodable: stream.blocks.iter().filter(|b| b.decodes).count() as u64,
             frames_per_block: h.block_length,
+            layers: h.layers,
+            last_layers: stream.blocks.last().map_or(0, |b| b.layers.len()),
+            last_left_out: stream.blocks.last().map_or(0, |b| b.left_out),
         },
         layers: bytes
             .iter()
@@ -144,6 +154,7 @@ fn summary<'a>(file: &'a str, stream: &'a Stream) -> Summary<'a> {
             .map(|(i, &b)| Layer {
                 bits: b * 8,
                 share: b as f64 / all as f64,
+                kbps: (stream.duration() > 0.0).then(|| b as f64 * 8e-3 / stream.duration()),
                 cumulative_kbps: cumulative.as_ref().map(|c| c[i]),
             })
             .collect(),
@@ -207,16 +218,25 @@ fn table(file: &str, stream: &Stream) -> Result<String, std::fmt::Error> {
             if keys > 1 { format!(", one every {}", text::duration(stream.duration() / keys as f64)) } else { String::new() }
         ),
     )?;
+    if let Some(last) = stream.blocks.last() {
+        let why = match last.left_out {
+            0 => String::new(),
+            n => format!(", {n} left out as too coarse for this quality"),
+        };
+        row("layers", format!("up to {}; in the last block {}{why}", h.layers, last.layers.len()))?;
+    }
     let bytes = stream.layer_bytes();
     let all = bytes.iter().sum::<u64>().max(1) as f64;
     let cumulative = cumulative_kbps(stream);
     for (i, &b) in bytes.iter().enumerate() {
+        let own =
+            cumulative.as_ref().map_or(String::new(), |_| format!(", {}", text::bitrate(b as f64 * 8e-3 / stream.duration())));
         let cut = match &cumulative {
             Some(c) if i + 1 < bytes.len() => format!(", {} where the stream is cut after it", text::bitrate(c[i])),
             _ => String::new(),
         };
         let kbit = text::significant(b as f64 * 8e-3);
-        row(&format!("layer {}", i + 1), format!("{kbit} kbit, {:.0} % of the bits{cut}", b as f64 / all * 100.0))?;
+        row(&format!("layer {}", i + 1), format!("{kbit} kbit{own}, {:.0} % of the bits{cut}", b as f64 / all * 100.0))?;
     }
     row(
         "tokens",

@@ -26,6 +26,8 @@ pub struct BlockInfo {
     pub bytes: u64,
     /// Bytes of each layer.
     pub layers: Vec<u64>,
+    /// Layers of the stream that the block was not coded in.
+    pub left_out: u8,
     /// Tokens of all cells; `None` where the model is not at hand or the block cannot be read.
     pub tokens: Option<u64>,
     /// It can be decoded, if perhaps not in all layers.
@@ -157,7 +159,13 @@ impl Scanner {
         let h = block.header();
         let follows =
             h.key || section.context.is_some_and(|(epoch, last)| epoch == h.epoch && h.position == last.wrapping_add(1));
-        let mut info = BlockInfo { key: h.key, frames: h.frames.into(), bytes: payload.len() as u64, ..Default::default() };
+        let mut info = BlockInfo {
+            key: h.key,
+            frames: h.frames.into(),
+            left_out: h.left_out,
+            bytes: payload.len() as u64,
+            ..Default::default()
+        };
         info.layers = block.segments().map_while(Result::ok).map(|s| segment_bytes(s.len()) as u64).collect();
         let times = section.timeline.decode(h.position, h.frames, &h.timing, None);
         let first = times.frames().first().and_then(|t| t.pts);

@@ -71,6 +71,17 @@ fn info_adds_up() {
     assert!(bits < info["bytes"].as_u64().unwrap() * 8);
     let share: f64 = layers.iter().map(|l| l["share"].as_f64().unwrap()).sum();
     assert!((share - 1.0).abs() < 1e-9);
+    let kbps: f64 = layers.iter().map(|l| l["kbps"].as_f64().unwrap()).sum();
+    assert!((kbps * info["duration_s"].as_f64().unwrap() * 1e3 - bits as f64).abs() < 1.0);
+    let count = |info: &serde_json::Value, name: &str| info["blocks"][name].as_u64().unwrap();
+    let coarse = {
+        f.clip("coarse.etok", 4, "--psnr 28");
+        f.info("coarse.etok")
+    };
+    assert_eq!((count(&info, "layers"), count(&info, "last_left_out")), (4, 0));
+    assert!(count(&coarse, "last_left_out") > 0);
+    assert_eq!(count(&coarse, "last_left_out") + count(&coarse, "last_layers"), 4);
+    assert!(f.good("info coarse.etok").contains("left out as too coarse for this quality"));
     let tokens = &info["tokens_per_block"];
     let t = |name: &str| tokens[name].as_f64().unwrap();
     assert!(t("least") <= t("mean") && t("mean") <= t("most") && t("most") <= t("cells") * t("tokens_per_cell"));

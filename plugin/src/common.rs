@@ -230,3 +230,8 @@ pub fn refuse<T: ElementImpl>(
     element.post_error_message(message);
     error
 }
+
+/// Rates of layers as `stats` have them, in whole bit/s.
+pub(crate) fn bitrates(rates: &[f64]) -> gst::Array {
+    gst::Array::new(rates.iter().map(|&rate| rate.round() as u64))
+}

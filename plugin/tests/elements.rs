@@ -123,6 +123,33 @@ fn live_properties_act_at_the_next_block() {
 }
 
 #[test]
+fn stats_tell_how_many_layers_there_are_and_their_rates() {
+    let caps = raw_caps("I420", 96, 64, RATE);
+    for (psnr, left_out) in [(28, true), (52, false)] {
+        let mut enc = encoder(&caps, "packetized", &format!("target-psnr={psnr}"));
+        for i in 0..8 {
+            let mut b = picture(&caps, i);
+            stamp(&mut b, i, RATE);
+            enc.push(b).unwrap();
+        }
+        let packets = drain(&mut enc);
+        let mut dec = decoder(&enc.sinkpad().unwrap().current_caps().unwrap());
+        for packet in &packets {
+            dec.push(packet.clone()).unwrap();
+        }
+        let [enc, dec] = [enc, dec].map(|h| h.element().unwrap().property::<gst::Structure>("stats"));
+        let rates = |s: &gst::Structure| -> Vec<u64> {
+            s.get::<gst::Array>("layer-bitrates").unwrap().iter().map(|rate| rate.get().unwrap()).collect()
+        };
+        let (layers, absent) = (enc.get::<u32>("block-layers").unwrap(), enc.get::<u32>("left-out-layers").unwrap());
+        assert_eq!((layers + absent, absent > 0), (4, left_out), "{psnr} dB: {enc}");
+        assert_eq!((dec.get("block-layers"), dec.get("left-out-layers")), (Ok(layers), Ok(absent)));
+        assert_eq!(rates(&enc).iter().filter(|&&rate| rate > 0).count() as u32, layers, "{enc}");
+        assert!(rates(&enc).iter().zip(rates(&dec)).all(|(a, b)| a.abs_diff(b) < a / 100 + 2), "{enc} {dec}");
+    }
+}
+
+#[test]
 fn nothing_in_nothing_out_and_flush_drops_what_waits() {
     let caps = small();
     let (_, packets) = {

@@ -50,6 +50,18 @@ impl<'a> Block<'a> {
         Segments { data: self.data, at: Some(self.header_bytes), empty: 0, next: None }
     }
 
+    /// Bytes of each layer that is not cut short, lengths and checksum included. Payloads are not read.
+    pub(crate) fn layer_bytes(&self) -> impl Iterator<Item = usize> + use<'a> {
+        let (data, mut at) = (self.data, self.header_bytes);
+        let spans = std::iter::from_fn(move || {
+            let span = SegmentSpan::read(data, at).ok()??;
+            at = span.payload.end;
+            Some(span)
+        });
+        let empty = |span: &SegmentSpan| std::iter::repeat_n(segment_bytes(0), span.empty);
+        spans.flat_map(move |span| empty(&span).chain([segment_bytes(span.payload.len())]))
+    }
+
     /// How many layers can be decoded, and what is wrong with the next one, if anything is.
     pub fn usable(&self) -> (usize, Option<SegmentFault>) {
         let mut layers = 0;

@@ -6,6 +6,7 @@ mod decoder;
 pub(crate) mod encoder;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod layer_rates;
 mod loss;
 mod order;
 mod quality;

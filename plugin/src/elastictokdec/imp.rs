@@ -54,6 +54,9 @@ impl ObjectImpl for ElasticTokDec {
      *
      * * `blocks`, `key-blocks`, `frames`, `bytes` (guint64): what was decoded.
      * * `layers` (guint64): sum of the layers decoded; divided by `blocks`, their mean.
+     * * `block-layers` (guint): layers decoded of the last block; `left-out-layers` (guint): how many of the stream's layers its encoder
+     *   left out since they would be too coarse for the quality.
+     * * `layer-bitrates` (array of guint64): the rate of each layer decoded in bit/s over about a second of video, without block headers.
      * * `damaged` (guint64): blocks of which a layer was damaged.
      * * `refused` (guint64): blocks that were broken, or came without the context they depend on.
      * * `decode-ms` (gdouble): time spent in the decoder; `runtime-ms` is the part of it in ONNX Runtime.

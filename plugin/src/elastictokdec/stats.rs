@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use elastictok::codec::{Decoder, DecoderStats};
 
+use crate::common::bitrates;
+
 /// What is known after a block. It is kept apart from the decoder, which is locked while it decodes.
 #[derive(Debug)]
 pub(super) struct Snapshot {
@@ -29,6 +31,9 @@ pub(super) fn structure(snapshot: Option<&Snapshot>) -> gst::Structure {
             .field("frames", s.frames)
             .field("bytes", s.bytes)
             .field("layers", s.layers)
+            .field("block-layers", s.block_layers)
+            .field("left-out-layers", s.left_out_layers)
+            .field("layer-bitrates", bitrates(&s.layer_bitrates))
             .field("damaged", s.damaged)
             .field("refused", s.refused)
             .field("decode-ms", ms(s.time))

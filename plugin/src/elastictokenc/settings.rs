@@ -151,6 +151,12 @@ impl Settings {
      *
      * * `blocks`, `key-blocks`, `frames`, `tokens`, `bytes` (guint64): what was coded.
      * * `layer-bytes` (array of guint64): the bytes of each layer.
+     * * `layer-bitrates` (array of guint64): the rate of each layer in bit/s over about a second of video, without block headers.
+     *   What a receiver of n layers gets is the sum of the first n.
+     * * `block-layers` (guint): layers in the last block. Where they are fewer than #GstElasticTokEnc:layers,
+     *   `left-out-layers` (guint) is how many were left out since their steps would be coarser than 110 of the 255 levels of a sample,
+     *   which the model does not serve: a higher quality or a smaller #GstElasticTokEnc:layer-ratio leaves out fewer. Others are
+     *   missing because of load (`shed-layers`), or at the end, because they hold nothing.
      * * `encode-ms` (gdouble): time spent in the encoder; `runtime-ms`, `motion-ms` and `token-ms` are the parts of it in ONNX
      *   Runtime, in the motion search, and in quantisation and entropy coding.
      * * `evaluations` (guint64): candidates that searches evaluated.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use elastictok::codec::{EncoderStats, SearchMethod};
 
+use crate::common::bitrates;
+
 /// Name of the structure.
 const NAME: &str = "application/x-elastictok-stats";
 
@@ -40,6 +42,9 @@ pub fn structure(snapshot: Option<&Snapshot>) -> gst::Structure {
         .field("tokens", s.tokens)
         .field("bytes", s.bytes)
         .field("layer-bytes", gst::Array::new(s.layer_bytes.iter().copied()))
+        .field("block-layers", s.block_layers)
+        .field("left-out-layers", s.left_out_layers)
+        .field("layer-bitrates", bitrates(&s.layer_bitrates))
         .field("encode-ms", ms(s.time))
         .field("runtime-ms", ms(s.runtime_time))
         .field("motion-ms", ms(s.motion_time))

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use self::reader::{BlockReader, usable};
 use super::FrameTime;
+use super::layer_rates::LayerRates;
 use super::setup::{check_model, check_quantiser, max_quantiser};
 use crate::bitstream::{Block, BlockHeader, BlockTimes, Limits, SequenceHeader, Tracker};
 use crate::bundle::Bundle;
@@ -54,6 +55,13 @@ pub struct DecoderStats {
     pub refused: u64,
     /// Sum of layers decoded.
     pub layers: u64,
+    /// Layers decoded of the last block, and those that its encoder left out since their steps would be too coarse for its quality:
+    /// see LEFT_OUT in `docs/bitstream.md`.
+    pub block_layers: u32,
+    /// See `block_layers`.
+    pub left_out_layers: u32,
+    /// bit/s of each layer decoded over about a second of video, without block headers; 0 before a block whose duration is known.
+    pub layer_bitrates: Vec<f64>,
     /// Time spent in the decoder.
     pub time: Duration,
     /// Part of it in ONNX Runtime.
@@ -76,6 +84,7 @@ pub struct Decoder {
     damage: Option<String>,
     /// The block in the graph's output.
     shown: Shown,
+    rates: LayerRates,
     stats: DecoderStats,
 }
 
@@ -103,6 +112,12 @@ struct Shown {
     repeats: Option<usize>,
 }
 
+/// How long a block lasts; 0 where nothing says so.
+fn seconds(times: &BlockTimes, (numerator, denominator): (u32, u32)) -> f64 {
+    let nominal = if numerator == 0 { 0.0 } else { f64::from(denominator) / f64::from(numerator) };
+    times.frames().iter().map(|t| t.duration.map_or(nominal, |d| d as f64 / 1e9)).sum()
+}
+
 /// The frames of a block.
 pub struct DecodedBlock<'a> {
     decoder: &'a Decoder,
@@ -125,7 +140,8 @@ impl Decoder {
             position: None,
             damage: None,
             shown: Shown::default(),
-            stats: DecoderStats::default(),
+            rates: LayerRates::default(),
+            stats: DecoderStats { layer_bitrates: vec![0.0; header.layers.into()], ..Default::default() },
             geometry,
             header,
             bundle,
@@ -257,6 +273,9 @@ impl Decoder {
         s.damaged += u64::from(self.damage.is_some());
         self.tracker.accept(h);
         let times = self.tracker.times(h, pts).unwrap_or_default();
+        self.rates.push(seconds(&times, self.header.framerate), block.layer_bytes().take(layers));
+        self.rates.read(&mut s.layer_bitrates);
+        (s.block_layers, s.left_out_layers) = (layers as u32, h.left_out.into());
         Ok(Shown { times, frames: usize::from(h.frames), repeats: None })
     }
 }

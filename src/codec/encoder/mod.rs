@@ -23,6 +23,7 @@ pub use self::load::Load;
 use self::load::{Change, LoadControl};
 use self::nested::NestedBlocks;
 use self::pace::Pace;
+use super::layer_rates::LayerRates;
 use super::{FrameTime, LiveSettings};
 use crate::Result;
 use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, Timeline, segment_bytes};
@@ -45,6 +46,13 @@ pub struct EncoderStats {
     pub bytes: u64,
     /// Bytes of each layer's segments.
     pub layer_bytes: Vec<u64>,
+    /// Layers in the last block, and those that its encoder left out since their steps would be too coarse for its quality:
+    /// see LEFT_OUT in `docs/bitstream.md`.
+    pub block_layers: u32,
+    /// See `block_layers`.
+    pub left_out_layers: u32,
+    /// bit/s of each layer over about a second of video, without block headers; 0 before a block whose duration is known.
+    pub layer_bitrates: Vec<f64>,
     /// Candidates that searches evaluated.
     pub evaluations: u64,
     /// Time spent in the encoder.
@@ -97,6 +105,7 @@ pub struct Encoder {
     frames_since_key: u32,
     out: BytesMut,
     load: LoadControl,
+    rates: LayerRates,
     stats: EncoderStats,
 }
 
@@ -167,7 +176,12 @@ impl Encoder {
             frames_since_key: 0,
             out: BytesMut::new(),
             load: LoadControl::default(),
-            stats: EncoderStats { layer_bytes: vec![0; layers.into()], ..Default::default() },
+            rates: LayerRates::default(),
+            stats: EncoderStats {
+                layer_bytes: vec![0; layers.into()],
+                layer_bitrates: vec![0.0; layers.into()],
+                ..Default::default()
+            },
             coder,
             header,
             geometry,
@@ -320,6 +334,11 @@ impl Encoder {
         }
         let position = if key { 0 } else { next };
         let packet = self.pack(position, real, &coded)?;
+        let segments = self.coder.segments();
+        let sent = &segments[..sent_layers(segments)];
+        self.rates.push(place.span.seconds, sent.iter().map(|s| segment_bytes(s.len())));
+        self.rates.read(&mut self.stats.layer_bitrates);
+        (self.stats.block_layers, self.stats.left_out_layers) = (sent.len() as u32, coded.left_out.into());
         self.coder.learn(&coded, packet.data.len() as f64 * 8.0);
         self.position = Some(position);
         self.frames_since_key += real as u32;

@@ -45,7 +45,14 @@ enum Command {
         runtime: RuntimeArgs,
     },
     /// Cut every block down to its first layers
-    Thin { input: PathBuf, output: PathBuf, layers: usize },
+    Thin {
+        input: PathBuf,
+        output: PathBuf,
+        layers: usize,
+        /// The blocks before this one stay whole
+        #[arg(long, default_value_t = 0)]
+        from_block: u64,
+    },
     /// Write latents and motion for `collect_tables`
     Dump(EncodeArgs),
 }
@@ -348,10 +355,11 @@ fn decode(input: &PathBuf, output: &PathBuf, max_layers: Option<usize>, limits: 
     Ok(())
 }
 
-fn thin_file(input: &PathBuf, output: &PathBuf, layers: usize) -> Result<()> {
+fn thin_file(input: &PathBuf, output: &PathBuf, layers: usize, from_block: u64) -> Result<()> {
     let mut file = BufWriter::new(File::create(output)?);
     let mut out = BytesMut::new();
     let mut writer: Option<(SequenceHeader, StreamWriter)> = None;
+    let mut block = 0;
     units(input, Limits::FORMAT, |kind, data| {
         match (kind, &mut writer) {
             (UnitKind::Sequence, _) => {
@@ -360,7 +368,10 @@ fn thin_file(input: &PathBuf, output: &PathBuf, layers: usize) -> Result<()> {
                     writer = Some((header.clone(), StreamWriter::new(&header)?));
                 }
             }
-            (UnitKind::Block, Some((_, writer))) => writer.write(thin(data, layers)?, &mut out)?,
+            (UnitKind::Block, Some((_, writer))) => {
+                writer.write(if block < from_block { data } else { thin(data, layers)? }, &mut out)?;
+                block += 1;
+            }
             (UnitKind::Block, None) => {}
         }
         file.write_all(&out.split())?;
@@ -376,7 +387,7 @@ fn main() -> Result<()> {
         Command::Decode { input, output, max_layers, max_pixels, runtime } => {
             decode(&input, &output, max_layers, Limits::with_max_pixels(max_pixels), &runtime)
         }
-        Command::Thin { input, output, layers } => thin_file(&input, &output, layers),
+        Command::Thin { input, output, layers, from_block } => thin_file(&input, &output, layers, from_block),
         Command::Dump(args) => dump(&args),
     }
 }
