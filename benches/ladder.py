@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy.interpolate import PchipInterpolator
 
 import encoders
@@ -84,15 +85,16 @@ def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | 
 def bars(results: dict) -> list:
     """[(text, met)]."""
     every = [(name, r) for name, clip in results.items() for r in clip["ladders"]]
-    over = [(o, i + 1, name, r["target"]) for name, r in every for i, o in enumerate(r["over"]) if o is not None]
-    whole = [r["over"][-1] for _, r in every if r["over"][-1] is not None]
-    simulcast = [r["simulcast"] for _, r in every if r["simulcast"] is not None]
     counts = [len(r["rungs"]) for _, r in every]
+    ladders = [(name, r) for name, r in every if len(r["rungs"]) > 1]  # a stream of one layer costs nothing more than itself
+    over = [(o, i + 1, name, r["target"]) for name, r in ladders for i, o in enumerate(r["over"]) if o is not None]
+    whole = [r["over"][-1] for _, r in ladders if r["over"][-1] is not None]
+    simulcast = [r["simulcast"] for _, r in ladders if r["simulcast"] is not None]
     apart = [a for _, r in every for a in r["apart"]]
     mean, (worst, rung, name, target) = np.mean([o[0] for o in over]), max(over)
     outside = sum(not APART[0] <= a <= APART[1] for a in apart)
     return [
-        (f"rungs: {min(counts)} to {max(counts)}, mean {np.mean(counts):.1f}; asked {RUNGS}", min(counts) >= RUNGS),
+        (f"rungs: {min(counts)} to {max(counts)}, mean {np.mean(counts):.1f}; asked {RUNGS}. What follows is of the {len(ladders)} streams with more than one", min(counts) >= RUNGS),
         (f"rates of neighbouring rungs {min(apart):.2f} to {max(apart):.2f} apart, mean {np.mean(apart):.2f}, {outside} of {len(apart)} outside "
          f"{APART[0]} to {APART[1]}", outside == 0),
         (f"bits above streams of one layer at equal dB, mean of all rungs: {mean:+.1f} %, at most {MEAN_BAR:+.0f} %", mean <= MEAN_BAR),
@@ -148,7 +150,8 @@ def plot(path: Path, results: dict):
         axis.set_axis_off()
     axes[0, 0].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=60)
+    Image.open(path).convert("RGB").quantize(32).save(path, optimize=True)  # few colours: a quarter of the bytes
 
 
 def main():
