@@ -85,18 +85,21 @@ fn a_byte_stream_decodes_after_the_parser_only() {
 
 #[test]
 fn every_autoplugger_finds_parser_and_decoder() {
-    let path = record("autoplug.etok", 9);
+    // Of a stream that ends while uridecodebin3 or playbin3 is still being set up, GStreamer 1.22 was seen to lose the end: no thread of
+    // any element was left at work, and no EOS came. So it lasts long enough.
+    let frames = 90;
+    let path = record("autoplug.etok", frames);
     for plugger in ["decodebin", "decodebin3"] {
         let p = Pipeline::new(&format!("filesrc location={path} ! {plugger} ! fakesink name=out sync=false"));
         let seen = count(&p, "out");
         p.run();
-        assert_eq!(seen.lock().unwrap().len(), 9, "{plugger}");
+        assert_eq!(seen.lock().unwrap().len(), frames as usize, "{plugger}");
     }
     for plugger in ["uridecodebin", "uridecodebin3"] {
         let p = Pipeline::new(&format!("{plugger} uri=file://{path} ! fakesink name=out sync=false"));
         let seen = count(&p, "out");
         p.run();
-        assert_eq!(seen.lock().unwrap().len(), 9, "{plugger}");
+        assert_eq!(seen.lock().unwrap().len(), frames as usize, "{plugger}");
     }
     for plugger in ["playbin", "playbin3"] {
         let p = Pipeline::new(&format!("{plugger} uri=file://{path}"));
@@ -109,7 +112,7 @@ fn every_autoplugger_finds_parser_and_decoder() {
             gst::PadProbeReturn::Ok
         });
         p.run();
-        assert_eq!(shown.load(std::sync::atomic::Ordering::Relaxed), 9, "{plugger}");
+        assert_eq!(shown.load(std::sync::atomic::Ordering::Relaxed), frames as usize, "{plugger}");
     }
     std::fs::remove_file(path).unwrap();
 }
