@@ -12,11 +12,10 @@ const CLIP: i16 = 2;
 const INNER_LIMIT: i32 = 7;
 const OUTER_LIMIT: i16 = 15;
 
-/// Classes of the weighted sum of earlier coefficients of the cell.
-static INNER_CLASS: [u8; 64] = {
-    let limits = [1, 2, 3, 5, 7, 10, 14];
-    let (mut out, mut i) = ([0; 64], 0);
-    while i < 64 {
+/// For each sum below N, how many of the rising `limits` it reaches: its class.
+const fn classes<const N: usize>(limits: &[usize]) -> [u8; N] {
+    let (mut out, mut i) = ([0; N], 0);
+    while i < N {
         let mut k = 0;
         while k < limits.len() {
             out[i] += (i >= limits[k]) as u8;
@@ -25,23 +24,14 @@ static INNER_CLASS: [u8; 64] = {
         i += 1;
     }
     out
-};
+}
 
+/// Classes of the weighted sum of earlier coefficients of the cell.
+static INNER_CLASS: [u8; 64] = classes(&[1, 2, 3, 5, 7, 10, 14]);
+
+const MAGNITUDE_LIMITS: [usize; MAGNITUDES - 1] = [1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 28, 36, 48, 70];
 /// Class of the weighted sum of magnitudes around a coefficient.
-static MAGNITUDE_CLASS: [u8; 256] = {
-    let limits = [1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 28, 36, 48, 70];
-    assert!(limits.len() + 1 == MAGNITUDES);
-    let (mut out, mut i) = ([0; 256], 0);
-    while i < 256 {
-        let mut k = 0;
-        while k < limits.len() {
-            out[i] += (i >= limits[k]) as u8;
-            k += 1;
-        }
-        i += 1;
-    }
-    out
-};
+static MAGNITUDE_CLASS: [u8; 256] = classes(&MAGNITUDE_LIMITS);
 
 /// State of all cells. Cells lie in a grid with a border of one on every side; `place` is an index into that grid.
 #[derive(Debug, Clone)]
