@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use elastictok::codec::LAYER_RATIOS;
 
 use crate::input::Input;
 use crate::media::Rate;
@@ -160,6 +161,12 @@ fn rate(text: &str) -> Result<(u32, u32), String> {
         .ok_or_else(|| "not a rate such as 30 or 30000/1001".into())
 }
 
+/// A ratio of neighbouring layers' quantiser steps.
+fn layer_ratio(text: &str) -> Result<f64, String> {
+    let (least, most) = LAYER_RATIOS.into_inner();
+    text.parse().ok().filter(|ratio| LAYER_RATIOS.contains(ratio)).ok_or_else(|| format!("not a number from {least} to {most}"))
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 IN is a file that GStreamer can decode, a URL, '-' (standard input), 'camera' (the first one), 'camera:/dev/video1', or 'test' \
@@ -193,7 +200,7 @@ pub struct EncodeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub layers: Option<u32>,
     /// Ratio of the quantiser steps of neighbouring layers, 1.25 to 4: how far apart the rates are [default: 2]
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", value_parser = layer_ratio)]
     pub layer_ratio: Option<f64>,
     /// Code all layers in one prediction loop: faster and, whole, smaller, but thinned streams drift until the next key block
     #[arg(long)]
