@@ -36,9 +36,28 @@ pub(super) struct Cell {
     pub pitch: usize,
 }
 
+/// A cell's coefficients in one transform size, to be decided on.
+pub(super) struct Trial<'a> {
+    /// They get the indices that are decided.
+    pub candidates: &'a mut [Candidate],
+    pub bounds: &'a mut Vec<Bound>,
+    /// The total of the best size so far: a decision whose total is not below it may be any such decision.
+    pub limit: f32,
+}
+
+/// What can still be won from a candidate on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound {
+    /// The most that it and those after it can take off the total.
+    pub gain: f32,
+    /// Bits of the count if it is the last one sent, in 1/256.
+    pub count: u32,
+}
+
 /// Working memory of one cell, kept between cells.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
+    bounds: Vec<Bound>,
     /// Candidates of the size that is tried.
     candidates: Vec<Candidate>,
     /// Candidates of the best size so far, as decided.
@@ -46,7 +65,7 @@ pub(super) struct Trials {
 }
 
 impl Trials {
-    /// Decides on a cell in each of the sizes that `candidates` has, which is one where the size is `known`. `decide` is given candidates and sets their indices.
+    /// Decides on a cell in each of the sizes that `candidates` has, which is one where the size is `known`.
     pub fn run<'a>(
         &mut self,
         decider: &Decider<'_>,
@@ -54,7 +73,7 @@ impl Trials {
         candidates: impl Iterator<Item = (TransformSize, &'a [Candidate])>,
         known: bool,
         chosen: &ChosenLayer,
-        mut decide: impl FnMut(&mut [Candidate]) -> Decision,
+        mut decide: impl FnMut(Trial<'_>) -> Decision,
     ) -> (Decision, TransformSize) {
         let lambda = decider.lambda();
         let with_size = |mut decision: Decision, size: TransformSize| {
@@ -76,7 +95,8 @@ impl Trials {
         for (size, candidates) in candidates {
             self.candidates.clear();
             self.candidates.extend_from_slice(candidates);
-            let decision = with_size(decide(&mut self.candidates), size);
+            let trial = Trial { candidates: &mut self.candidates, bounds: &mut self.bounds, limit: best.0.total };
+            let decision = with_size(decide(trial), size);
             if decision.total < best.0.total {
                 best = (decision, size);
                 std::mem::swap(&mut self.best, &mut self.candidates);

@@ -6,12 +6,12 @@
 
 use super::TransformSize;
 use super::candidates::{Before, SizedLatents};
-use super::choose_size::{Cell, Decision};
+use super::choose_size::{Cell, Decision, Trial};
 use super::contexts::{MORE, Set};
 use super::counts;
 use super::layer::ChosenLayer;
-use super::neighbourhood::{BlockState, Neighbourhood};
-use super::quantise::{Candidate, Decider, Estimate, Workspace};
+use super::neighbourhood::{BlockState, GridCell, Neighbourhood};
+use super::quantise::{Candidate, Decider, Estimate, Possible, SLACK, Workspace, bound};
 use super::step::Prediction;
 use crate::entropy::COST_ONE_BIT;
 use crate::pair::Pair;
@@ -37,8 +37,7 @@ struct PricedRefinement {
 
 impl Refiner<'_> {
     fn place(&self, cell: usize) -> usize {
-        let cells_x = self.decider.layer.layout.cells_x;
-        (cell / cells_x + 1) * (cells_x + 2) + cell % cells_x + 1
+        self.decider.layer.layout.place(cell)
     }
 }
 
@@ -94,7 +93,8 @@ impl Refiner<'_> {
                 let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
                 let of = Cell { cell, place, pitch: state.pitch() };
                 let known = self.base.sizes[place].is_some();
-                let decide = |candidates: &mut [Candidate]| self.decide(cell, place, candidates, state, around, chosen);
+                around.begin(self.decider.layer.intra(cell));
+                let decide = |trial: Trial<'_>| self.decide(cell, place, trial, state, around, chosen);
                 let (Decision { bits, count, .. }, size) =
                     trials.run(&self.decider, of, candidates.of(cell), known, chosen, decide);
                 state.counts[self.decider.layer.index][place] = count;
@@ -118,24 +118,46 @@ impl Refiner<'_> {
         &self,
         cell: usize,
         place: usize,
-        candidates: &mut [Candidate],
+        trial: Trial<'_>,
         state: &BlockState,
         around: &mut Neighbourhood,
         chosen: &ChosenLayer,
     ) -> Decision {
+        let Trial { candidates, bounds, limit } = trial;
         let Decider { layer, costs, .. } = &self.decider;
         let (layout, set, lambda) = (layer.layout, layer.set(cell), self.decider.lambda());
         let context = counts::count_context(state, place, layer.index, layer.hint(cell));
         let empty = counts::count_cost(costs, set, context, 0);
-        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else {
+        if candidates.is_empty() {
             return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
-        };
-        around.begin(&chosen.values, &chosen.extents, state.pitch(), place, reach, layer.intra(cell));
+        }
+        around.again();
+        let of = GridCell { values: &chosen.values, extents: &chosen.extents, pitch: state.pitch(), place };
+        let intra = layer.intra(cell);
+        let all = bound(bounds, candidates.iter().rev(), |one| {
+            let i = usize::from(one.i);
+            let assumed = self.assumed(place, i);
+            let (rounded, nearer) = self.nearest(one.x, assumed);
+            let least = |last: bool| if assumed == 0 { lambda * self.decider.least_bits(intra, i, last) as f32 } else { 0.0 };
+            Possible {
+                gain: self.error(i, one.x, assumed) - self.error(i, one.x, rounded).min(self.error(i, one.x, nearer)),
+                least: least(false),
+                least_last: least(true),
+                count: counts::count_cost(costs, set, context, one.i + 1),
+                lambda,
+            }
+        });
         let (mut gain, mut bits) = (0.0f32, 0u32);
         let mut best = (lambda * empty as f32, 0usize, empty);
         let mut next = 0;
-        for one in candidates.iter_mut() {
+        for (one, bound) in candidates.iter_mut().zip(bounds.iter().rev()) {
             let i = usize::from(one.i);
+            let so_far = gain + lambda * bits as f32;
+            let slack = SLACK * (all + gain.abs() + lambda * bits as f32);
+            if !self.protected(i) && so_far - bound.gain - slack > best.0.min(limit) {
+                break;
+            }
+            around.reach(of, i + 1);
             bits += self.decider.silence(set, next..i, around);
             next = i + 1;
             let assumed = self.assumed(place, i);
@@ -150,10 +172,9 @@ impl Refiner<'_> {
             gain += choice.error - default;
             bits += choice.bits;
             if choice.k != assumed {
-                let count = counts::count_cost(costs, set, context, one.i + 1);
-                let total = before + choice.error - default + lambda * (choice.bits - choice.implied + count) as f32;
+                let total = before + choice.error - default + lambda * (choice.bits - choice.implied + bound.count) as f32;
                 if total < best.0 || self.protected(i) {
-                    best = (total, i + 1, bits - choice.implied + count);
+                    best = (total, i + 1, bits - choice.implied + bound.count);
                 }
             }
         }
@@ -162,6 +183,13 @@ impl Refiner<'_> {
             one.k = self.assumed(place, usize::from(one.i));
         }
         Decision { bits, total, count: count as u16 }
+    }
+
+    /// The index nearest to a latent, and the one next to it on the side of the one that is assumed.
+    fn nearest(&self, x: i16, assumed: i32) -> (i32, i32) {
+        let nearest = (f32::from(x.unsigned_abs()) / self.decider.step as f32 + 0.5) as i32;
+        let rounded = nearest * i32::from(x.signum());
+        (rounded, rounded + (assumed - rounded).signum())
     }
 
     fn error(&self, i: usize, x: i16, k: i32) -> f32 {
@@ -178,10 +206,7 @@ impl Refiner<'_> {
     }
 
     fn choose(&self, set: Set, i: usize, x: i16, assumed: i32, lambda: f32, around: &Neighbourhood) -> PricedRefinement {
-        let rounded = {
-            let nearest = (f32::from(x.unsigned_abs()) / self.decider.step as f32 + 0.5) as i32;
-            nearest * i32::from(x.signum())
-        };
+        let (rounded, nearer) = self.nearest(x, assumed);
         let price = |k: i32| {
             let (bits, implied) = self.bits(set, i, k, assumed, around);
             PricedRefinement { k, error: self.error(i, x, k), bits, implied }
@@ -192,10 +217,17 @@ impl Refiner<'_> {
         if self.token(i) >= self.decider.rdo.max_tokens {
             return price(assumed);
         }
-        let nearer = rounded + (assumed - rounded).signum();
         let total = |c: &PricedRefinement| c.error + lambda * c.bits as f32;
-        let all = [rounded, nearer, assumed].map(price);
-        all.into_iter().min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or(all[2])
+        let mut best = price(rounded);
+        for (k, before) in [(nearer, rounded), (assumed, nearer)] {
+            if k != before {
+                let other = price(k);
+                if total(&other) < total(&best) {
+                    best = other;
+                }
+            }
+        }
+        best
     }
 
     /// Bits (1/256) of a value, and the part that is not sent for the last token of a cell.
@@ -204,13 +236,14 @@ impl Refiner<'_> {
         let (class, coarse_class) = (layer.classes[i], around.coarse_class(i));
         if assumed != 0 {
             let (sign, before) = (assumed.signum(), self.prediction.before(assumed));
-            let cost =
-                |flagged: bool| self.decider.refinement_cost(set, class, coarse_class, before, assumed.abs(), k * sign, flagged);
-            let (flagged, bare) = (cost(true), cost(false));
-            let size = (k - assumed).unsigned_abs();
-            return (flagged + if size > 0 { self.beyond(set, false, size - 1) } else { 0 }, flagged - bare);
+            let flag = costs.bit(set.middle(before, class, coarse_class), k != assumed);
+            if k == assumed {
+                return (flag, flag);
+            }
+            let side = costs.bit(set.upper(before, class, coarse_class), k * sign > assumed.abs());
+            return (flag + side + self.beyond(set, false, (k - assumed).unsigned_abs() - 1), flag);
         }
-        let flag = costs.bit(set.zero(class, around.zero_class(i)), k != 0);
+        let flag = costs.bit(set.zero(around.zero_flag(i)), k != 0);
         if k == 0 {
             return (flag, 0);
         }

@@ -78,7 +78,7 @@ fn round_trip_sizes(
     let n = latents[0].len();
     let (mut a, mut b) = (vec![1; n], vec![2; n]);
     let (mut na, mut nb) = (vec![1; 15], vec![2; 15]);
-    let mut sizes = Vec::new();
+    let (mut sizes, mut filled) = (Vec::new(), FilledCells::default());
     for layer in 0..steps.depth() {
         let mut segment = Vec::new();
         encoder.write_segment(layer, motion, &mut segment).expect("writes");
@@ -86,8 +86,8 @@ fn round_trip_sizes(
         if let Some(m) = motion {
             assert_eq!(decoder.motion(), m);
         }
-        encoder.dequantise(layer + 1, motion, &mut a, &mut na).expect("sizes fit");
-        decoder.dequantise(&mut b, &mut nb).expect("sizes fit");
+        encoder.block().dequantise(layer + 1, motion, &mut a, &mut filled, &mut na).expect("sizes fit");
+        decoder.dequantise(&mut b, &mut FilledCells::default(), &mut nb).expect("sizes fit");
         assert_eq!(a, b, "layer {layer}");
         assert_eq!(na, nb, "layer {layer}");
         for (cell, n) in nb.iter().enumerate() {
@@ -207,7 +207,7 @@ proptest! {
                     break;
                 }
             }
-            decoder.dequantise(&mut x, &mut n).expect("sizes fit");
+            decoder.dequantise(&mut x, &mut FilledCells::default(), &mut n).expect("sizes fit");
             prop_assert!(n.iter().all(|n| (0..=5 * 192).contains(n)));
         }
         let layout = NestedLayout::new(&positions(16), LAYERS, 5, 3).expect("valid");
@@ -216,7 +216,7 @@ proptest! {
             if decoder.read_segment(layer, shape, segment).is_err() {
                 break;
             }
-            decoder.dequantise(&mut vec![0; 15 * 768], &mut [0; 15]).expect("sizes fit");
+            decoder.dequantise(&mut vec![0; 15 * 768], &mut FilledCells::default(), &mut [0; 15]).expect("sizes fit");
         }
     }
 
@@ -267,19 +267,19 @@ fn layer_0_goes_on_from_block_to_block() {
         }
         encoder.commit();
         sizes.push(segments.each_ref().map(Vec::len));
-        encoder.dequantise(2, motion, &mut a, &mut n).expect("sizes fit");
+        encoder.block().dequantise(2, motion, &mut a, &mut FilledCells::default(), &mut n).expect("sizes fit");
         for _ in 0..2 {
             for (layer, segment) in segments.iter().enumerate() {
                 all.read_segment(layer, shape, segment).expect("reads");
             }
-            all.dequantise(&mut b, &mut n).expect("sizes fit");
+            all.dequantise(&mut b, &mut FilledCells::default(), &mut n).expect("sizes fit");
             assert_eq!(a, b, "block {block}");
         }
         all.commit();
         // a receiver that missed blocks must wait for a key block
         if block > 1 {
             let read = segments.iter().enumerate().try_for_each(|(layer, segment)| late.read_segment(layer, shape, segment));
-            late.dequantise(&mut b, &mut n).expect("sizes fit");
+            late.dequantise(&mut b, &mut FilledCells::default(), &mut n).expect("sizes fit");
             assert_eq!(read.is_ok() && a == b, block > 2, "block {block}");
             late.commit();
         }
@@ -341,7 +341,7 @@ fn estimates_are_near_the_truth() {
         let mut out = Vec::new();
         (0..3).for_each(|layer| encoder.write_segment(layer, None, &mut out).expect("writes"));
         let (mut y, mut n) = (vec![0; x.len()], vec![0; 300]);
-        encoder.dequantise(3, None, &mut y, &mut n).expect("sizes fit");
+        encoder.block().dequantise(3, None, &mut y, &mut FilledCells::default(), &mut n).expect("sizes fit");
         let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
         let told = estimate.luma + estimate.chroma;
         let coded = y.chunks_exact(768).filter(|cell| cell.iter().any(|v| *v != 0)).count();
@@ -350,7 +350,7 @@ fn estimates_are_near_the_truth() {
             encoder.begin_block(LayerSteps::spaced(2, 8, quantiser)).expect("depth");
             encoder.quantise_layer(0, &x, None, &Rdo::default()).expect("quantises");
             let finest = encoder.quantise_layer(1, &x, None, &Rdo::default()).expect("quantises");
-            encoder.dequantise(2, None, &mut y, &mut n).expect("sizes fit");
+            encoder.block().dequantise(2, None, &mut y, &mut FilledCells::default(), &mut n).expect("sizes fit");
             let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
             (finest.luma + finest.chroma) / error
         };
