@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The encoder's choice of a cell's transform size: by the RDO quantiser's own costs, among the sizes that may be best.
 
-use super::layer::ChosenLayer;
 use super::quantise::{Candidate, Decider};
 use super::transform::flags;
 use super::{NestedLayout, TransformSize};
@@ -28,12 +27,12 @@ pub(super) struct Decision {
     pub count: u16,
 }
 
-/// A cell, and its place in the grid of the state, whose rows are `pitch` places apart.
+/// A cell, and the transform sizes of those to the left and above.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cell {
     pub cell: usize,
-    pub place: usize,
-    pub pitch: usize,
+    pub left: Option<TransformSize>,
+    pub top: Option<TransformSize>,
 }
 
 /// A cell's coefficients in one transform size, to be decided on.
@@ -62,6 +61,8 @@ pub(super) struct Trials {
     candidates: Vec<Candidate>,
     /// Candidates of the best size so far, as decided.
     pub best: Vec<Candidate>,
+    /// Bits of the decision, in 1/256.
+    pub bits: u32,
 }
 
 impl Trials {
@@ -72,14 +73,12 @@ impl Trials {
         of: Cell,
         candidates: impl Iterator<Item = (TransformSize, &'a [Candidate])>,
         known: bool,
-        chosen: &ChosenLayer,
         mut decide: impl FnMut(Trial<'_>) -> Decision,
     ) -> (Decision, TransformSize) {
         let lambda = decider.lambda();
         let with_size = |mut decision: Decision, size: TransformSize| {
             if decision.count > 0 && !known && decider.layer.layout.luma.is_some() {
-                let (left, top) = (chosen.sizes[of.place - 1], chosen.sizes[of.place - of.pitch]);
-                let [small, smallest] = flags(decider.layer.set(of.cell), left, top, size);
+                let [small, smallest] = flags(decider.layer.set(of.cell), of.left, of.top, size);
                 let mut bits = decider.costs.bit(small.0, small.1);
                 if small.1 {
                     bits += decider.costs.bit(smallest.0, smallest.1);
@@ -102,6 +101,7 @@ impl Trials {
                 std::mem::swap(&mut self.best, &mut self.candidates);
             }
         }
+        self.bits = best.0.bits;
         best
     }
 }

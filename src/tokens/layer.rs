@@ -126,7 +126,7 @@ fn code_cell<C: BitCoder>(
             count -= 1;
         }
     }
-    let context = counts::count_context(state, place, l, layer.hint(cell));
+    let context = state.count_context(place, l, layer.hint(cell));
     let count = counts::code_count(coder, set, context, count as u16, c)
         .ok_or_else(|| Error::Malformed(format!("a cell has more than {c} tokens; wait for the next block")))?;
     if count == 0 {
@@ -140,7 +140,7 @@ fn code_cell<C: BitCoder>(
     }
     let count = usize::from(count);
     around.begin(intra);
-    around.reach(state.cell(place), count);
+    around.reach(state.around(place), count);
     for i in 0..count {
         let (assumed, last) = (state.value(place, i), i + 1 == count);
         let class = layer.classes[i];

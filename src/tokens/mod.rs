@@ -14,6 +14,7 @@ mod neighbourhood;
 mod nested;
 mod quantise;
 mod refine;
+mod sides;
 mod step;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //! counts, and classes of the coefficients before.
 
 use super::contexts::{COARSE, DENSITIES, INNER, MAGNITUDES, OUTER};
+use super::counts::{CountContext, count_context, hint};
 use super::step::Prediction;
 use super::{MAX_NESTED_LAYERS, NestedLayout, TransformSize};
 
@@ -82,9 +83,22 @@ impl BlockState {
         self.pitch
     }
 
-    /// The cell at a place.
-    pub fn cell(&self, place: usize) -> GridCell<'_> {
-        GridCell { values: &self.values, extents: &self.extents, pitch: self.pitch, place }
+    /// The context of the count of the cell at a place in a layer; `base_hint`: the hint in layer 0, which has no layer before it.
+    pub fn count_context(&self, place: usize, layer: usize, base_hint: usize) -> CountContext {
+        let (counts, pitch) = (&self.counts[layer], self.pitch);
+        let hint = match layer.checked_sub(1).map(|before| &self.counts[before]) {
+            Some(before) => hint(before[place], before[place + 1], before[place + pitch], self.extents[place] > 0),
+            None => base_hint,
+        };
+        count_context([counts[place - 1], counts[place - pitch], counts[place - pitch - 1], counts[place - pitch + 1]], hint)
+    }
+
+    /// The cells before the one at a place.
+    pub fn around(&self, place: usize) -> Around<'_> {
+        let places = [place - 1, place - self.pitch, place - self.pitch - 1, place - self.pitch + 1];
+        let c = self.coefficients;
+        let extent = places.iter().fold(0, |most, p| self.extents[*p].max(most));
+        Around { values: places.map(|p| &self.values[p * c..(p + 1) * c]), extent: extent.into() }
     }
 
     /// Forgets the block; touches only what was used.
@@ -125,14 +139,13 @@ impl BlockState {
     }
 }
 
-/// A place in a grid of cells whose indices are known as far as they are coded.
+/// The cells before a cell that its contexts depend on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct GridCell<'a> {
-    pub values: &'a [i16],
-    /// 1 + last coefficient that is not zero, by place.
-    pub extents: &'a [u16],
-    pub pitch: usize,
-    pub place: usize,
+pub(super) struct Around<'a> {
+    /// Indices of all coefficients: to the left, above, above to the left and to the right.
+    pub values: [&'a [i16]; 4],
+    /// From here on they are all zero.
+    pub extent: usize,
 }
 
 /// The neighbourhood of the coefficients of one cell.
@@ -178,25 +191,21 @@ impl Neighbourhood {
         self.inner.fill(0);
     }
 
-    /// Looks at the cells around, for the coefficients of `cell` below `end`: classes of others cannot be asked for. Only cells before in
-    /// raster order take part.
+    /// Looks at the cells around, for the coefficients below `end`: classes of others cannot be asked for.
     #[inline]
-    pub fn reach(&mut self, cell: GridCell<'_>, end: usize) {
+    pub fn reach(&mut self, cells: Around<'_>, end: usize) {
         if end > self.ready {
-            self.extend(cell, end);
+            self.extend(cells, end);
         }
     }
 
-    fn extend(&mut self, cell: GridCell<'_>, end: usize) {
+    fn extend(&mut self, cells: Around<'_>, end: usize) {
         let c = self.inner.len();
         let end = end.next_multiple_of(STRIDE).min(c);
         let start = self.known;
         if end > start {
-            let GridCell { values, extents, pitch, place } = cell;
-            let cells = [place - 1, place - pitch, place - pitch - 1, place - pitch + 1];
-            let extent = cells.iter().fold(0, |most, p| extents[*p].max(most));
-            let filled = usize::from(extent).clamp(start, end);
-            let of = cells.map(|p| &values[p * c..][start..filled]);
+            let filled = cells.extent.clamp(start, end);
+            let of = cells.values.map(|values| &values[start..filled]);
             look_around(of, &self.bases[start..filled], &mut self.flags[start..filled], &mut self.around[start..filled]);
             self.flags[filled..end].copy_from_slice(&self.bases[filled..end]);
             self.around[filled..end].fill(0);

@@ -4,8 +4,9 @@
 use super::contexts::{CONTEXTS, MOTION, Set};
 use super::layer::{ChosenLayer, Layer, code_layer};
 use super::neighbourhood::{BlockState, Neighbourhood};
-use super::quantise::{Decider, Workspace};
+use super::quantise::Decider;
 use super::refine::Refiner;
+use super::sides::Workspace;
 use super::step::{LayerSteps, Reconstruction};
 use super::{Estimate, NestedLayout, Rdo, TransformSize, motion};
 use crate::entropy::{BitCoder, Context, CostTable, RangeDecoder, RangeEncoder, Tables};
@@ -258,10 +259,10 @@ impl NestedEncoder {
         };
         Ok(Self {
             costs: CostTable::new(tables),
+            work: Workspace::new(layout, &common.classes),
             common,
             progress,
             chosen: vec![chosen; layout.layers],
-            work: Workspace::default(),
             pair: Pair::single(),
             steps: LayerSteps::spaced(1, 0, 0),
         })
@@ -303,15 +304,14 @@ impl NestedEncoder {
         let Common { layout, tables, classes, groups, .. } = &self.common;
         check_latents(layout, latents.len())?;
         check_motion(layout, motion)?;
-        let CodedCells { state, around, .. } = &mut self.progress.cells;
         let layer = Layer { layout, classes, steps: self.steps, index: layer, motion };
         let decider = Decider::new(layer, groups, tables, &self.costs, rdo);
         let (coarser, finer) = self.chosen.split_at_mut(layer.index);
         Ok(match (layer.prediction(), coarser.last()) {
             (Some(prediction), Some(base)) => {
-                Refiner { decider, prediction, base }.run(latents, &mut self.work, &self.pair, state, around, &mut finer[0])
+                self.work.run(&Refiner { decider, prediction, base }, latents, &self.pair, &mut finer[0])
             }
-            _ => decider.run(latents, &mut self.work, &self.pair, state, around, &mut finer[0]),
+            _ => self.work.run(&decider, latents, &self.pair, &mut finer[0]),
         })
     }
 

@@ -2,17 +2,17 @@
 //! The RDO quantiser of layer 0: the quantisation index of each coefficient, and the end of block of each cell, by
 //! rate-distortion optimisation. `refine.rs` has the other layers.
 
-use super::candidates::{Candidates, Nothing};
-use super::choose_size::{Bound, Cell, Decision, Trial, Trials};
+use super::candidates::{Before, SizedLatents};
+use super::choose_size::{Bound, Decision, Trial};
 use super::contexts::{DENSITIES, INNER, OUTER, Set, UNARY};
-use super::counts;
-use super::layer::{ChosenLayer, Layer};
+use super::counts::{self, CountContext};
+use super::layer::Layer;
 use super::layout::CLASSES;
-use super::neighbourhood::{BlockState, GridCell, Neighbourhood};
+use super::neighbourhood::{Around, Neighbourhood};
+use super::sides::Rule;
 use super::step::Reconstruction;
-use super::transform::LumaGrid;
+use super::transform::{LumaGrid, TransformSize};
 use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
-use crate::pair::Pair;
 
 /// A coefficient below this many steps never gets a token.
 const HOPELESS: f32 = 0.6;
@@ -69,13 +69,6 @@ struct PricedIndex {
     implied: u32,
 }
 
-/// Working memory, kept between blocks.
-#[derive(Debug, Default)]
-pub(super) struct Workspace {
-    pub candidates: Candidates,
-    pub trials: Trials,
-}
-
 /// Inputs of the decisions.
 pub(super) struct Decider<'a> {
     pub layer: Layer<'a>,
@@ -100,51 +93,6 @@ impl<'a> Decider<'a> {
             rdo: *rdo,
             least_flags: [false, true].map(|intra| least_flags(costs, Set::new(layer.index, intra))),
         }
-    }
-
-    /// Quantises all cells into `chosen`; `state` is left cleared.
-    pub fn run(
-        &self,
-        latents: &[i16],
-        work: &mut Workspace,
-        pair: &Pair,
-        state: &mut BlockState,
-        around: &mut Neighbourhood,
-        chosen: &mut ChosenLayer,
-    ) -> Estimate {
-        let layout = self.layer.layout;
-        let c = layout.coefficients;
-        state.clear();
-        chosen.clear(c);
-        work.candidates.find(self, latents, &Nothing, pair);
-        let [luma, chroma] = work.candidates.energies();
-        let mut estimate = Estimate { luma, chroma, ..Estimate::default() };
-        for y in 0..layout.cells_y {
-            for x in 0..layout.cells_x {
-                let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
-                let of = Cell { cell, place, pitch: state.pitch() };
-                around.begin(self.layer.intra(cell));
-                let decide = |trial: Trial<'_>| self.decide(cell, place, trial, state, around, chosen);
-                let (Decision { bits, count, .. }, size) =
-                    work.trials.run(self, of, work.candidates.of(cell), false, chosen, decide);
-                state.counts[self.layer.index][place] = count;
-                chosen.sizes[place] = (count > 0).then_some(size);
-                estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
-                let mut extent = 0;
-                for one in work.trials.best.iter().filter(|one| one.k != 0) {
-                    let i = usize::from(one.i);
-                    let (was, error) =
-                        (f64::from(one.x), f64::from(i32::from(one.x.unsigned_abs() as i16) - self.value(one.k, i)));
-                    *(if layout.chroma[i] { &mut estimate.chroma } else { &mut estimate.luma }) += error * error - was * was;
-                    chosen.values[place * c + i] = (one.k * i32::from(one.x.signum())) as i16;
-                    extent = i + 1;
-                }
-                chosen.extents[place] = extent as u16;
-                estimate.coded_cells += usize::from(extent > 0);
-            }
-        }
-        state.clear();
-        estimate
     }
 
     /// Squared latent units that 1/256 bit is worth.
@@ -245,27 +193,48 @@ impl<'a> Decider<'a> {
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 
-    /// Decides on a cell's candidates.
+    /// The most that a candidate can take off the squared error.
+    fn most_saved(&self, one: &Candidate) -> f32 {
+        let (x, i) = (f32::from(one.x.unsigned_abs()), usize::from(one.i));
+        let error = |k: i32| (x - self.value(k, i) as f32).powi(2);
+        x * x - error(one.k).min(error(one.k - 1))
+    }
+}
+
+impl Before for Decider<'_> {
+    fn size(&self, _: usize) -> Option<TransformSize> {
+        None
+    }
+
+    fn add_shown(&self, _: usize, _: SizedLatents<'_>, _: &mut Vec<Candidate>, _: usize) {}
+}
+
+impl Rule for Decider<'_> {
+    fn decider(&self) -> &Decider<'_> {
+        self
+    }
+
+    fn hint(&self, cell: usize) -> usize {
+        self.layer.hint(cell)
+    }
+
     fn decide(
         &self,
         cell: usize,
-        place: usize,
+        context: CountContext,
         trial: Trial<'_>,
-        state: &BlockState,
+        of: Around<'_>,
         around: &mut Neighbourhood,
-        chosen: &ChosenLayer,
     ) -> Decision {
         let Trial { candidates, bounds, limit } = trial;
         let layout = self.layer.layout;
         let (intra, set) = (self.layer.intra(cell), self.layer.set(cell));
         let lambda = self.lambda();
-        let context = counts::count_context(state, place, 0, self.layer.hint(cell));
         let empty = counts::count_cost(self.costs, set, context, 0);
         if candidates.is_empty() {
             return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
         }
         around.again();
-        let of = GridCell { values: &chosen.values, extents: &chosen.extents, pitch: state.pitch(), place };
         let separate = |i: usize| intra && layout.constant[i];
         let all = bound(bounds, candidates.iter().rev(), |one| Possible {
             gain: self.most_saved(one),
@@ -333,11 +302,14 @@ impl<'a> Decider<'a> {
         Decision { bits: bits + constants, total, count: count as u16 }
     }
 
-    /// The most that a candidate can take off the squared error.
-    fn most_saved(&self, one: &Candidate) -> f32 {
-        let (x, i) = (f32::from(one.x.unsigned_abs()), usize::from(one.i));
-        let error = |k: i32| (x - self.value(k, i) as f32).powi(2);
-        x * x - error(one.k).min(error(one.k - 1))
+    fn index(&self, one: &Candidate) -> i16 {
+        (one.k * i32::from(one.x.signum())) as i16
+    }
+
+    fn error(&self, one: &Candidate) -> f64 {
+        let was = i32::from(one.x.unsigned_abs() as i16);
+        let error = f64::from(was - self.value(one.k, one.i.into()));
+        error * error - f64::from(was) * f64::from(was)
     }
 }
 

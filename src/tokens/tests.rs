@@ -137,6 +137,35 @@ fn cells_get_the_transform_size_that_suits_them() {
 }
 
 #[test]
+fn a_second_thread_changes_nothing() {
+    let tables = Tables::flat(CONTEXTS);
+    for (cells_x, cells_y) in [(5, 3), (2, 7), (1, 15)] {
+        let layout = NestedLayout::new(&positions(16), 3, cells_x, cells_y).expect("valid");
+        let new = |threads| NestedEncoder::new(&layout, &tables).expect("tables fit").with_threads(threads).expect("a thread");
+        let mut encoders = [1, 2].map(new);
+        for seed in 0..6 {
+            let (x, y, m) = (blocky_latents(seed), blocky_latents(seed + 9), motion(seed, 15));
+            let motion = (seed % 3 > 0).then_some(&m[..]);
+            let found = encoders.each_mut().map(|encoder| {
+                encoder.begin_block(LayerSteps::spaced(3, 8, 12 + 4 * seed as u8)).expect("depth");
+                let latents = [&x, &x, &y].into_iter().enumerate();
+                let estimates: Vec<_> = latents
+                    .map(|(layer, x)| encoder.quantise_layer(layer, x, motion, &Rdo::default()).expect("quantises"))
+                    .collect();
+                let (mut segments, mut latents, mut counts) = (vec![vec![7]; 3], vec![0i16; 15 * 768], vec![0; 15]);
+                let meanwhile = |block: ChosenBlock<'_>| {
+                    block.dequantise(3, motion, &mut latents, &mut FilledCells::default(), &mut counts).expect("sizes fit");
+                };
+                encoder.write_segments(motion, &mut segments, meanwhile).expect("writes");
+                (estimates, segments, latents, counts)
+            });
+            assert_eq!(found[0], found[1], "{cells_x}x{cells_y}, {seed}");
+            assert!(found[0].0.iter().all(|estimate| estimate.coded_cells > 5));
+        }
+    }
+}
+
+#[test]
 fn motion_of_endless_size_is_refused() {
     let layout = NestedLayout::new(&positions(8), LAYERS, 5, 3).expect("valid");
     let mut decoder = NestedDecoder::new(&layout, &Tables::flat(CONTEXTS)).expect("tables fit");
