@@ -18,7 +18,7 @@ use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 /// A coefficient below this many steps never gets a token.
 const HOPELESS: f32 = 0.6;
 /// Lagrangian multiplier in squared steps per bit when [`Rdo::lambda`] is 1.
-const LAMBDA: f32 = 0.13;
+const LAMBDA: f32 = 0.1;
 /// Settings of the RDO quantiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rdo {
