@@ -5,7 +5,9 @@
 use std::ops::Range;
 
 use super::choose_size::{DOUBT, FEW, estimate, luma};
+use super::layer::Layer;
 use super::quantise::{Candidate, Decider};
+use super::step::Part;
 use super::transform::{LumaGrid, Plane};
 use super::{NestedLayout, TransformSize};
 use crate::entropy::COST_ONE_BIT;
@@ -115,7 +117,9 @@ impl Band {
         let known = before.size(cell);
         let few = luma(layout, &candidates[start..]).count() < FEW;
         let mut least = if known.is_none() && !few { estimate(decider, luma(layout, &candidates[start..])) } else { 0.0 };
-        before.add_shown(cell, SizedLatents { whole, small: None }, candidates, start);
+        let latents = SizedLatents { whole, small: None };
+        before.add_shown(cell, latents, candidates, start);
+        add_constants(decider, cell, latents, candidates, start);
         let end = candidates.len();
         let mut sizes: Sizes = [Some(start..end), None, None];
         let grid = match (&layout.luma, known) {
@@ -124,7 +128,7 @@ impl Band {
             _ => return sizes,
         };
         grid.load(whole, planes);
-        let threshold = if known.is_some() { 0 } else { decider.limits().1 };
+        let threshold = if known.is_some() { 0 } else { decider.limits(Part::Luma).1 };
         let doubt = DOUBT * decider.lambda() * COST_ONE_BIT as f32;
         for size in TransformSize::SMALL {
             if known.is_some_and(|known| known != size) {
@@ -148,12 +152,31 @@ impl Band {
                 }
             }
             candidates[first..].sort_unstable_by_key(|one| one.i);
-            before.add_shown(cell, SizedLatents { whole, small: Some((grid, small)) }, candidates, first);
+            let latents = SizedLatents { whole, small: Some((grid, small)) };
+            before.add_shown(cell, latents, candidates, first);
+            add_constants(decider, cell, latents, candidates, first);
             sizes[1 + usize::from(size == TransformSize::Size4)] = Some(first..candidates.len());
         }
         if known.is_some() {
             sizes[0] = None;
         }
         sizes
+    }
+}
+
+/// Adds the constant terms of an intra cell, which are predicted from other cells, to its candidates.
+fn add_constants(decider: &Decider<'_>, cell: usize, latents: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize) {
+    let Layer { layout, index, .. } = decider.layer;
+    if index > 0 || !decider.layer.intra(cell) || super::step::noc() {
+        return;
+    }
+    let large = candidates.len();
+    for i in (0..layout.coefficients).filter(|i| layout.constant[*i]) {
+        if !candidates[first..large].iter().any(|one| usize::from(one.i) == i) {
+            candidates.push(Candidate { i: i as u16, x: latents.get(layout, i).max(-i16::MAX), k: 0 });
+        }
+    }
+    if candidates.len() > large {
+        candidates[first..].sort_unstable_by_key(|one| one.i);
     }
 }

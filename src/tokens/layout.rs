@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which coefficients a cell has, in which order, and which are neighbours of which.
 
+use super::step::Part;
 use super::transform::LumaGrid;
 use crate::{Error, Result};
 
@@ -14,19 +15,19 @@ const MAX_FREQUENCY: u16 = 1 << 12;
 /// Position classes of coefficients, on which zero flags depend.
 pub const CLASSES: usize = 16;
 
-/// Neighbouring coefficients in the graph's order that are all luma or all chroma.
+/// Neighbouring coefficients in the graph's order that have one step.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
     pub range: std::ops::Range<usize>,
-    pub chroma: bool,
+    pub part: Part,
 }
 
-fn runs(chroma: impl Iterator<Item = bool>) -> Vec<Run> {
+fn runs(parts: impl Iterator<Item = Part>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for (i, chroma) in chroma.enumerate() {
+    for (i, part) in parts.enumerate() {
         match runs.last_mut() {
-            Some(run) if run.chroma == chroma => run.range.end = i + 1,
-            _ => runs.push(Run { range: i..i + 1, chroma }),
+            Some(run) if run.part == part => run.range.end = i + 1,
+            _ => runs.push(Run { range: i..i + 1, part }),
         }
     }
     runs
@@ -42,7 +43,8 @@ pub struct NestedLayout {
     /// Constant term of its component, which is predicted from other cells in intra cells.
     pub(super) constant: Vec<bool>,
     pub(super) chroma: Vec<bool>,
-    /// Luma and chroma in the graph's order.
+    pub(super) parts: Vec<Part>,
+    /// The parts in the graph's order.
     pub(super) runs: Vec<Run>,
     /// Where in the order of importance the graph's coefficients are: the inverse of `slots`.
     pub(super) ranks: Vec<u16>,
@@ -93,7 +95,8 @@ impl NestedLayout {
             cells_y,
             constant: positions.iter().map(|p| p[1..] == [0, 0, 0]).collect(),
             chroma: positions.iter().map(|p| p[0] > 0).collect(),
-            runs: runs(positions.iter().map(|p| p[0] > 0)),
+            parts: positions.iter().map(|p| Part::of(*p)).collect(),
+            runs: runs(positions.iter().map(|p| Part::of(*p))),
             ranks: (0..positions.len() as u16).collect(),
             slots: (0..positions.len() as u16).collect(),
             luma: LumaGrid::new(positions, &(0..positions.len() as u16).collect::<Vec<_>>()),
@@ -119,7 +122,7 @@ impl NestedLayout {
         if self.ranks.len() != self.coefficients {
             return Err(Error::Model("the order of coefficients is incomplete; export the bundle again".into()));
         }
-        self.runs = runs(self.ranks.iter().map(|i| self.chroma[usize::from(*i)]));
+        self.runs = runs(self.ranks.iter().map(|i| self.parts[usize::from(*i)]));
         self.luma = LumaGrid::new(&self.positions, order);
         self.slots = order.to_vec();
         Ok(self)

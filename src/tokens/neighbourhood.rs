@@ -3,7 +3,7 @@
 //! counts, and classes of the coefficients before.
 
 use super::contexts::{COARSE, DENSITIES, MAGNITUDES, OUTER};
-use super::step::Prediction;
+use super::step::{Part, Predictions};
 use super::{MAX_NESTED_LAYERS, NestedLayout, TransformSize};
 
 /// A coefficient counts in its neighbourhood with its magnitude, up to this.
@@ -100,11 +100,11 @@ impl BlockState {
     }
 
     /// Moves a cell to the next layer: every significant coefficient gets the index that is assumed there.
-    pub fn promote(&mut self, place: usize, prediction: Prediction) {
+    pub fn promote(&mut self, place: usize, parts: &[Part], predictions: &Predictions) {
         let first = place * self.coefficients;
-        for value in &mut self.values[first..first + usize::from(self.extents[place])] {
+        for (value, part) in self.values[first..first + usize::from(self.extents[place])].iter_mut().zip(parts) {
             if *value != 0 {
-                *value = prediction.assumed(*value);
+                *value = predictions.of(*part).assumed(*value);
             }
         }
     }

@@ -66,7 +66,7 @@ impl Common {
         size: Option<TransformSize>,
         latents: &mut [T],
     ) {
-        let value = |(i, k): (usize, &i16)| (i, reconstruction.value(i32::from(*k), self.groups[i]) as i16);
+        let value = |(i, k): (usize, &i16)| (i, reconstruction.value(i32::from(*k), self.layout.parts[i], self.groups[i]) as i16);
         let coefficients = indices.iter().enumerate().filter(|(_, k)| **k != 0).map(value);
         let luma = self.layout.luma.as_ref().zip(size.filter(|s| *s != TransformSize::Size16));
         for (i, value) in coefficients.clone().filter(|(i, _)| luma.is_none_or(|(grid, _)| !grid.has(*i))) {
@@ -186,9 +186,9 @@ impl NestedEncoder {
         let layer = Layer { layout, classes, steps: self.steps, index: layer, motion };
         let decider = Decider::new(layer, groups, tables, &self.costs, rdo);
         let (coarser, finer) = self.chosen.split_at_mut(layer.index);
-        Ok(match (layer.prediction(), coarser.last()) {
-            (Some(prediction), Some(base)) => {
-                Refiner { decider, prediction, base }.run(latents, &mut self.work, &self.pair, state, around, &mut finer[0])
+        Ok(match (layer.predictions(), coarser.last()) {
+            (Some(predictions), Some(base)) => {
+                Refiner { decider, predictions, base }.run(latents, &mut self.work, &self.pair, state, around, &mut finer[0])
             }
             _ => decider.run(latents, &mut self.work, &self.pair, state, around, &mut finer[0]),
         })
@@ -295,7 +295,7 @@ impl NestedEncoder {
             let before = layer.checked_sub(1).map(|b| (values(b), self.steps.prediction(layer)));
             extent = extent.max(before.map_or(0, |((_, e), _)| e));
             for i in (0..extent).rev() {
-                let assumed = before.map_or(0, |((b, _), prediction)| prediction.assumed(b[i]));
+                let assumed = before.map_or(0, |((b, _), predictions)| predictions.of(layout.parts[i]).assumed(b[i]));
                 if now[i] != assumed && !(layer == 0 && intra && layout.constant[i]) {
                     return layer * c + i + 1;
                 }

@@ -6,9 +6,9 @@ use super::candidates::{Candidates, Nothing};
 use super::choose_size::{Cell, Decision, Trials};
 use super::contexts::{Set, UNARY};
 use super::counts;
-use super::layer::{ChosenLayer, Layer};
+use super::layer::{ChosenLayer, Layer, predict_constant};
 use super::neighbourhood::{BlockState, Neighbourhood};
-use super::step::Reconstruction;
+use super::step::{Part, Reconstruction};
 use super::transform::LumaGrid;
 use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 use crate::pair::Pair;
@@ -81,16 +81,23 @@ pub(super) struct Decider<'a> {
     pub groups: &'a [u8],
     pub costs: &'a CostTable,
     pub reconstruction: Reconstruction,
-    /// Step of the layer in latent units.
-    pub step: i32,
+    /// Steps of the layer's parts in latent units.
+    pub steps: [i32; Part::COUNT],
+    /// What a squared error of each part counts.
+    weights: [f32; Part::COUNT],
     pub rdo: Rdo,
 }
 
 impl<'a> Decider<'a> {
     pub fn new(layer: Layer<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, rdo: &Rdo) -> Self {
+        let steps = Part::ALL.map(|part| layer.steps.step_of(layer.index, part));
+        // where a step is finer than luma's, errors of the same number of steps count alike
+        let p = super::step::experiment()[4] as f32;
+        let weights = steps.map(|step| (steps[Part::Luma as usize] as f32 / step as f32).powf(2.0 * p));
         Self {
             reconstruction: Reconstruction::new(tables, layer.steps, layer.index),
-            step: layer.steps.step(layer.index),
+            steps,
+            weights,
             layer,
             groups,
             costs,
@@ -142,25 +149,34 @@ impl<'a> Decider<'a> {
         estimate
     }
 
-    /// Squared latent units that 1/256 bit is worth.
+    /// Step of luma in latent units.
+    pub(super) fn luma_step(&self) -> i32 {
+        self.steps[Part::Luma as usize]
+    }
+
+    /// What a squared error of coefficient `i` counts; 1 for luma.
+    pub(super) fn weight(&self, i: usize) -> f32 {
+        self.weights[self.layer.layout.parts[i] as usize]
+    }
+
+    /// Squared latent units of luma that 1/256 bit is worth.
     pub(super) fn lambda(&self) -> f32 {
-        self.rdo.lambda * LAMBDA * (self.step as f32).powi(2) / COST_ONE_BIT as f32
+        self.rdo.lambda * LAMBDA * (self.luma_step() as f32).powi(2) / COST_ONE_BIT as f32
     }
 
     pub(super) fn value(&self, k: i32, i: usize) -> i32 {
-        self.reconstruction.value(k, self.groups[i])
+        self.reconstruction.value(k, self.layer.layout.parts[i], self.groups[i])
     }
 
     /// Adds the candidates of one cell in 16x16, in token order. `x`: its latents. Returns the energies of luma and chroma.
     pub(super) fn collect(&self, x: &[i16], candidates: &mut Vec<Candidate>) -> [f64; 2] {
         let layout = self.layer.layout;
-        let (inverse, threshold) = self.limits();
         let (first, mut energies) = (candidates.len(), [0.0; 2]);
         for run in &layout.runs {
-            let part = &x[run.range.clone()];
-            for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
+            let (inverse, threshold) = self.limits(run.part);
+            for (chunk, ranks) in x[run.range.clone()].chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
                 let peak = peak(chunk);
-                energies[usize::from(run.chroma)] += sum_squares(chunk, peak);
+                energies[usize::from(run.part != Part::Luma)] += sum_squares(chunk, peak);
                 if peak >= threshold {
                     self.collect_chunk(chunk, ranks, threshold, inverse, candidates);
                 }
@@ -172,7 +188,7 @@ impl<'a> Decider<'a> {
 
     /// The candidates of one cell's luma in a small transform size, in any order. `x`: as [`LumaGrid::forward`] left it.
     pub(super) fn collect_luma(&self, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
-        let (inverse, threshold) = self.limits();
+        let (inverse, threshold) = self.limits(Part::Luma);
         for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
             if peak(chunk) >= threshold {
                 self.collect_chunk(chunk, ranks, threshold, inverse, candidates);
@@ -181,8 +197,9 @@ impl<'a> Decider<'a> {
     }
 
     /// One over the step, and the least latent that may get a token.
-    pub(super) fn limits(&self) -> (f32, i16) {
-        (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16)
+    pub(super) fn limits(&self, part: Part) -> (f32, i16) {
+        let step = self.steps[part as usize] as f32;
+        (1.0 / step, (HOPELESS * step).ceil().min(32_767.0) as i16)
     }
 
     fn collect_chunk(&self, x: &[i16], ranks: &[u16], threshold: i16, inverse: f32, candidates: &mut Vec<Candidate>) {
@@ -238,7 +255,7 @@ impl<'a> Decider<'a> {
         let implied = self.costs.bit(flag, k != 0);
         let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, i, magnitude_class, k) } else { 0 };
         let d = x - self.value(k, i) as f32;
-        PricedIndex { total: d * d + lambda * bits as f32, k, bits, implied }
+        PricedIndex { total: self.weight(i) * d * d + lambda * bits as f32, k, bits, implied }
     }
 
     /// Bits (1/256) of coefficients that stay zero.
@@ -252,6 +269,37 @@ impl<'a> Decider<'a> {
         let unary = |j: i32| self.costs.bit(set.larger(chroma, class, j as usize - 1), m > j);
         let unary = (1..=m.min(UNARY as i32)).map(unary).sum::<u32>();
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
+    }
+
+    /// Decides on a constant term of an intra cell; returns its bits (1/256).
+    fn decide_constant(&self, one: &mut Candidate, set: Set, place: usize, pitch: usize, chosen: &ChosenLayer) -> u32 {
+        let (i, layer) = (usize::from(one.i), self.layer);
+        let value = |p: usize| i32::from(chosen.values[p * layer.layout.coefficients + i]);
+        let (prediction, contexts) = predict_constant(layer, set, pitch, place, i, value);
+        let sign = if one.x < 0 { -1 } else { 1 };
+        let price = |k: i32| {
+            let difference = (sign * k - prediction).unsigned_abs();
+            let mut bits = self.costs.bit(contexts, difference != 0);
+            if difference > 0 {
+                bits += COST_ONE_BIT + self.escape_cost(contexts + 1, difference - 1);
+            }
+            let d = f32::from(one.x.unsigned_abs()) - self.value(k, i) as f32;
+            (self.weight(i) * d * d + self.lambda() * bits as f32, k, bits)
+        };
+        let exact = price(one.k);
+        if self.protected(i) || super::step::noc() {
+            return exact.2;
+        }
+        let nearer = price((sign * prediction).clamp(one.k - 1, one.k + 1).max(0));
+        let (_, k, bits) = if nearer.0 < exact.0 { nearer } else { exact };
+        one.k = k;
+        bits
+    }
+
+    /// Bits (1/256) of an escape.
+    fn escape_cost(&self, contexts: usize, value: u32) -> u32 {
+        let size = (value + 1).ilog2();
+        (0..=size).map(|n| self.costs.bit(contexts + n as usize, n < size)).sum::<u32>() + size * COST_ONE_BIT
     }
 
     /// Decides on a cell's candidates.
@@ -284,7 +332,7 @@ impl<'a> Decider<'a> {
                 continue;
             }
             if separate(i) {
-                constants += 4 * COST_ONE_BIT;
+                constants += self.decide_constant(one, set, place, state.pitch(), chosen);
                 continue;
             }
             bits += self.silence(set, next..i, around);
@@ -311,7 +359,7 @@ impl<'a> Decider<'a> {
             if k > 0 {
                 around.add(layout, i, k);
                 let d = x - self.value(k, i) as f32;
-                let saved = d * d - x * x;
+                let saved = self.weight(i) * (d * d - x * x);
                 gain += saved;
                 let count = counts::count_cost(self.costs, set, context, one.i + 1);
                 let total = before + saved + lambda * (own - implied + count) as f32;

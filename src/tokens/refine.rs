@@ -12,14 +12,14 @@ use super::counts;
 use super::layer::ChosenLayer;
 use super::neighbourhood::{BlockState, Neighbourhood};
 use super::quantise::{Candidate, Decider, Estimate, Workspace};
-use super::step::Prediction;
+use super::step::{Part, Prediction, Predictions};
 use crate::entropy::COST_ONE_BIT;
 use crate::pair::Pair;
 
 /// Decides on `decider.layer`, given the layer before.
 pub(super) struct Refiner<'a> {
     pub decider: Decider<'a>,
-    pub prediction: Prediction,
+    pub predictions: Predictions,
     /// The layer before.
     pub base: &'a ChosenLayer,
 }
@@ -28,7 +28,7 @@ pub(super) struct Refiner<'a> {
 #[derive(Debug, Clone, Copy)]
 struct PricedRefinement {
     k: i32,
-    /// Squared error in latent units.
+    /// Weighted squared error.
     error: f32,
     /// Bits (1/256), and the part that is not sent for the last token of a cell.
     bits: u32,
@@ -109,8 +109,16 @@ impl Refiner<'_> {
         estimate
     }
 
+    fn prediction(&self, i: usize) -> Prediction {
+        self.predictions.of(self.part(i))
+    }
+
+    fn part(&self, i: usize) -> Part {
+        self.decider.layer.layout.parts[i]
+    }
+
     fn assumed(&self, place: usize, i: usize) -> i32 {
-        i32::from(self.prediction.assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
+        i32::from(self.prediction(i).assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
     }
 
     /// Decides on a cell: every candidate gets its signed value.
@@ -139,7 +147,7 @@ impl Refiner<'_> {
             bits += self.decider.silence(set, next..i, around);
             next = i + 1;
             let assumed = self.assumed(place, i);
-            let default = self.error(i, one.x, assumed);
+            let default = self.weighted_error(i, one.x, assumed);
             let choice = self.choose(set, i, one.x, assumed, lambda, around);
             one.k = choice.k;
             let magnitude = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
@@ -164,6 +172,11 @@ impl Refiner<'_> {
         Decision { bits, total, count: count as u16 }
     }
 
+    fn weighted_error(&self, i: usize, x: i16, k: i32) -> f32 {
+        self.decider.weight(i) * self.error(i, x, k)
+    }
+
+    /// Squared, in latent units.
     fn error(&self, i: usize, x: i16, k: i32) -> f32 {
         let value = self.decider.value(k.abs(), i) * k.signum();
         (f32::from(x) - value as f32).powi(2)
@@ -179,12 +192,12 @@ impl Refiner<'_> {
 
     fn choose(&self, set: Set, i: usize, x: i16, assumed: i32, lambda: f32, around: &Neighbourhood) -> PricedRefinement {
         let rounded = {
-            let nearest = (f32::from(x.unsigned_abs()) / self.decider.step as f32 + 0.5) as i32;
+            let nearest = (f32::from(x.unsigned_abs()) / self.decider.steps[self.part(i) as usize] as f32 + 0.5) as i32;
             nearest * i32::from(x.signum())
         };
         let price = |k: i32| {
             let (bits, implied) = self.bits(set, i, k, assumed, around);
-            PricedRefinement { k, error: self.error(i, x, k), bits, implied }
+            PricedRefinement { k, error: self.weighted_error(i, x, k), bits, implied }
         };
         if self.protected(i) {
             return price(rounded);
@@ -203,7 +216,7 @@ impl Refiner<'_> {
         let Decider { layer, costs, .. } = &self.decider;
         let (class, coarse_class) = (layer.classes[i], around.coarse_class(i));
         if assumed != 0 {
-            let (sign, before) = (assumed.signum(), self.prediction.before(assumed));
+            let (sign, before) = (assumed.signum(), self.prediction(i).before(assumed));
             let cost =
                 |flagged: bool| self.decider.refinement_cost(set, class, coarse_class, before, assumed.abs(), k * sign, flagged);
             let (flagged, bare) = (cost(true), cost(false));

@@ -18,6 +18,56 @@ pub fn step(quantiser: u8) -> i32 {
     ((scaled + (1 << 16)) >> 17) as i32
 }
 
+/// The coefficients of a cell that have one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Luma,
+    Chroma,
+    /// The constant terms of chroma.
+    ChromaConstant,
+}
+
+impl Part {
+    pub const COUNT: usize = 3;
+    pub const ALL: [Self; Self::COUNT] = [Self::Luma, Self::Chroma, Self::ChromaConstant];
+
+    /// Of a coefficient at `[component, t, v, u]`.
+    pub fn of(position: [u16; 4]) -> Self {
+        match position {
+            [0, ..] => Self::Luma,
+            [_, 0, 0, 0] => Self::ChromaConstant,
+            _ => Self::Chroma,
+        }
+    }
+
+    /// The quantiser of these coefficients where the layer's is `quantiser`.
+    fn quantiser(self, quantiser: u8) -> u8 {
+        let p = crate::tokens::step::experiment();
+        let beyond = |knee: f64, slope: f64| {
+            let q = f64::from(quantiser);
+            (q.min(knee) + (q - knee).max(0.0) * slope).floor() as u8
+        };
+        match self {
+            Self::Luma => quantiser,
+            Self::Chroma => beyond(p[0], p[1]),
+            Self::ChromaConstant => beyond(p[2], p[3]),
+        }
+    }
+}
+
+pub(super) fn experiment() -> [f64; 5] {
+    static P: std::sync::OnceLock<[f64; 5]> = std::sync::OnceLock::new();
+    *P.get_or_init(|| {
+        let v: Vec<f64> = std::env::var("CQ").unwrap_or_default().split(',').filter_map(|x| x.parse().ok()).collect();
+        v.try_into().unwrap_or([88.0, 1.0, 88.0, 1.0, 1.0])
+    })
+}
+
+pub(super) fn noc() -> bool {
+    static P: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *P.get_or_init(|| std::env::var("NOC").is_ok())
+}
+
 /// The quantisers of a block's layers. Their indices are spaced evenly, and so the steps' ratios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerSteps {
@@ -53,14 +103,30 @@ impl LayerSteps {
         self.finest + ((2 * above * spread + intervals) / (2 * intervals).max(1)) as u8
     }
 
-    /// Step of `layer` in latent units.
+    /// Step of luma in `layer` in latent units.
     pub fn step(&self, layer: usize) -> i32 {
-        step(self.quantiser(layer))
+        self.step_of(layer, Part::Luma)
+    }
+
+    /// Step of some coefficients in `layer` in latent units.
+    pub(super) fn step_of(&self, layer: usize, part: Part) -> i32 {
+        step(part.quantiser(self.quantiser(layer)))
     }
 
     /// From the indices of the layer before `layer`, which is above 0, to its own.
-    pub(super) fn prediction(&self, layer: usize) -> Prediction {
-        Prediction::new(self.step(layer - 1), self.step(layer))
+    pub(super) fn prediction(&self, layer: usize) -> Predictions {
+        Predictions(Part::ALL.map(|part| Prediction::new(self.step_of(layer - 1, part), self.step_of(layer, part))))
+    }
+}
+
+/// A [`Prediction`] for each part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Predictions([Prediction; Part::COUNT]);
+
+impl Predictions {
+    #[inline]
+    pub fn of(&self, part: Part) -> Prediction {
+        self.0[part as usize]
     }
 }
 
@@ -108,6 +174,11 @@ pub fn bias_index(layer: usize, magnitude: i32, group: u8) -> usize {
 /// Latent values of the indices of one layer.
 #[derive(Debug, Clone)]
 pub(super) struct Reconstruction {
+    parts: [PartReconstruction; Part::COUNT],
+}
+
+#[derive(Debug, Clone)]
+struct PartReconstruction {
     step: i64,
     /// Offset towards zero, in 1/256 latent units, by magnitude class and group.
     bias: [[i64; BIAS_GROUPS]; BIAS_MAGNITUDES],
@@ -115,25 +186,26 @@ pub(super) struct Reconstruction {
 
 impl Reconstruction {
     pub fn new(tables: &Tables, steps: LayerSteps, layer: usize) -> Self {
-        let step = i64::from(steps.step(layer));
-        let mut bias = [[0; BIAS_GROUPS]; BIAS_MAGNITUDES];
-        for (m, row) in bias.iter_mut().enumerate() {
-            for (g, b) in row.iter_mut().enumerate() {
+        let of = |part| {
+            let step = i64::from(steps.step_of(layer, part));
+            let bias = |m: usize, g: usize| {
                 let index = bias_index(layer, m as i32 + 1, g as u8);
-                *b = i64::from(tables.biases().get(index).copied().unwrap_or(0)) * step;
-            }
-        }
-        Self { step, bias }
+                i64::from(tables.biases().get(index).copied().unwrap_or(0)) * step
+            };
+            PartReconstruction { step, bias: std::array::from_fn(|m| std::array::from_fn(|g| bias(m, g))) }
+        };
+        Self { parts: Part::ALL.map(of) }
     }
 
     /// Latent value of the signed index `k`, rounded to nearest (halves away from zero), within i16.
     #[inline]
-    pub fn value(&self, k: i32, group: u8) -> i32 {
+    pub fn value(&self, k: i32, part: Part, group: u8) -> i32 {
         if k == 0 {
             return 0;
         }
         let a = i64::from(k.unsigned_abs());
-        let value = (a * self.step * 256 - self.bias[a.min(3) as usize - 1][usize::from(group)] + 128) >> 8;
+        let PartReconstruction { step, bias } = &self.parts[part as usize];
+        let value = (a * step * 256 - bias[a.min(3) as usize - 1][usize::from(group)] + 128) >> 8;
         let value = value.clamp(0, i64::from(i16::MAX)) as i32;
         if k < 0 { -value } else { value }
     }
@@ -168,7 +240,7 @@ mod tests {
     fn a_prediction_is_the_nearest_index_and_tells_the_one_before() {
         for (coarse, fine) in [(20u8, 12u8), (20, 15), (87, 71), (9, 0), (5, 1), (60, 47)] {
             let steps = LayerSteps::new(2, coarse, fine);
-            let prediction = steps.prediction(1);
+            let prediction = steps.prediction(1).of(Part::Luma);
             for m in 0..60i16 {
                 let exact = f64::from(m) * f64::from(steps.step(0)) / f64::from(steps.step(1));
                 let assumed = prediction.assumed(m);
@@ -178,7 +250,7 @@ mod tests {
             }
             assert_eq!(prediction.assumed(i16::MIN), -i16::MAX);
         }
-        let same = LayerSteps::new(2, 30, 30).prediction(1);
+        let same = LayerSteps::new(2, 30, 30).prediction(1).of(Part::Luma);
         assert_eq!((same.assumed(7), same.before(7)), (7, 7));
     }
 
@@ -186,12 +258,12 @@ mod tests {
     fn reconstruction_is_the_middle() {
         let flat = Tables::flat(0);
         let r = |layer| Reconstruction::new(&flat, LayerSteps::spaced(3, 8, 16), layer);
-        assert_eq!([r(2).value(1, 0), r(2).value(-5, 1)], [16, -80]);
-        assert_eq!([r(1).value(1, 0), r(0).value(-1, 0), r(0).value(0, 0)], [32, -64, 0]);
-        assert_eq!(r(0).value(32767, 0), 32767);
+        assert_eq!([r(2).value(1, Part::Luma, 0), r(2).value(-5, Part::Luma, 1)], [16, -80]);
+        assert_eq!([r(1).value(1, Part::Luma, 0), r(0).value(-1, Part::Luma, 0), r(0).value(0, Part::Luma, 0)], [32, -64, 0]);
+        assert_eq!(r(0).value(32767, Part::Luma, 0), 32767);
         let biased = Tables::from_parts(Vec::new(), Vec::new(), (0..BIASES as u8).map(|i| i * 5).collect()).expect("valid");
         let r = |layer| Reconstruction::new(&biased, LayerSteps::spaced(3, 8, 16), layer);
-        assert_eq!(r(0).value(2, 1), 128 - (64 * 25 + 127) / 256);
-        assert_eq!(r(1).value(2, 1), r(1).value(3, 1) - 32 + (32 * 105 - 32 * 85) / 256);
+        assert_eq!(r(0).value(2, Part::Luma, 1), 128 - (64 * 25 + 127) / 256);
+        assert_eq!(r(1).value(2, Part::Luma, 1), r(1).value(3, Part::Luma, 1) - 32 + (32 * 105 - 32 * 85) / 256);
     }
 }
