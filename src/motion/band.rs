@@ -311,7 +311,9 @@ impl Band {
             let likely = around.chain([previous[i]]).chain(right).chain(below).map(|m| m.vector).chain([scene.coarse.at(y, x)]);
             let likely = likely.map(Motion::straight).filter(|m| *m != zero && *m != prediction);
             cell.consider_each(&mut best, Moves::Vector, likely, bits);
-            cell.consider_each(&mut best, Moves::Vector, scene.jumps.iter().copied(), |m| cost(m.vector, near) + cost(m.bend, self.field.near_bends(y, x)));
+            cell.consider_each(&mut best, Moves::Vector, scene.jumps.iter().copied(), |m| {
+                cost(m.vector, near) + cost(m.bend, self.field.near_bends(y, x))
+            });
             cell.refine(&mut best, Moves::Vector, bits, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
         }
         let flat: u32 = frames.iter().map(|f| activity(f, scene.width, y * CELL, x * CELL)).sum();

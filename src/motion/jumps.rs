@@ -12,6 +12,10 @@ use super::planes::{Interpolated, activity};
 const SAMPLES: usize = 48;
 /// Of those, cells after which a search that has found nothing gives up.
 const FIRST: usize = 16;
+/// A jump must leave less than this share, as 1/n, of a cell's differences.
+const LEFT: u32 = 4;
+/// Share of the cells, as 1/n, that must agree on a jump.
+const AGREE: usize = 4;
 /// Mean absolute difference of a sample, from which on a cell is looked at.
 const MOVED: u32 = 4;
 /// Jumps of a frame that are kept.
@@ -44,17 +48,12 @@ impl Jumps {
         let [first, last] = frames[..] else { return };
         let ends = self.of_frame(last, reference, width);
         let starts = self.of_frame(first, reference, width);
-        for end in ends.iter().flatten().copied() {
-            self.add([0; 2], end);
-            self.add(end, end);
-            for start in starts.iter().flatten().copied().filter(|start| *start != end) {
-                self.add(start, end);
-            }
+        let jumps = |found: [Option<Jump>; KEPT]| found.into_iter().flatten();
+        for end in jumps(ends) {
+            jumps(starts).chain([end, [0; 2]]).for_each(|start| self.add(start, end));
         }
-        for start in starts.iter().flatten().copied() {
-            if !ends.contains(&Some(start)) {
-                self.add(start, start);
-            }
+        for start in jumps(starts) {
+            [start, [0; 2]].into_iter().for_each(|end| self.add(start, end));
         }
     }
 
@@ -86,7 +85,7 @@ impl Jumps {
                 continue;
             }
             looked += 1;
-            let mut best = (still / 3, None);
+            let mut best = (still / LEFT, None);
             for (axis, d) in (0..2).flat_map(|axis| (-REACH..=REACH).map(move |d| (axis, d))) {
                 let to = if axis == 0 { (8 * d, 0) } else { (0, 8 * d) };
                 let sad = reference.sad(frame, at, to, best.0);
@@ -102,7 +101,7 @@ impl Jumps {
         let mut kept = [None; KEPT];
         for kept in &mut kept {
             let (place, votes) = self.votes.iter().copied().enumerate().max_by_key(|(_, votes)| *votes).unwrap_or((0, 0));
-            if votes >= 2 && usize::from(votes) * 8 >= looked {
+            if votes >= 3 && usize::from(votes) * AGREE >= looked {
                 let d = (place % STEPS) as i32 - REACH;
                 *kept = Some(if place < STEPS { [d, 0] } else { [0, d] });
                 self.votes[place] = 0;

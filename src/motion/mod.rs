@@ -116,9 +116,7 @@ impl MotionSearch {
         let Some(last) = frames.last() else { return MotionStats::default() };
         let (interpolated, coarse) = (&mut self.reference, &mut self.coarse);
         self.pair.run(|| interpolated.load(reference), || coarse.search(last, reference));
-        if std::env::var("NOJUMP").is_err() {
-            self.jumps.search(frames, &self.reference, self.width);
-        }
+        self.jumps.search(frames, &self.reference, self.width);
         let scene = Scene {
             frames,
             reference: &self.reference,

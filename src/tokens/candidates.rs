@@ -128,7 +128,7 @@ impl Band {
             _ => return sizes,
         };
         grid.load(whole, planes);
-        let threshold = if known.is_some() { 0 } else { decider.limits(Part::Luma).1 };
+        let threshold = if known.is_some() { 0 } else { decider.limits(Part::Main).1 };
         let doubt = DOUBT * decider.lambda() * COST_ONE_BIT as f32;
         for size in TransformSize::SMALL {
             if known.is_some_and(|known| known != size) {
@@ -167,11 +167,11 @@ impl Band {
 /// Adds the constant terms of an intra cell, which are predicted from other cells, to its candidates.
 fn add_constants(decider: &Decider<'_>, cell: usize, latents: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize) {
     let Layer { layout, index, .. } = decider.layer;
-    if index > 0 || !decider.layer.intra(cell) || super::step::noc() {
+    if index > 0 || !decider.layer.intra(cell) {
         return;
     }
     let large = candidates.len();
-    for i in (0..layout.coefficients).filter(|i| layout.constant[*i]) {
+    for &i in &layout.constants {
         if !candidates[first..large].iter().any(|one| usize::from(one.i) == i) {
             candidates.push(Candidate { i: i as u16, x: latents.get(layout, i).max(-i16::MAX), k: 0 });
         }

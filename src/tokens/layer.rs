@@ -115,7 +115,7 @@ fn code_cell<C: BitCoder>(
     let want = |i: usize| if C::DECODES { 0 } else { wanted.get(i).map_or(0, |k| i32::from(*k)) };
     let separate = |i: usize| l == 0 && intra && layout.constant[i];
     if l == 0 && intra {
-        for i in (0..c).filter(|i| layout.constant[*i]) {
+        for &i in &layout.constants {
             code_constant(coder, layer, state, set, place, i, want(i))?;
         }
     }

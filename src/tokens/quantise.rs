@@ -91,9 +91,8 @@ pub(super) struct Decider<'a> {
 impl<'a> Decider<'a> {
     pub fn new(layer: Layer<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, rdo: &Rdo) -> Self {
         let steps = Part::ALL.map(|part| layer.steps.step_of(layer.index, part));
-        // where a step is finer than luma's, errors of the same number of steps count alike
-        let p = super::step::experiment()[4] as f32;
-        let weights = steps.map(|step| (steps[Part::Luma as usize] as f32 / step as f32).powf(2.0 * p));
+        // between errors that count alike in number and those that do in steps
+        let weights = steps.map(|step| steps[Part::Main as usize] as f32 / step as f32);
         Self {
             reconstruction: Reconstruction::new(tables, layer.steps, layer.index),
             steps,
@@ -149,19 +148,19 @@ impl<'a> Decider<'a> {
         estimate
     }
 
-    /// Step of luma in latent units.
-    pub(super) fn luma_step(&self) -> i32 {
-        self.steps[Part::Luma as usize]
+    /// Step of most coefficients in latent units.
+    pub(super) fn main_step(&self) -> i32 {
+        self.steps[Part::Main as usize]
     }
 
-    /// What a squared error of coefficient `i` counts; 1 for luma.
+    /// What a squared error of coefficient `i` counts; 1 for luma and most of chroma.
     pub(super) fn weight(&self, i: usize) -> f32 {
         self.weights[self.layer.layout.parts[i] as usize]
     }
 
-    /// Squared latent units of luma that 1/256 bit is worth.
+    /// Squared latent units that 1/256 bit is worth.
     pub(super) fn lambda(&self) -> f32 {
-        self.rdo.lambda * LAMBDA * (self.luma_step() as f32).powi(2) / COST_ONE_BIT as f32
+        self.rdo.lambda * LAMBDA * (self.main_step() as f32).powi(2) / COST_ONE_BIT as f32
     }
 
     pub(super) fn value(&self, k: i32, i: usize) -> i32 {
@@ -176,7 +175,7 @@ impl<'a> Decider<'a> {
             let (inverse, threshold) = self.limits(run.part);
             for (chunk, ranks) in x[run.range.clone()].chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
                 let peak = peak(chunk);
-                energies[usize::from(run.part != Part::Luma)] += sum_squares(chunk, peak);
+                energies[usize::from(run.chroma)] += sum_squares(chunk, peak);
                 if peak >= threshold {
                     self.collect_chunk(chunk, ranks, threshold, inverse, candidates);
                 }
@@ -188,7 +187,7 @@ impl<'a> Decider<'a> {
 
     /// The candidates of one cell's luma in a small transform size, in any order. `x`: as [`LumaGrid::forward`] left it.
     pub(super) fn collect_luma(&self, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
-        let (inverse, threshold) = self.limits(Part::Luma);
+        let (inverse, threshold) = self.limits(Part::Main);
         for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
             if peak(chunk) >= threshold {
                 self.collect_chunk(chunk, ranks, threshold, inverse, candidates);
@@ -287,7 +286,7 @@ impl<'a> Decider<'a> {
             (self.weight(i) * d * d + self.lambda() * bits as f32, k, bits)
         };
         let exact = price(one.k);
-        if self.protected(i) || super::step::noc() {
+        if self.protected(i) {
             return exact.2;
         }
         let nearer = price((sign * prediction).clamp(one.k - 1, one.k + 1).max(0));

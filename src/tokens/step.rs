@@ -21,51 +21,35 @@ pub fn step(quantiser: u8) -> i32 {
 /// The coefficients of a cell that have one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    Luma,
-    Chroma,
-    /// The constant terms of chroma.
+    /// All but the next.
+    Main,
+    /// The constant terms of chroma. An error in them is a square of wrong colour, which is seen where luma's errors are not.
     ChromaConstant,
 }
 
+/// The quantiser from which on that of chroma's constant terms rises by one for every [`CHROMA_SLOWER`].
+const CHROMA_KNEE: u8 = 56;
+const CHROMA_SLOWER: u8 = 4;
+
 impl Part {
-    pub const COUNT: usize = 3;
-    pub const ALL: [Self; Self::COUNT] = [Self::Luma, Self::Chroma, Self::ChromaConstant];
+    pub const COUNT: usize = 2;
+    pub const ALL: [Self; Self::COUNT] = [Self::Main, Self::ChromaConstant];
 
     /// Of a coefficient at `[component, t, v, u]`.
     pub fn of(position: [u16; 4]) -> Self {
         match position {
-            [0, ..] => Self::Luma,
-            [_, 0, 0, 0] => Self::ChromaConstant,
-            _ => Self::Chroma,
+            [component, 0, 0, 0] if component > 0 => Self::ChromaConstant,
+            _ => Self::Main,
         }
     }
 
     /// The quantiser of these coefficients where the layer's is `quantiser`.
     fn quantiser(self, quantiser: u8) -> u8 {
-        let p = crate::tokens::step::experiment();
-        let beyond = |knee: f64, slope: f64| {
-            let q = f64::from(quantiser);
-            (q.min(knee) + (q - knee).max(0.0) * slope).floor() as u8
-        };
         match self {
-            Self::Luma => quantiser,
-            Self::Chroma => beyond(p[0], p[1]),
-            Self::ChromaConstant => beyond(p[2], p[3]),
+            Self::Main => quantiser,
+            Self::ChromaConstant => quantiser.min(CHROMA_KNEE) + quantiser.saturating_sub(CHROMA_KNEE) / CHROMA_SLOWER,
         }
     }
-}
-
-pub(super) fn experiment() -> [f64; 5] {
-    static P: std::sync::OnceLock<[f64; 5]> = std::sync::OnceLock::new();
-    *P.get_or_init(|| {
-        let v: Vec<f64> = std::env::var("CQ").unwrap_or_default().split(',').filter_map(|x| x.parse().ok()).collect();
-        v.try_into().unwrap_or([88.0, 1.0, 88.0, 1.0, 1.0])
-    })
-}
-
-pub(super) fn noc() -> bool {
-    static P: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *P.get_or_init(|| std::env::var("NOC").is_ok())
 }
 
 /// The quantisers of a block's layers. Their indices are spaced evenly, and so the steps' ratios.
@@ -103,9 +87,9 @@ impl LayerSteps {
         self.finest + ((2 * above * spread + intervals) / (2 * intervals).max(1)) as u8
     }
 
-    /// Step of luma in `layer` in latent units.
+    /// Step of `layer` in latent units; that of chroma's constant terms is finer where it is coarse.
     pub fn step(&self, layer: usize) -> i32 {
-        self.step_of(layer, Part::Luma)
+        self.step_of(layer, Part::Main)
     }
 
     /// Step of some coefficients in `layer` in latent units.
@@ -226,6 +210,15 @@ mod tests {
     }
 
     #[test]
+    fn constant_terms_of_chroma_stay_finer() {
+        let of = |quantiser: u8| LayerSteps::new(1, quantiser, quantiser).step_of(0, Part::ChromaConstant);
+        assert_eq!([0, 40, 56, 59].map(of), [0, 40, 56, 56].map(step));
+        assert_eq!([60, 68, 87].map(of), [57, 59, 63].map(step));
+        let parts = [[0, 0, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0], [1, 1, 0, 0], [2, 0, 0, 1]].map(Part::of);
+        assert_eq!(parts, [Part::Main, Part::ChromaConstant, Part::ChromaConstant, Part::Main, Part::Main]);
+    }
+
+    #[test]
     fn quantisers_are_spaced_evenly() {
         let all = |steps: LayerSteps| (0..steps.depth()).map(|layer| steps.quantiser(layer)).collect::<Vec<_>>();
         assert_eq!(all(LayerSteps::spaced(4, 8, 20)), [44, 36, 28, 20]);
@@ -240,7 +233,7 @@ mod tests {
     fn a_prediction_is_the_nearest_index_and_tells_the_one_before() {
         for (coarse, fine) in [(20u8, 12u8), (20, 15), (87, 71), (9, 0), (5, 1), (60, 47)] {
             let steps = LayerSteps::new(2, coarse, fine);
-            let prediction = steps.prediction(1).of(Part::Luma);
+            let prediction = steps.prediction(1).of(Part::Main);
             for m in 0..60i16 {
                 let exact = f64::from(m) * f64::from(steps.step(0)) / f64::from(steps.step(1));
                 let assumed = prediction.assumed(m);
@@ -250,7 +243,7 @@ mod tests {
             }
             assert_eq!(prediction.assumed(i16::MIN), -i16::MAX);
         }
-        let same = LayerSteps::new(2, 30, 30).prediction(1).of(Part::Luma);
+        let same = LayerSteps::new(2, 30, 30).prediction(1).of(Part::Main);
         assert_eq!((same.assumed(7), same.before(7)), (7, 7));
     }
 
@@ -258,12 +251,12 @@ mod tests {
     fn reconstruction_is_the_middle() {
         let flat = Tables::flat(0);
         let r = |layer| Reconstruction::new(&flat, LayerSteps::spaced(3, 8, 16), layer);
-        assert_eq!([r(2).value(1, Part::Luma, 0), r(2).value(-5, Part::Luma, 1)], [16, -80]);
-        assert_eq!([r(1).value(1, Part::Luma, 0), r(0).value(-1, Part::Luma, 0), r(0).value(0, Part::Luma, 0)], [32, -64, 0]);
-        assert_eq!(r(0).value(32767, Part::Luma, 0), 32767);
+        assert_eq!([r(2).value(1, Part::Main, 0), r(2).value(-5, Part::Main, 1)], [16, -80]);
+        assert_eq!([r(1).value(1, Part::Main, 0), r(0).value(-1, Part::Main, 0), r(0).value(0, Part::Main, 0)], [32, -64, 0]);
+        assert_eq!(r(0).value(32767, Part::Main, 0), 32767);
         let biased = Tables::from_parts(Vec::new(), Vec::new(), (0..BIASES as u8).map(|i| i * 5).collect()).expect("valid");
         let r = |layer| Reconstruction::new(&biased, LayerSteps::spaced(3, 8, 16), layer);
-        assert_eq!(r(0).value(2, Part::Luma, 1), 128 - (64 * 25 + 127) / 256);
-        assert_eq!(r(1).value(2, Part::Luma, 1), r(1).value(3, Part::Luma, 1) - 32 + (32 * 105 - 32 * 85) / 256);
+        assert_eq!(r(0).value(2, Part::Main, 1), 128 - (64 * 25 + 127) / 256);
+        assert_eq!(r(1).value(2, Part::Main, 1), r(1).value(3, Part::Main, 1) - 32 + (32 * 105 - 32 * 85) / 256);
     }
 }

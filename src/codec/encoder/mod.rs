@@ -8,6 +8,7 @@ mod fixed;
 mod load;
 mod nested;
 mod pace;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -262,6 +263,13 @@ impl Encoder {
         let n = self.geometry.frame_bytes();
         let at = self.times.len() * n;
         load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[at..at + n])?;
+        if self.begins_another() {
+            self.stats.time += started.elapsed();
+            let packet = self.block()?;
+            load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[..n])?;
+            self.times.push(time);
+            return Ok(Some(packet));
+        }
         self.times.push(time);
         self.stats.time += started.elapsed();
         if self.times.len() < self.room() { Ok(None) } else { self.block().map(Some) }
@@ -287,14 +295,23 @@ impl Encoder {
 
     /// Frames that the current block takes: only those before the next key block is due.
     fn room(&self) -> usize {
-        if self.must_be_key() && std::env::var("PARTIAL").is_ok() {
-            return 1;
-        }
         let since = if self.must_be_key() { 0 } else { self.frames_since_key };
         match self.config.key_int_max {
             0 => self.block_length,
             limit => self.block_length.min((limit - since) as usize),
         }
+    }
+
+    /// Whether the frame after those that wait, of a key block, is too different to be coded with them.
+    fn begins_another(&mut self) -> bool {
+        // afterwards there must be room for more than this frame
+        let limit = self.config.key_int_max as usize;
+        let (waiting, n) = (self.times.len(), self.geometry.frame_bytes());
+        if waiting == 0 || !self.coder.has_quantiser() || !self.must_be_key() || (1..=self.block_length).contains(&limit) {
+            return false;
+        }
+        let (before, frame) = self.coder.frames_mut()[(waiting - 1) * n..(waiting + 1) * n].split_at(n);
+        split::differ(&self.geometry, before, frame)
     }
 
     fn must_be_key(&self) -> bool {
