@@ -24,6 +24,7 @@ pub use self::load::Load;
 use self::load::{Change, LoadControl};
 use self::nested::NestedBlocks;
 use self::pace::Pace;
+use self::split::Splitter;
 use super::layer_rates::LayerRates;
 use super::{FrameTime, LiveSettings};
 use crate::Result;
@@ -97,6 +98,7 @@ pub struct Encoder {
     coder: Box<dyn BlockCoder>,
     timeline: Timeline,
     pace: Pace,
+    splitter: Splitter,
     times: Vec<FrameTime>,
     block_length: usize,
     force_key: bool,
@@ -169,6 +171,7 @@ impl Encoder {
         Ok(Self {
             timeline: Timeline::new(config.framerate, header.block_length)?,
             pace: Pace::new(config.framerate),
+            splitter: Splitter::default(),
             times: Vec::with_capacity(block_length),
             block_length,
             force_key: false,
@@ -302,16 +305,17 @@ impl Encoder {
         }
     }
 
-    /// Whether the frame after those that wait, of a key block, is too different to be coded with them.
+    /// Whether the frame after those that wait, which has been loaded, is too different to be coded with them.
     fn begins_another(&mut self) -> bool {
+        let (waiting, n, key) = (self.times.len(), self.geometry.frame_bytes(), self.must_be_key());
         // afterwards there must be room for more than this frame
         let limit = self.config.key_int_max as usize;
-        let (waiting, n) = (self.times.len(), self.geometry.frame_bytes());
-        if waiting == 0 || !self.coder.has_quantiser() || !self.must_be_key() || (1..=self.block_length).contains(&limit) {
+        let since = if key { 0 } else { self.frames_since_key as usize };
+        if waiting == 0 || !self.coder.has_quantiser() || (limit > 0 && since + waiting + 1 >= limit) {
             return false;
         }
         let (before, frame) = self.coder.frames_mut()[(waiting - 1) * n..(waiting + 1) * n].split_at(n);
-        split::differ(&self.geometry, before, frame)
+        self.splitter.splits(&self.geometry, before, frame, key)
     }
 
     fn must_be_key(&self) -> bool {
