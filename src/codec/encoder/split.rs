@@ -65,7 +65,7 @@ mod tests {
 
     /// Stripes, moved by `rows`.
     fn page(rows: usize) -> Vec<u8> {
-        (0..geometry().frame_bytes()).map(|i| if (i / 64 + rows) / 4 % 2 == 0 { 200 } else { 40 }).collect()
+        (0..geometry().frame_bytes()).map(|i| if ((i / 64 + rows) / 4).is_multiple_of(2) { 200 } else { 40 }).collect()
     }
 
     #[test]
