@@ -116,7 +116,7 @@ fn code_cell<C: BitCoder>(
     let separate = |i: usize| l == 0 && intra && layout.constant[i];
     if l == 0 && intra {
         for &i in &layout.constants {
-            code_constant(coder, layer, state, set, place, i, want(i))?;
+            code_constant(coder, layer, state, set, cell, i, want(i))?;
         }
     }
     let mut count = 0;
@@ -126,7 +126,7 @@ fn code_cell<C: BitCoder>(
             count -= 1;
         }
     }
-    let context = counts::count_context(state, place, l, layer.hint(cell));
+    let context = state.count_context(place, l, layer.hint(cell));
     let count = counts::code_count(coder, set, context, count as u16, c)
         .ok_or_else(|| Error::Malformed(format!("a cell has more than {c} tokens; wait for the next block")))?;
     if count == 0 {
@@ -139,7 +139,8 @@ fn code_cell<C: BitCoder>(
         state.sizes[place] = Some(size);
     }
     let count = usize::from(count);
-    around.begin(&state.values, &state.extents, state.pitch(), place, count, intra);
+    around.begin(intra);
+    around.reach(state.around(place), count);
     for i in 0..count {
         let (assumed, last) = (state.value(place, i), i + 1 == count);
         let class = layer.classes[i];
@@ -161,7 +162,7 @@ fn code_cell<C: BitCoder>(
             around.add(layout, i, assumed.abs());
         } else {
             let m = want(i);
-            if !last && !coder.bit(set.zero(class, around.zero_class(i)), m != 0) {
+            if !last && !coder.bit(set.zero(around.zero_flag(i)), m != 0) {
                 continue;
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;
@@ -230,11 +231,13 @@ fn code_constant<C: BitCoder>(
     layer: Layer<'_>,
     state: &mut BlockState,
     set: Set,
-    place: usize,
+    cell: usize,
     i: usize,
     wanted: i32,
 ) -> Result<()> {
-    let (prediction, contexts) = predict_constant(layer, set, state.pitch(), place, i, |p| state.value(p, i));
+    let (place, pitch) = (layer.layout.place(cell), state.pitch());
+    let near = [place - 1, place - pitch, place - pitch - 1];
+    let (prediction, contexts) = predict_constant(layer, set, cell, i, |n| state.value(near[n], i));
     let difference = wanted - prediction;
     let mut value = prediction;
     if coder.bit(contexts, difference != 0) {
@@ -251,22 +254,13 @@ fn code_constant<C: BitCoder>(
     Ok(())
 }
 
-/// The prediction of constant term `i` of an intra cell from those of the cells before, `value` by place, and the first of the contexts of
-/// the difference.
-pub(super) fn predict_constant(
-    layer: Layer<'_>,
-    set: Set,
-    pitch: usize,
-    place: usize,
-    i: usize,
-    value: impl Fn(usize) -> i32,
-) -> (i32, usize) {
-    let cell = |p: usize| {
-        let (x, y) = ((p % pitch).wrapping_sub(1), (p / pitch).wrapping_sub(1));
-        let inside = x < layer.layout.cells_x && y < layer.layout.cells_y;
-        (inside && layer.intra(y * layer.layout.cells_x + x)).then(|| value(p))
-    };
-    let (left, top, corner) = (cell(place - 1), cell(place - pitch), cell(place - pitch - 1));
+/// The prediction of constant term `i` of an intra cell from those to the left, above and above to the left, `value` by their number; and
+/// the first of the contexts of the difference.
+pub(super) fn predict_constant(layer: Layer<'_>, set: Set, cell: usize, i: usize, value: impl Fn(usize) -> i32) -> (i32, usize) {
+    let width = layer.layout.cells_x;
+    let (beside, below) = (!cell.is_multiple_of(width), cell >= width);
+    let known = |inside: bool, back: usize, n: usize| (inside && layer.intra(cell - back)).then(|| value(n));
+    let (left, top, corner) = (known(beside, 1, 0), known(below, width, 1), known(beside && below, width + 1, 2));
     let (prediction, roughness) = match (left, top, corner) {
         (Some(l), Some(t), Some(c)) => {
             let gradient = if c >= l.max(t) {
