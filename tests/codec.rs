@@ -208,6 +208,29 @@ fn a_partial_block_has_the_frames_it_has() {
 }
 
 #[test]
+fn a_scene_begins_a_block() {
+    // frame 40 is another scene; where a key block is due every two frames, there is no room for what is left of the block
+    for (first, key_int_max, sizes) in
+        [(37, 0, vec![2, 1, 2, 2]), (39, 0, vec![1, 2, 2]), (39, 2, vec![2, 2, 1]), (38, 0, vec![2, 2, 2])]
+    {
+        let mut e = encoder(LiveSettings::default(), SearchMethod::Regression, key_int_max);
+        let mut d = None;
+        let (mut n, mut found) = (first, Vec::new());
+        let mut packets: Vec<_> = (first..44).filter_map(|i| push(&mut e, i)).collect();
+        packets.extend(e.drain().unwrap());
+        for packet in packets {
+            let d = d.get_or_insert_with(|| decoder(&e, None));
+            for mse in errors(d, &packet.data, n).unwrap() {
+                assert!(psnr(mse) > 33.0, "{first}: {} dB", psnr(mse));
+            }
+            n += packet.frames as usize;
+            found.push(packet.frames);
+        }
+        assert_eq!((found, n), (sizes, 44), "from frame {first}");
+    }
+}
+
+#[test]
 fn missing_reordered_and_foreign_blocks_wait_for_a_key_block() {
     let mut e = encoder(LiveSettings::default(), SearchMethod::Regression, 6);
     let packets = encode(&mut e, 24);

@@ -131,7 +131,7 @@ fn durations_cover_the_block_even_with_gaps_in_it() {
     let caps = raw_caps("I420", 32, 32, (0, 1));
     let mut h = encoder(&caps, "packetized", "");
     for (pts, duration) in [(0, Some(10)), (500, Some(20)), (600, None), (610, None)] {
-        let mut b = picture(&caps, pts);
+        let mut b = picture(&caps, 0);
         let m = b.get_mut().unwrap();
         m.set_pts(gst::ClockTime::from_mseconds(pts));
         m.set_duration(duration.map(gst::ClockTime::from_mseconds));
@@ -140,6 +140,19 @@ fn durations_cover_the_block_even_with_gaps_in_it() {
     let packets = drain(&mut h);
     assert_eq!(packets[0].duration(), Some(gst::ClockTime::from_mseconds(520)));
     assert_eq!(packets[1].duration(), None);
+}
+
+#[test]
+fn a_picture_that_changes_at_once_begins_a_block() {
+    let caps = small();
+    let mut h = encoder(&caps, "packetized", "");
+    for (n, shown) in [0, 30, 30].into_iter().enumerate() {
+        let mut b = picture(&caps, shown);
+        stamp(&mut b, n as u64, RATE);
+        h.push(b).unwrap();
+    }
+    let times: Vec<_> = drain(&mut h).iter().map(|p| (p.pts().unwrap(), p.duration().unwrap())).collect();
+    assert_eq!(times, [(at(0), at(1)), (at(1), at(3) - at(1))]);
 }
 
 #[test]

@@ -211,6 +211,8 @@ pub(super) struct Scene<'a> {
     pub frames: &'a [&'a [u8]],
     pub reference: &'a Interpolated,
     pub coarse: &'a Coarse,
+    /// Motion of jumps.
+    pub jumps: &'a [Motion],
     /// The last block's motion.
     pub previous: &'a [Motion],
     pub width: usize,
@@ -252,6 +254,12 @@ impl Band {
 
     fn sad_mut(&mut self, y: usize, x: usize) -> &mut u32 {
         &mut self.sad[(y - self.rows.start) * self.cells_x + x]
+    }
+
+    /// Whether a cell of the band leaves the straight line.
+    pub(super) fn has_bends(&self) -> bool {
+        let cells = self.rows.clone().flat_map(|y| (0..self.cells_x).map(move |x| (y, x)));
+        cells.into_iter().any(|(y, x)| self.field.get(y, x).is_some_and(|m| m.bend != [0; 2]))
     }
 
     /// Copies the row `y` of another band.
@@ -321,6 +329,9 @@ impl Band {
             let likely = around.chain([previous[i]]).chain(right).chain(below).map(|m| m.vector).chain([scene.coarse.at(y, x)]);
             let likely = likely.map(Motion::straight).filter(|m| *m != zero && *m != prediction);
             cell.consider_each(&mut best, Moves::Anywhere, likely, bits);
+            cell.consider_each(&mut best, Moves::Anywhere, scene.jumps.iter().copied(), |m| {
+                cost(m.vector, near) + cost(m.bend, self.field.near_bends(y, x))
+            });
             cell.refine(&mut best, Moves::Vector, bits, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
         }
         let flat = || frames.iter().map(|f| activity(f, scene.width, y * CELL, x * CELL)).sum::<u32>();

@@ -7,8 +7,9 @@
 //! much as residuals, and bits are counted as the token coder will code them:
 //!
 //! 1. `coarse.rs`: a search at a quarter of the resolution finds large motion.
-//! 2. Each cell, in coding order, takes the best of its neighbours' vectors, its own of the block before and the coarse one, and
-//!    refines it in shrinking steps, of which those that make the last frame worse are not looked at further.
+//! 2. Each cell, in coding order, takes the best of its neighbours' vectors, its own of the block before, the coarse one and those of
+//!    jumps (`jumps.rs`: pages that scroll), and refines it in shrinking steps, of which those that make the last frame worse are not looked
+//!    at further.
 //! 3. Sweeps over the whole field let each cell take the vector of any neighbour. The cost of the cells predicted from it
 //!    counts too.
 //! 4. If a sample of cells gains enough from bends, each cell looks for its own and then moves its last frame again. One more
@@ -19,6 +20,7 @@
 mod band;
 mod coarse;
 mod field;
+mod jumps;
 mod pixels;
 mod planes;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use band::{Band, Scene};
 use coarse::Coarse;
 pub use field::CELL;
 use field::Motion;
+use jumps::Jumps;
 use planes::Interpolated;
 
 /// The result of a search.
@@ -76,6 +79,7 @@ pub struct MotionSearch {
     block_length: usize,
     reference: Interpolated,
     coarse: Coarse,
+    jumps: Jumps,
     bands: [Band; 2],
     previous: Vec<Motion>,
     pair: Pair,
@@ -93,6 +97,7 @@ impl MotionSearch {
             block_length,
             reference: Interpolated::new(width, height),
             coarse: Coarse::new(width, height),
+            jumps: Jumps::default(),
             bands: [0..half, half..cells_y].map(|rows| Band::new(rows, cells_y, cells_x)),
             previous: vec![Motion::default(); cells_x * cells_y],
             pair: Pair::new(threads, "elastictok-motion")?,
@@ -112,16 +117,20 @@ impl MotionSearch {
         let Some(last) = frames.last() else { return MotionStats::default() };
         let (interpolated, coarse) = (&mut self.reference, &mut self.coarse);
         self.pair.run(|| interpolated.load(reference), || coarse.search(last, reference));
+        self.jumps.search(frames, &self.reference, self.width);
         let scene = Scene {
             frames,
             reference: &self.reference,
             coarse: &self.coarse,
+            jumps: self.jumps.likely(),
             previous: &self.previous,
             width: self.width,
             lambda: (lambda.clamp(0.0, 1e4) * 256.0) as u32,
         };
         let (bands, pair) = (&mut self.bands, &self.pair);
         pass(bands, pair, |band| band.search(scene));
+        let bent = bands.iter().any(Band::has_bends);
+        bands.iter_mut().for_each(|band| band.field.bent = bent);
         for _ in 0..SWEEPS {
             pass(bands, pair, |band| band.sweep(scene));
         }

@@ -56,6 +56,29 @@ fn a_shake_bends() {
     assert!(motion[3 * n..].iter().all(|b| *b == 0), "a straight pan does not bend: {motion:?}");
 }
 
+/// A page of small strokes without any larger shape, scrolled up by some rows.
+fn page(rows: usize) -> Vec<u8> {
+    let stroke = |y: usize, x: usize| (y / 2).wrapping_mul(7919).wrapping_add(x / 2).wrapping_mul(2654435761) >> 11 & 7 == 0;
+    (0..H * W).map(|i| if stroke(i / W + rows, i % W) { 220 } else { 40 }).collect()
+}
+
+#[test]
+fn a_scrolled_page_jumps() {
+    for (first, last) in [(0, 28), (28, 28), (46, 46), (17, 28), (28, 0)] {
+        let (motion, stats) = search(&[&page(first), &page(last)], &page(0));
+        let n = motion.len() / 5;
+        let wanted = [4 * last, 0, 8 * first, 0].map(|d| d as i32);
+        let exact = |i: &usize| {
+            [motion[*i], motion[n + i], motion[3 * n + i] + 4 * last as i32, motion[4 * n + i]] == wanted
+                && motion[2 * n + i] == 0
+        };
+        // the last rows show what was not there before
+        let known = (H - first.max(last)) / CELL * (W / CELL);
+        let right = (0..known).filter(exact).count();
+        assert!(right == known, "{first}, {last}: {right} of {known}, {stats:?}, {motion:?}");
+    }
+}
+
 #[test]
 fn a_static_scene_does_not_move() {
     let reference = picture(0.0, 0.0);

@@ -5,7 +5,9 @@
 use std::ops::Range;
 
 use super::choose_size::{DOUBT, FEW, estimate, luma};
+use super::layer::Layer;
 use super::quantise::{Candidate, Decider};
+use super::step::Part;
 use super::transform::{LumaGrid, Plane};
 use super::{NestedLayout, TransformSize};
 use crate::entropy::COST_ONE_BIT;
@@ -139,7 +141,9 @@ impl Band {
         let known = before.size(cell);
         let few = luma(layout, &candidates[start..]).count() < FEW;
         let mut least = if known.is_none() && !few { estimate(decider, luma(layout, &candidates[start..])) } else { 0.0 };
-        if before.add_shown(cell, SizedLatents { whole, small: None }, candidates, start) {
+        let latents = SizedLatents { whole, small: None };
+        let shown = before.add_shown(cell, latents, candidates, start);
+        if add_constants(decider, cell, latents, candidates, start) || shown {
             sorter.sort(c, &mut candidates[start..]);
         }
         let end = candidates.len();
@@ -150,7 +154,7 @@ impl Band {
             _ => return sizes,
         };
         grid.load(whole, planes);
-        let threshold = if known.is_some() { 0 } else { decider.limits().1 };
+        let threshold = if known.is_some() { 0 } else { decider.limits(Part::Main).1 };
         let doubt = DOUBT * decider.lambda() * COST_ONE_BIT as f32;
         for size in TransformSize::SMALL {
             if known.is_some_and(|known| known != size) {
@@ -174,7 +178,9 @@ impl Band {
                 }
             }
             sorter.sort(c, &mut candidates[first..]);
-            if before.add_shown(cell, SizedLatents { whole, small: Some((grid, small)) }, candidates, first) {
+            let latents = SizedLatents { whole, small: Some((grid, small)) };
+            let shown = before.add_shown(cell, latents, candidates, first);
+            if add_constants(decider, cell, latents, candidates, first) || shown {
                 sorter.sort(c, &mut candidates[first..]);
             }
             sizes[1 + usize::from(size == TransformSize::Size4)] = Some(first..candidates.len());
@@ -184,4 +190,26 @@ impl Band {
         }
         sizes
     }
+}
+
+/// Adds the constant terms of an intra cell, which are predicted from other cells, to its candidates, out of order. Returns whether it
+/// did.
+fn add_constants(
+    decider: &Decider<'_>,
+    cell: usize,
+    latents: SizedLatents<'_>,
+    candidates: &mut Vec<Candidate>,
+    first: usize,
+) -> bool {
+    let Layer { layout, index, .. } = decider.layer;
+    if index > 0 || !decider.layer.intra(cell) {
+        return false;
+    }
+    let large = candidates.len();
+    for &i in &layout.constants {
+        if !candidates[first..large].iter().any(|one| usize::from(one.i) == i) {
+            candidates.push(Candidate { i: i as u16, x: latents.get(layout, i).max(-i16::MAX), k: 0 });
+        }
+    }
+    candidates.len() > large
 }

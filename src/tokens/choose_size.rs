@@ -115,7 +115,7 @@ pub(super) fn estimate<'a>(decider: &Decider<'_>, luma: impl Iterator<Item = &'a
     let bit = decider.lambda() * COST_ONE_BIT as f32;
     let cost = |one: &Candidate| {
         let (x, k) = (f32::from(one.x.unsigned_abs()), one.k as f32);
-        let error = x - k * decider.step as f32;
+        let error = x - k * decider.main_step() as f32;
         (error * error - x * x + bit * (COEFFICIENT_BITS + DOUBLING_BITS * k.log2())).min(0.0)
     };
     luma.map(cost).sum()

@@ -3,7 +3,7 @@
 
 use super::contexts::{MORE, PREFIX, Set, UNARY};
 use super::neighbourhood::{BlockState, Neighbourhood};
-use super::step::{LayerSteps, Prediction};
+use super::step::{LayerSteps, Predictions};
 use super::transform::code_size;
 use super::{NestedLayout, TransformSize, counts};
 use crate::entropy::BitCoder;
@@ -50,7 +50,7 @@ impl Layer<'_> {
     }
 
     /// From the indices of the layer before; `None` in layer 0.
-    pub fn prediction(&self) -> Option<Prediction> {
+    pub fn predictions(&self) -> Option<Predictions> {
         (self.index > 0).then(|| self.steps.prediction(self.index))
     }
 
@@ -81,14 +81,14 @@ pub(super) fn code_layer<C: BitCoder>(
     around: &mut Neighbourhood,
     chosen: Option<&ChosenLayer>,
 ) -> Result<()> {
-    let (layout, prediction) = (layer.layout, layer.prediction());
+    let (layout, predictions) = (layer.layout, layer.predictions());
     for y in 0..layout.cells_y {
         for x in 0..layout.cells_x {
             let place = state.place(x, y);
-            if let Some(prediction) = prediction {
-                state.promote(place, prediction);
+            if let Some(predictions) = &predictions {
+                state.promote(place, &layout.parts, predictions);
             }
-            code_cell(coder, layer, prediction, state, around, place, y * layout.cells_x + x, chosen)?;
+            code_cell(coder, layer, predictions.as_ref(), state, around, place, y * layout.cells_x + x, chosen)?;
         }
         if C::DECODES && coder.exhausted() {
             return Err(Error::Malformed(format!("layer {} ends before its cells do; wait for the next block", layer.index)));
@@ -101,7 +101,7 @@ pub(super) fn code_layer<C: BitCoder>(
 fn code_cell<C: BitCoder>(
     coder: &mut C,
     layer: Layer<'_>,
-    prediction: Option<Prediction>,
+    predictions: Option<&Predictions>,
     state: &mut BlockState,
     around: &mut Neighbourhood,
     place: usize,
@@ -115,8 +115,8 @@ fn code_cell<C: BitCoder>(
     let want = |i: usize| if C::DECODES { 0 } else { wanted.get(i).map_or(0, |k| i32::from(*k)) };
     let separate = |i: usize| l == 0 && intra && layout.constant[i];
     if l == 0 && intra {
-        for i in (0..c).filter(|i| layout.constant[*i]) {
-            code_constant(coder, layer, state, set, place, i, want(i))?;
+        for &i in &layout.constants {
+            code_constant(coder, layer, state, set, cell, i, want(i))?;
         }
     }
     let mut count = 0;
@@ -150,7 +150,7 @@ fn code_cell<C: BitCoder>(
             }
         } else if assumed != 0 {
             let (m, coarse_class) = (want(i), around.coarse_class(i));
-            let before = prediction.map_or(0, |p| p.before(assumed));
+            let before = predictions.map_or(0, |p| p.of(layout.parts[i]).before(assumed));
             if last || coder.bit(set.middle(before, class, coarse_class), m != assumed) {
                 // towards and beyond zero counts as down
                 let change = (m - assumed) * assumed.signum();
@@ -231,17 +231,36 @@ fn code_constant<C: BitCoder>(
     layer: Layer<'_>,
     state: &mut BlockState,
     set: Set,
-    place: usize,
+    cell: usize,
     i: usize,
     wanted: i32,
 ) -> Result<()> {
-    let pitch = state.pitch();
-    let cell = |p: usize| {
-        let (x, y) = ((p % pitch).wrapping_sub(1), (p / pitch).wrapping_sub(1));
-        let inside = x < layer.layout.cells_x && y < layer.layout.cells_y;
-        (inside && layer.intra(y * layer.layout.cells_x + x)).then(|| state.value(p, i))
-    };
-    let (left, top, corner) = (cell(place - 1), cell(place - pitch), cell(place - pitch - 1));
+    let (place, pitch) = (layer.layout.place(cell), state.pitch());
+    let near = [place - 1, place - pitch, place - pitch - 1];
+    let (prediction, contexts) = predict_constant(layer, set, cell, i, |n| state.value(near[n], i));
+    let difference = wanted - prediction;
+    let mut value = prediction;
+    if coder.bit(contexts, difference != 0) {
+        let negative = coder.bypass(u32::from(difference < 0), 1) == 1;
+        let size = 1 + code_escape(coder, contexts + 1, PREFIX - 1, difference.unsigned_abs().wrapping_sub(1))? as i32;
+        value += if negative { -size } else { size };
+    }
+    if value.unsigned_abs() > MAX_MAGNITUDE {
+        return Err(Error::Malformed(format!("a constant term of {value}; wait for the next block")));
+    }
+    if value != 0 {
+        state.set(place, i, value);
+    }
+    Ok(())
+}
+
+/// The prediction of constant term `i` of an intra cell from those to the left, above and above to the left, `value` by their number; and
+/// the first of the contexts of the difference.
+pub(super) fn predict_constant(layer: Layer<'_>, set: Set, cell: usize, i: usize, value: impl Fn(usize) -> i32) -> (i32, usize) {
+    let width = layer.layout.cells_x;
+    let (beside, below) = (!cell.is_multiple_of(width), cell >= width);
+    let known = |inside: bool, back: usize, n: usize| (inside && layer.intra(cell - back)).then(|| value(n));
+    let (left, top, corner) = (known(beside, 1, 0), known(below, width, 1), known(beside && below, width + 1, 2));
     let (prediction, roughness) = match (left, top, corner) {
         (Some(l), Some(t), Some(c)) => {
             let gradient = if c >= l.max(t) {
@@ -258,19 +277,5 @@ fn code_constant<C: BitCoder>(
         (Some(v), None, _) | (None, Some(v), _) => (v, 2),
         _ => (0, 2),
     };
-    let contexts = set.constant(layer.layout.chroma[i], roughness);
-    let difference = wanted - prediction;
-    let mut value = prediction;
-    if coder.bit(contexts, difference != 0) {
-        let negative = coder.bypass(u32::from(difference < 0), 1) == 1;
-        let size = 1 + code_escape(coder, contexts + 1, PREFIX - 1, difference.unsigned_abs().wrapping_sub(1))? as i32;
-        value += if negative { -size } else { size };
-    }
-    if value.unsigned_abs() > MAX_MAGNITUDE {
-        return Err(Error::Malformed(format!("a constant term of {value}; wait for the next block")));
-    }
-    if value != 0 {
-        state.set(place, i, value);
-    }
-    Ok(())
+    (prediction, set.constant(layer.layout.chroma[i], roughness))
 }

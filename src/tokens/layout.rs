@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which coefficients a cell has, in which order, and which are neighbours of which.
 
+use super::step::Part;
 use super::transform::LumaGrid;
 use crate::{Error, Result};
 
@@ -14,19 +15,21 @@ const MAX_FREQUENCY: u16 = 1 << 12;
 /// Position classes of coefficients, on which zero flags depend.
 pub const CLASSES: usize = 16;
 
-/// Neighbouring coefficients in the graph's order that are all luma or all chroma.
+/// Neighbouring coefficients in the graph's order of one step, all luma or all chroma.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
     pub range: std::ops::Range<usize>,
     pub chroma: bool,
+    pub part: Part,
 }
 
-fn runs(chroma: impl Iterator<Item = bool>) -> Vec<Run> {
+fn runs(positions: impl Iterator<Item = [u16; 4]>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for (i, chroma) in chroma.enumerate() {
+    for (i, position) in positions.enumerate() {
+        let (chroma, part) = (position[0] > 0, Part::of(position));
         match runs.last_mut() {
-            Some(run) if run.chroma == chroma => run.range.end = i + 1,
-            _ => runs.push(Run { range: i..i + 1, chroma }),
+            Some(run) if (run.chroma, run.part) == (chroma, part) => run.range.end = i + 1,
+            _ => runs.push(Run { range: i..i + 1, chroma, part }),
         }
     }
     runs
@@ -41,7 +44,10 @@ pub struct NestedLayout {
     pub(super) cells_y: usize,
     /// Constant term of its component, which is predicted from other cells in intra cells.
     pub(super) constant: Vec<bool>,
+    /// Their indices.
+    pub(super) constants: Vec<usize>,
     pub(super) chroma: Vec<bool>,
+    pub(super) parts: Vec<Part>,
     /// Luma and chroma in the graph's order.
     pub(super) runs: Vec<Run>,
     /// Where in the order of importance the graph's coefficients are: the inverse of `slots`.
@@ -92,8 +98,10 @@ impl NestedLayout {
             cells_x,
             cells_y,
             constant: positions.iter().map(|p| p[1..] == [0, 0, 0]).collect(),
+            constants: (0..positions.len()).filter(|i| positions[*i][1..] == [0, 0, 0]).collect(),
             chroma: positions.iter().map(|p| p[0] > 0).collect(),
-            runs: runs(positions.iter().map(|p| p[0] > 0)),
+            parts: positions.iter().map(|p| Part::of(*p)).collect(),
+            runs: runs(positions.iter().copied()),
             ranks: (0..positions.len() as u16).collect(),
             slots: (0..positions.len() as u16).collect(),
             luma: LumaGrid::new(positions, &(0..positions.len() as u16).collect::<Vec<_>>()),
@@ -119,7 +127,7 @@ impl NestedLayout {
         if self.ranks.len() != self.coefficients {
             return Err(Error::Model("the order of coefficients is incomplete; export the bundle again".into()));
         }
-        self.runs = runs(self.ranks.iter().map(|i| self.chroma[usize::from(*i)]));
+        self.runs = runs(self.ranks.iter().map(|i| self.positions[usize::from(*i)]));
         self.luma = LumaGrid::new(&self.positions, order);
         self.slots = order.to_vec();
         Ok(self)

@@ -4,7 +4,7 @@
 
 use super::contexts::{COARSE, DENSITIES, INNER, MAGNITUDES, OUTER};
 use super::counts::{CountContext, count_context, hint};
-use super::step::Prediction;
+use super::step::{Part, Predictions};
 use super::{MAX_NESTED_LAYERS, NestedLayout, TransformSize};
 
 /// A coefficient counts in its neighbourhood with its magnitude, up to this.
@@ -129,11 +129,11 @@ impl BlockState {
     }
 
     /// Moves a cell to the next layer: every significant coefficient gets the index that is assumed there.
-    pub fn promote(&mut self, place: usize, prediction: Prediction) {
+    pub fn promote(&mut self, place: usize, parts: &[Part], predictions: &Predictions) {
         let first = place * self.coefficients;
-        for value in &mut self.values[first..first + usize::from(self.extents[place])] {
+        for (value, part) in self.values[first..first + usize::from(self.extents[place])].iter_mut().zip(parts) {
             if *value != 0 {
-                *value = prediction.assumed(*value);
+                *value = predictions.of(*part).assumed(*value);
             }
         }
     }

@@ -44,7 +44,7 @@ impl Common {
         size: Option<TransformSize>,
         latents: &mut [T],
     ) {
-        let value = |(i, k): (usize, &i16)| (i, reconstruction.value(i32::from(*k), self.groups[i]) as i16);
+        let value = |(i, k): (usize, &i16)| (i, reconstruction.value(i32::from(*k), self.layout.parts[i], self.groups[i]) as i16);
         let coefficients = indices.iter().enumerate().filter(|(_, k)| **k != 0).map(value);
         let luma = self.layout.luma.as_ref().zip(size.filter(|s| *s != TransformSize::Size16));
         for (i, value) in coefficients.clone().filter(|(i, _)| luma.is_none_or(|(grid, _)| !grid.has(*i))) {
@@ -210,7 +210,8 @@ impl ChosenBlock<'_> {
         let (now, mut extent) = self.values(layer, place);
         let before = layer.checked_sub(1).map(|b| (self.values(b, place), self.steps.prediction(layer)));
         extent = extent.max(before.map_or(0, |((_, e), _)| e));
-        let assumed = |i: usize| before.map_or(0, |((b, _), prediction)| prediction.assumed(b[i]));
+        let layout = &self.common.layout;
+        let assumed = |i: usize| before.map_or(0, |((b, _), predictions)| predictions.of(layout.parts[i]).assumed(b[i]));
         (0..extent).rev().find(|&i| now[i] != assumed(i) && counts(i)).map_or(0, |i| i + 1)
     }
 
@@ -307,9 +308,9 @@ impl NestedEncoder {
         let layer = Layer { layout, classes, steps: self.steps, index: layer, motion };
         let decider = Decider::new(layer, groups, tables, &self.costs, rdo);
         let (coarser, finer) = self.chosen.split_at_mut(layer.index);
-        Ok(match (layer.prediction(), coarser.last()) {
-            (Some(prediction), Some(base)) => {
-                self.work.run(&Refiner { decider, prediction, base }, latents, &self.pair, &mut finer[0])
+        Ok(match (layer.predictions(), coarser.last()) {
+            (Some(predictions), Some(base)) => {
+                self.work.run(&Refiner { decider, predictions, base }, latents, &self.pair, &mut finer[0])
             }
             _ => self.work.run(&decider, latents, &self.pair, &mut finer[0]),
         })

@@ -7,11 +7,11 @@ use super::choose_size::{Bound, Decision, Trial};
 use super::contexts::{DENSITIES, INNER, OUTER, Set, UNARY};
 use super::counts::{self, CountContext};
 use super::large::{CHUNK, large};
-use super::layer::Layer;
+use super::layer::{Layer, predict_constant};
 use super::layout::CLASSES;
 use super::neighbourhood::{Around, Neighbourhood};
 use super::sides::Rule;
-use super::step::Reconstruction;
+use super::step::{Part, Reconstruction};
 use super::transform::{LumaGrid, TransformSize};
 use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 
@@ -76,8 +76,10 @@ pub(super) struct Decider<'a> {
     pub groups: &'a [u8],
     pub costs: &'a CostTable,
     pub reconstruction: Reconstruction,
-    /// Step of the layer in latent units.
-    pub step: i32,
+    /// Steps of the layer's parts in latent units.
+    pub steps: [i32; Part::COUNT],
+    /// What a squared error of each part counts.
+    weights: [f32; Part::COUNT],
     pub rdo: Rdo,
     /// Least bits (1/256) of the flag of a coefficient that is not zero, by class, of inter and of intra cells.
     least_flags: [[u32; CLASSES]; 2],
@@ -85,9 +87,13 @@ pub(super) struct Decider<'a> {
 
 impl<'a> Decider<'a> {
     pub fn new(layer: Layer<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, rdo: &Rdo) -> Self {
+        let steps = Part::ALL.map(|part| layer.steps.step_of(layer.index, part));
+        // between errors that count alike in number and those that do in steps
+        let weights = steps.map(|step| steps[Part::Main as usize] as f32 / step as f32);
         Self {
             reconstruction: Reconstruction::new(tables, layer.steps, layer.index),
-            step: layer.steps.step(layer.index),
+            steps,
+            weights,
             layer,
             groups,
             costs,
@@ -96,21 +102,31 @@ impl<'a> Decider<'a> {
         }
     }
 
+    /// Step of most coefficients in latent units.
+    pub(super) fn main_step(&self) -> i32 {
+        self.steps[Part::Main as usize]
+    }
+
+    /// What a squared error of coefficient `i` counts; 1 for luma and most of chroma.
+    pub(super) fn weight(&self, i: usize) -> f32 {
+        self.weights[self.layer.layout.parts[i] as usize]
+    }
+
     /// Squared latent units that 1/256 bit is worth.
     pub(super) fn lambda(&self) -> f32 {
-        self.rdo.lambda * LAMBDA * (self.step as f32).powi(2) / COST_ONE_BIT as f32
+        self.rdo.lambda * LAMBDA * (self.main_step() as f32).powi(2) / COST_ONE_BIT as f32
     }
 
     pub(super) fn value(&self, k: i32, i: usize) -> i32 {
-        self.reconstruction.value(k, self.groups[i])
+        self.reconstruction.value(k, self.layer.layout.parts[i], self.groups[i])
     }
 
     /// Adds the candidates of one cell in 16x16, in any order. `x`: its latents. Returns the energies of luma and chroma.
     pub(super) fn collect(&self, x: &[i16], candidates: &mut Vec<Candidate>) -> [f64; 2] {
         let layout = self.layer.layout;
-        let (inverse, threshold) = self.limits();
         let mut energies = [0.0; 2];
         for run in &layout.runs {
+            let (inverse, threshold) = self.limits(run.part);
             let part = &x[run.range.clone()];
             for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
                 let found = large(chunk, threshold);
@@ -124,15 +140,16 @@ impl<'a> Decider<'a> {
 
     /// The candidates of one cell's luma in a small transform size, in any order. `x`: as [`LumaGrid::forward`] left it.
     pub(super) fn collect_luma(&self, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
-        let (inverse, threshold) = self.limits();
+        let (inverse, threshold) = self.limits(Part::Main);
         for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
             collect_chunk(chunk, ranks, large(chunk, threshold), inverse, candidates);
         }
     }
 
     /// One over the step, and the least latent that may get a token.
-    pub(super) fn limits(&self) -> (f32, i16) {
-        (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16)
+    pub(super) fn limits(&self, part: Part) -> (f32, i16) {
+        let step = self.steps[part as usize] as f32;
+        (1.0 / step, (HOPELESS * step).ceil().min(32_767.0) as i16)
     }
 
     /// Whether token `i` of layer 0 may be sent.
@@ -152,7 +169,7 @@ impl<'a> Decider<'a> {
         let implied = self.costs.bit(flag, k != 0);
         let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, i, magnitude_class, k) } else { 0 };
         let d = x - self.value(k, i) as f32;
-        PricedIndex { total: d * d + lambda * bits as f32, k, bits, implied }
+        PricedIndex { total: self.weight(i) * d * d + lambda * bits as f32, k, bits, implied }
     }
 
     /// Bits (1/256) of coefficients that stay zero.
@@ -173,11 +190,41 @@ impl<'a> Decider<'a> {
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 
-    /// The most that a candidate can take off the squared error.
+    /// Decides on a constant term of an intra cell; returns its bits (1/256).
+    fn decide_constant(&self, one: &mut Candidate, set: Set, cell: usize, of: Around<'_>) -> u32 {
+        let i = usize::from(one.i);
+        let (prediction, contexts) = predict_constant(self.layer, set, cell, i, |n| i32::from(of.values[n][i]));
+        let sign = if one.x < 0 { -1 } else { 1 };
+        let price = |k: i32| {
+            let difference = (sign * k - prediction).unsigned_abs();
+            let mut bits = self.costs.bit(contexts, difference != 0);
+            if difference > 0 {
+                bits += COST_ONE_BIT + self.escape_cost(contexts + 1, difference - 1);
+            }
+            let d = f32::from(one.x.unsigned_abs()) - self.value(k, i) as f32;
+            (self.weight(i) * d * d + self.lambda() * bits as f32, k, bits)
+        };
+        let exact = price(one.k);
+        if self.protected(i) {
+            return exact.2;
+        }
+        let nearer = price((sign * prediction).clamp(one.k - 1, one.k + 1).max(0));
+        let (_, k, bits) = if nearer.0 < exact.0 { nearer } else { exact };
+        one.k = k;
+        bits
+    }
+
+    /// Bits (1/256) of an escape.
+    fn escape_cost(&self, contexts: usize, value: u32) -> u32 {
+        let size = (value + 1).ilog2();
+        (0..=size).map(|n| self.costs.bit(contexts + n as usize, n < size)).sum::<u32>() + size * COST_ONE_BIT
+    }
+
+    /// The most that a candidate can take off the weighted squared error.
     fn most_saved(&self, one: &Candidate) -> f32 {
         let (x, i) = (f32::from(one.x.unsigned_abs()), usize::from(one.i));
         let error = |k: i32| (x - self.value(k, i) as f32).powi(2);
-        x * x - error(one.k).min(error(one.k - 1))
+        self.weight(i) * (x * x - error(one.k).min(error(one.k - 1)))
     }
 }
 
@@ -235,7 +282,7 @@ impl Rule for Decider<'_> {
                 continue;
             }
             if separate(i) {
-                constants += 4 * COST_ONE_BIT;
+                constants += self.decide_constant(one, set, cell, of);
                 continue;
             }
             let so_far = gain + lambda * bits as f32;
@@ -269,7 +316,7 @@ impl Rule for Decider<'_> {
             if k > 0 {
                 around.add(layout, i, k);
                 let d = x - self.value(k, i) as f32;
-                let saved = d * d - x * x;
+                let saved = self.weight(i) * (d * d - x * x);
                 gain += saved;
                 let total = before + saved + lambda * (own - implied + bound.count) as f32;
                 if total < best.0 || self.protected(i) {

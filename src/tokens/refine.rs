@@ -13,13 +13,13 @@ use super::layer::ChosenLayer;
 use super::neighbourhood::{Around, Neighbourhood};
 use super::quantise::{Candidate, Decider, Possible, SLACK, bound};
 use super::sides::Rule;
-use super::step::Prediction;
+use super::step::{Part, Prediction, Predictions};
 use crate::entropy::COST_ONE_BIT;
 
 /// Decides on `decider.layer`, given the layer before.
 pub(super) struct Refiner<'a> {
     pub decider: Decider<'a>,
-    pub prediction: Prediction,
+    pub predictions: Predictions,
     /// The layer before.
     pub base: &'a ChosenLayer,
 }
@@ -28,7 +28,7 @@ pub(super) struct Refiner<'a> {
 #[derive(Debug, Clone, Copy)]
 struct PricedRefinement {
     k: i32,
-    /// Squared error in latent units.
+    /// Weighted squared error.
     error: f32,
     /// Bits (1/256), and the part that is not sent for the last token of a cell.
     bits: u32,
@@ -64,17 +64,30 @@ impl Before for Refiner<'_> {
 }
 
 impl Refiner<'_> {
+    fn prediction(&self, i: usize) -> Prediction {
+        self.predictions.of(self.part(i))
+    }
+
+    fn part(&self, i: usize) -> Part {
+        self.decider.layer.layout.parts[i]
+    }
+
     fn assumed(&self, place: usize, i: usize) -> i32 {
-        i32::from(self.prediction.assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
+        i32::from(self.prediction(i).assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
     }
 
     /// The index nearest to a latent, and the one next to it on the side of the one that is assumed.
-    fn nearest(&self, x: i16, assumed: i32) -> (i32, i32) {
-        let nearest = (f32::from(x.unsigned_abs()) / self.decider.step as f32 + 0.5) as i32;
+    fn nearest(&self, i: usize, x: i16, assumed: i32) -> (i32, i32) {
+        let nearest = (f32::from(x.unsigned_abs()) / self.decider.steps[self.part(i) as usize] as f32 + 0.5) as i32;
         let rounded = nearest * i32::from(x.signum());
         (rounded, rounded + (assumed - rounded).signum())
     }
 
+    fn weighted_error(&self, i: usize, x: i16, k: i32) -> f32 {
+        self.decider.weight(i) * self.error(i, x, k)
+    }
+
+    /// Squared, in latent units.
     fn error(&self, i: usize, x: i16, k: i32) -> f32 {
         let value = self.decider.value(k.abs(), i) * k.signum();
         (f32::from(x) - value as f32).powi(2)
@@ -89,10 +102,10 @@ impl Refiner<'_> {
     }
 
     fn choose(&self, set: Set, i: usize, x: i16, assumed: i32, lambda: f32, around: &Neighbourhood) -> PricedRefinement {
-        let (rounded, nearer) = self.nearest(x, assumed);
+        let (rounded, nearer) = self.nearest(i, x, assumed);
         let price = |k: i32| {
             let (bits, implied) = self.bits(set, i, k, assumed, around);
-            PricedRefinement { k, error: self.error(i, x, k), bits, implied }
+            PricedRefinement { k, error: self.weighted_error(i, x, k), bits, implied }
         };
         if self.protected(i) {
             return price(rounded);
@@ -118,7 +131,7 @@ impl Refiner<'_> {
         let Decider { layer, costs, .. } = &self.decider;
         let (class, coarse_class) = (layer.classes[i], around.coarse_class(i));
         if assumed != 0 {
-            let (sign, before) = (assumed.signum(), self.prediction.before(assumed));
+            let (sign, before) = (assumed.signum(), self.prediction(i).before(assumed));
             let flag = costs.bit(set.middle(before, class, coarse_class), k != assumed);
             if k == assumed {
                 return (flag, flag);
@@ -175,10 +188,11 @@ impl Rule for Refiner<'_> {
         let all = bound(bounds, candidates.iter().rev(), |one| {
             let i = usize::from(one.i);
             let assumed = self.assumed(place, i);
-            let (rounded, nearer) = self.nearest(one.x, assumed);
+            let (rounded, nearer) = self.nearest(i, one.x, assumed);
             let least = |last: bool| if assumed == 0 { lambda * self.decider.least_bits(intra, i, last) as f32 } else { 0.0 };
             Possible {
-                gain: self.error(i, one.x, assumed) - self.error(i, one.x, rounded).min(self.error(i, one.x, nearer)),
+                gain: self.weighted_error(i, one.x, assumed)
+                    - self.weighted_error(i, one.x, rounded).min(self.weighted_error(i, one.x, nearer)),
                 least: least(false),
                 least_last: least(true),
                 count: counts::count_cost(costs, set, context, one.i + 1),
@@ -199,7 +213,7 @@ impl Rule for Refiner<'_> {
             bits += self.decider.silence(set, next..i, around);
             next = i + 1;
             let assumed = self.assumed(place, i);
-            let default = self.error(i, one.x, assumed);
+            let default = self.weighted_error(i, one.x, assumed);
             let choice = self.choose(set, i, one.x, assumed, lambda, around);
             one.k = choice.k;
             let magnitude = if assumed != 0 { assumed.abs() } else { choice.k.abs() };

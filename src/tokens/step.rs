@@ -18,6 +18,40 @@ pub fn step(quantiser: u8) -> i32 {
     ((scaled + (1 << 16)) >> 17) as i32
 }
 
+/// The coefficients of a cell that have one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All but the next.
+    Main,
+    /// The constant terms of chroma. An error in them is a square of wrong colour, which is seen where luma's errors are not.
+    ChromaConstant,
+}
+
+/// The quantiser from which on that of chroma's constant terms rises by one for every [`CHROMA_SLOWER`].
+const CHROMA_KNEE: u8 = 56;
+const CHROMA_SLOWER: u8 = 4;
+
+impl Part {
+    pub const COUNT: usize = 2;
+    pub const ALL: [Self; Self::COUNT] = [Self::Main, Self::ChromaConstant];
+
+    /// Of a coefficient at `[component, t, v, u]`.
+    pub fn of(position: [u16; 4]) -> Self {
+        match position {
+            [component, 0, 0, 0] if component > 0 => Self::ChromaConstant,
+            _ => Self::Main,
+        }
+    }
+
+    /// The quantiser of these coefficients where the layer's is `quantiser`.
+    fn quantiser(self, quantiser: u8) -> u8 {
+        match self {
+            Self::Main => quantiser,
+            Self::ChromaConstant => quantiser.min(CHROMA_KNEE) + quantiser.saturating_sub(CHROMA_KNEE) / CHROMA_SLOWER,
+        }
+    }
+}
+
 /// The quantisers of a block's layers. Their indices are spaced evenly, and so the steps' ratios.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerSteps {
@@ -53,14 +87,30 @@ impl LayerSteps {
         self.finest + ((2 * above * spread + intervals) / (2 * intervals).max(1)) as u8
     }
 
-    /// Step of `layer` in latent units.
+    /// Step of `layer` in latent units; that of chroma's constant terms is finer where it is coarse.
     pub fn step(&self, layer: usize) -> i32 {
-        step(self.quantiser(layer))
+        self.step_of(layer, Part::Main)
+    }
+
+    /// Step of some coefficients in `layer` in latent units.
+    pub(super) fn step_of(&self, layer: usize, part: Part) -> i32 {
+        step(part.quantiser(self.quantiser(layer)))
     }
 
     /// From the indices of the layer before `layer`, which is above 0, to its own.
-    pub(super) fn prediction(&self, layer: usize) -> Prediction {
-        Prediction::new(self.step(layer - 1), self.step(layer))
+    pub(super) fn prediction(&self, layer: usize) -> Predictions {
+        Predictions(Part::ALL.map(|part| Prediction::new(self.step_of(layer - 1, part), self.step_of(layer, part))))
+    }
+}
+
+/// A [`Prediction`] for each part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Predictions([Prediction; Part::COUNT]);
+
+impl Predictions {
+    #[inline]
+    pub fn of(&self, part: Part) -> Prediction {
+        self.0[part as usize]
     }
 }
 
@@ -108,6 +158,11 @@ pub fn bias_index(layer: usize, magnitude: i32, group: u8) -> usize {
 /// Latent values of the indices of one layer.
 #[derive(Debug, Clone)]
 pub(super) struct Reconstruction {
+    parts: [PartReconstruction; Part::COUNT],
+}
+
+#[derive(Debug, Clone)]
+struct PartReconstruction {
     step: i64,
     /// Offset towards zero, in 1/256 latent units, by magnitude class and group.
     bias: [[i64; BIAS_GROUPS]; BIAS_MAGNITUDES],
@@ -115,25 +170,26 @@ pub(super) struct Reconstruction {
 
 impl Reconstruction {
     pub fn new(tables: &Tables, steps: LayerSteps, layer: usize) -> Self {
-        let step = i64::from(steps.step(layer));
-        let mut bias = [[0; BIAS_GROUPS]; BIAS_MAGNITUDES];
-        for (m, row) in bias.iter_mut().enumerate() {
-            for (g, b) in row.iter_mut().enumerate() {
+        let of = |part| {
+            let step = i64::from(steps.step_of(layer, part));
+            let bias = |m: usize, g: usize| {
                 let index = bias_index(layer, m as i32 + 1, g as u8);
-                *b = i64::from(tables.biases().get(index).copied().unwrap_or(0)) * step;
-            }
-        }
-        Self { step, bias }
+                i64::from(tables.biases().get(index).copied().unwrap_or(0)) * step
+            };
+            PartReconstruction { step, bias: std::array::from_fn(|m| std::array::from_fn(|g| bias(m, g))) }
+        };
+        Self { parts: Part::ALL.map(of) }
     }
 
     /// Latent value of the signed index `k`, rounded to nearest (halves away from zero), within i16.
     #[inline]
-    pub fn value(&self, k: i32, group: u8) -> i32 {
+    pub fn value(&self, k: i32, part: Part, group: u8) -> i32 {
         if k == 0 {
             return 0;
         }
         let a = i64::from(k.unsigned_abs());
-        let value = (a * self.step * 256 - self.bias[a.min(3) as usize - 1][usize::from(group)] + 128) >> 8;
+        let PartReconstruction { step, bias } = &self.parts[part as usize];
+        let value = (a * step * 256 - bias[a.min(3) as usize - 1][usize::from(group)] + 128) >> 8;
         let value = value.clamp(0, i64::from(i16::MAX)) as i32;
         if k < 0 { -value } else { value }
     }
@@ -154,6 +210,15 @@ mod tests {
     }
 
     #[test]
+    fn constant_terms_of_chroma_stay_finer() {
+        let of = |quantiser: u8| LayerSteps::new(1, quantiser, quantiser).step_of(0, Part::ChromaConstant);
+        assert_eq!([0, 40, 56, 59].map(of), [0, 40, 56, 56].map(step));
+        assert_eq!([60, 68, 87].map(of), [57, 59, 63].map(step));
+        let parts = [[0, 0, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0], [1, 1, 0, 0], [2, 0, 0, 1]].map(Part::of);
+        assert_eq!(parts, [Part::Main, Part::ChromaConstant, Part::ChromaConstant, Part::Main, Part::Main]);
+    }
+
+    #[test]
     fn quantisers_are_spaced_evenly() {
         let all = |steps: LayerSteps| (0..steps.depth()).map(|layer| steps.quantiser(layer)).collect::<Vec<_>>();
         assert_eq!(all(LayerSteps::spaced(4, 8, 20)), [44, 36, 28, 20]);
@@ -168,7 +233,7 @@ mod tests {
     fn a_prediction_is_the_nearest_index_and_tells_the_one_before() {
         for (coarse, fine) in [(20u8, 12u8), (20, 15), (87, 71), (9, 0), (5, 1), (60, 47)] {
             let steps = LayerSteps::new(2, coarse, fine);
-            let prediction = steps.prediction(1);
+            let prediction = steps.prediction(1).of(Part::Main);
             for m in 0..60i16 {
                 let exact = f64::from(m) * f64::from(steps.step(0)) / f64::from(steps.step(1));
                 let assumed = prediction.assumed(m);
@@ -178,7 +243,7 @@ mod tests {
             }
             assert_eq!(prediction.assumed(i16::MIN), -i16::MAX);
         }
-        let same = LayerSteps::new(2, 30, 30).prediction(1);
+        let same = LayerSteps::new(2, 30, 30).prediction(1).of(Part::Main);
         assert_eq!((same.assumed(7), same.before(7)), (7, 7));
     }
 
@@ -186,12 +251,12 @@ mod tests {
     fn reconstruction_is_the_middle() {
         let flat = Tables::flat(0);
         let r = |layer| Reconstruction::new(&flat, LayerSteps::spaced(3, 8, 16), layer);
-        assert_eq!([r(2).value(1, 0), r(2).value(-5, 1)], [16, -80]);
-        assert_eq!([r(1).value(1, 0), r(0).value(-1, 0), r(0).value(0, 0)], [32, -64, 0]);
-        assert_eq!(r(0).value(32767, 0), 32767);
+        assert_eq!([r(2).value(1, Part::Main, 0), r(2).value(-5, Part::Main, 1)], [16, -80]);
+        assert_eq!([r(1).value(1, Part::Main, 0), r(0).value(-1, Part::Main, 0), r(0).value(0, Part::Main, 0)], [32, -64, 0]);
+        assert_eq!(r(0).value(32767, Part::Main, 0), 32767);
         let biased = Tables::from_parts(Vec::new(), Vec::new(), (0..BIASES as u8).map(|i| i * 5).collect()).expect("valid");
         let r = |layer| Reconstruction::new(&biased, LayerSteps::spaced(3, 8, 16), layer);
-        assert_eq!(r(0).value(2, 1), 128 - (64 * 25 + 127) / 256);
-        assert_eq!(r(1).value(2, 1), r(1).value(3, 1) - 32 + (32 * 105 - 32 * 85) / 256);
+        assert_eq!(r(0).value(2, Part::Main, 1), 128 - (64 * 25 + 127) / 256);
+        assert_eq!(r(1).value(2, Part::Main, 1), r(1).value(3, Part::Main, 1) - 32 + (32 * 105 - 32 * 85) / 256);
     }
 }

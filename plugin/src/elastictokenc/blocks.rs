@@ -247,6 +247,6 @@ impl State {
         let least = stats.least_bitrate.filter(|_| !self.told_least);
         self.told_least |= least.is_some();
         let least = least.map(|least| (self.encoder.live().bitrate, least));
-        Ok(Coded { buffer, key: packet.key, frames: self.forget_block(), measured, least })
+        Ok(Coded { buffer, key: packet.key, frames: self.take_block(packet.frames as usize), measured, least })
     }
 }

@@ -68,6 +68,12 @@ impl State {
         Snapshot { stats, search: self.search, token_bits: self.token_bits, provider: self.encoder.provider() }
     }
 
+    /// Ends a block of the first `frames` frames that wait; returns them.
+    pub(super) fn take_block(&mut self, frames: usize) -> Vec<u32> {
+        self.block += 1;
+        self.waiting.drain(..frames.min(self.waiting.len())).collect()
+    }
+
     /// Ends the block: the next frame begins another one. Returns the block's frames.
     pub(super) fn forget_block(&mut self) -> Vec<u32> {
         self.block += 1;

@@ -26,6 +26,11 @@ pub(super) trait BlockCoder: Send {
     /// T aligned frames to code.
     fn frames_mut(&mut self) -> &mut [u8];
 
+    /// Whether coefficients are quantised: blocks then predict from each other with motion.
+    fn has_quantiser(&self) -> bool {
+        false
+    }
+
     /// New settings, checked, from the next block on.
     fn set_live(&mut self, live: LiveSettings) -> Result<()>;
 

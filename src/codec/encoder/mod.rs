@@ -8,6 +8,7 @@ mod fixed;
 mod load;
 mod nested;
 mod pace;
+mod split;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ pub use self::load::Load;
 use self::load::{Change, LoadControl};
 use self::nested::NestedBlocks;
 use self::pace::Pace;
+use self::split::Splitter;
 use super::layer_rates::LayerRates;
 use super::{FrameTime, LiveSettings};
 use crate::Result;
@@ -96,6 +98,7 @@ pub struct Encoder {
     coder: Box<dyn BlockCoder>,
     timeline: Timeline,
     pace: Pace,
+    splitter: Splitter,
     times: Vec<FrameTime>,
     block_length: usize,
     force_key: bool,
@@ -168,6 +171,7 @@ impl Encoder {
         Ok(Self {
             timeline: Timeline::new(config.framerate, header.block_length)?,
             pace: Pace::new(config.framerate),
+            splitter: Splitter::default(),
             times: Vec::with_capacity(block_length),
             block_length,
             force_key: false,
@@ -262,6 +266,13 @@ impl Encoder {
         let n = self.geometry.frame_bytes();
         let at = self.times.len() * n;
         load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[at..at + n])?;
+        if self.begins_another() {
+            self.stats.time += started.elapsed();
+            let packet = self.block()?;
+            load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[..n])?;
+            self.times.push(time);
+            return Ok(Some(packet));
+        }
         self.times.push(time);
         self.stats.time += started.elapsed();
         if self.times.len() < self.room() { Ok(None) } else { self.block().map(Some) }
@@ -292,6 +303,19 @@ impl Encoder {
             0 => self.block_length,
             limit => self.block_length.min((limit - since) as usize),
         }
+    }
+
+    /// Whether the frame after those that wait, which has been loaded, is too different to be coded with them.
+    fn begins_another(&mut self) -> bool {
+        let (waiting, n, key) = (self.times.len(), self.geometry.frame_bytes(), self.must_be_key());
+        // afterwards there must be room for more than this frame
+        let limit = self.config.key_int_max as usize;
+        let since = if key { 0 } else { self.frames_since_key as usize };
+        if waiting == 0 || !self.coder.has_quantiser() || (limit > 0 && since + waiting + 1 >= limit) {
+            return false;
+        }
+        let (before, frame) = self.coder.frames_mut()[(waiting - 1) * n..(waiting + 1) * n].split_at(n);
+        self.splitter.splits(&self.geometry, before, frame, key)
     }
 
     fn must_be_key(&self) -> bool {

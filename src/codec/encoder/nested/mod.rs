@@ -23,6 +23,10 @@ impl BlockCoder for NestedBlocks {
         self.finest.frames_mut()
     }
 
+    fn has_quantiser(&self) -> bool {
+        true
+    }
+
     fn set_live(&mut self, live: LiveSettings) -> Result<()> {
         check(&live)?;
         self.rate.set_live(live);
