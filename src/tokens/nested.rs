@@ -3,6 +3,7 @@
 
 use super::contexts::{CONTEXTS, MOTION, Set};
 use super::layer::{ChosenLayer, Layer, code_layer};
+use super::motion::INTRA;
 use super::neighbourhood::{BlockState, Neighbourhood};
 use super::quantise::{Decider, Workspace};
 use super::refine::Refiner;
@@ -277,7 +278,7 @@ impl NestedEncoder {
             let extent = usize::from(chosen.extents[place]);
             let values = &chosen.values[place * c..place * c + extent];
             self.common.rebuild(&reconstruction, values, chosen.sizes[place], out);
-            let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] != 0);
+            let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] == INTRA);
             *count = self.count_tokens(last, intra, place) as i32;
         }
         Ok(())
