@@ -27,6 +27,11 @@ impl Motion {
 
     /// Displacement of frame `i` of `t` in eighths of a pixel.
     pub(super) fn displacement(self, i: usize, t: usize) -> (i32, i32) {
+        if t == 2 {
+            // the same without divisions
+            let [y, x] = self.vector;
+            return if i == 0 { (y + self.bend[0], x + self.bend[1]) } else { (2 * y, 2 * x) };
+        }
         let part = |d: i32| (4 * d * (i as i32 + 1) + t as i32).div_euclid(2 * t as i32);
         let [by, bx] = if i + 1 < t { self.bend } else { [0; 2] };
         (part(self.vector[0]) + by, part(self.vector[1]) + bx)
@@ -88,19 +93,25 @@ impl MotionField {
     pub(super) fn around(&self, y: usize, x: usize) -> [Option<Motion>; 8] {
         let i = self.index(y, x);
         let (above, below) = (i - self.pitch, i + self.pitch);
-        [i - 1, above, above + 1, above - 1, i + 1, below, below + 1, below - 1].map(|i| self.cells[i])
+        let at = |i: usize| self.cells[i];
+        // map() of arrays is not inlined
+        [at(i - 1), at(above), at(above + 1), at(above - 1), at(i + 1), at(below), at(below + 1), at(below - 1)]
+    }
+
+    #[inline(always)]
+    fn near_of(&self, i: usize, part: impl Fn(Motion) -> [i32; 2]) -> Near {
+        let above = i - self.pitch;
+        [self.cells[i - 1].map(&part), self.cells[above].map(&part), self.cells[above + 1].map(&part)]
     }
 
     #[inline]
     fn near_index(&self, i: usize) -> Near {
-        let above = i - self.pitch;
-        [self.cells[i - 1], self.cells[above], self.cells[above + 1]].map(|m| m.map(|m| m.vector))
+        self.near_of(i, |m| m.vector)
     }
 
     #[inline]
     fn near_bends_index(&self, i: usize) -> Near {
-        let above = i - self.pitch;
-        [self.cells[i - 1], self.cells[above], self.cells[above + 1]].map(|m| m.map(|m| m.bend))
+        self.near_of(i, |m| m.bend)
     }
 
     /// The neighbours from which a cell's vector is predicted.

@@ -7,6 +7,7 @@ mod choose_size;
 mod contexts;
 mod counts;
 pub mod fixed;
+mod large;
 mod layer;
 mod layout;
 pub mod motion;
@@ -14,6 +15,7 @@ mod neighbourhood;
 mod nested;
 mod quantise;
 mod refine;
+mod sides;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -21,7 +23,7 @@ mod transform;
 
 pub use contexts::{CONTEXTS, describe};
 pub use layout::{CLASSES, MAX_NESTED_LAYERS, NestedLayout};
-pub use nested::{BlockShape, NestedDecoder, NestedEncoder};
+pub use nested::{BlockShape, ChosenBlock, FilledCells, NestedDecoder, NestedEncoder};
 pub use quantise::{Estimate, Rdo};
 pub use step::{BIASES, LayerSteps, MAX_QUANTISER, bias_index, step};
 pub use transform::TransformSize;
