@@ -208,7 +208,8 @@ fn changed_nested_tokens_make_a_stream_of_those() {
     refused(indices.clone(), motion[1..].to_vec());
     refused(indices.clone(), vec![256; motion.len()]);
     refused(indices.clone(), vec![i32::MIN; motion.len()]);
-    refused(indices, vec![2; motion.len()]);
+    refused(indices.clone(), vec![2; motion.len()]); // blended, and nothing beside moves differently
+    refused(indices, vec![3; motion.len()]);
 }
 
 #[test]

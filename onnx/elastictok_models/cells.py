@@ -31,9 +31,9 @@ class Cells:
         """The rows of x, which has one for each cell of `other`, that are of the list."""
         return self.b.op("Gather", x, self.among(other), axis=0)
 
-    def put(self, rows: str, x: str, other: Cells | None = None) -> str:
+    def put(self, rows: str, x: str, other: Cells | None = None, out: str | None = None) -> str:
         """x, which has a row for each cell of `other`, with `rows` [n, ..] in their places."""
-        return self.b.op("ScatterND", x, self.b.op("Unsqueeze", self.among(other), self.b.ints(1)), rows)
+        return self.b.op("ScatterND", x, self.b.op("Unsqueeze", self.among(other), self.b.ints(1)), rows, out=out)
 
 
 def listed(b: Builder, mask: str) -> Cells:
@@ -63,7 +63,7 @@ def moving_cells(b: Builder, motion: str, position: str) -> str:
     """bool [cells]: cells that are not predicted by the samples in their own place."""
     field = b.op("Cast", b.reshape(motion, 5, -1), to=TensorProto.BOOL)
     moving = b.reshape(intra_cells(b, motion, position), -1)
-    for plane in (0, 1, 3, 4):
+    for plane in range(5):
         moving = b.op("Or", moving, b.op("Gather", field, b.const(plane, np.int64), axis=0))
     return moving
 

@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from .blending import predict
 from .builder import INT64_MAX, Builder, Grid
 from .cells import around, coded_cells, empty, every_cell, first_cell, listed, moving_cells, still_samples
 from .config import CELL, Config
 from .filter_graph import loop_filter
-from .prediction import intra_cells, predict
+from .prediction import intra_cells
 from .transform_graph import inverse_transform, transform
 
 if TYPE_CHECKING:

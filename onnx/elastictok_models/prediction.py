@@ -2,8 +2,6 @@
 """Motion compensation as a graph. docs/bundle.md defines the motion planes."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from onnx import TensorProto
 
@@ -11,15 +9,12 @@ from .builder import INT64_MAX, Builder, Grid
 from .config import GREY, Config
 from .transform import CHROMA_MATRICES, LUMA_MATRICES
 
-if TYPE_CHECKING:
-    from .cells import Cells
-
 BIAS = 1 << 16  # whole pixels; keeps integer division and remainder on positive numbers: both then floor
 
 
 def intra_cells(b: Builder, motion: str, position: str) -> str:
     """bool [1, cells_y, cells_x]: cells that nothing predicts."""
-    return b.op("Or", b.op("Greater", b.slice(motion, 2, 3, 0), b.const(0, np.int32)), b.op("Equal", position, b.const(0, np.int64)))
+    return b.op("Or", b.op("Equal", b.slice(motion, 2, 3, 0), b.const(1, np.int32)), b.op("Equal", position, b.const(0, np.int64)))
 
 
 def planes(b: Builder, grid: Grid, reference: str) -> tuple[str, str]:
@@ -29,10 +24,9 @@ def planes(b: Builder, grid: Grid, reference: str) -> tuple[str, str]:
             b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 0), 2, grid.half_height, grid.half_width))
 
 
-def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, reference: str, cells: Cells | None = None,
-            names: tuple[str | None, str | None] = (None, None)) -> tuple[str, str]:
-    """Motion-compensated prediction of `cells`, n of them, or of all: luma float32 [n, T, 16, 16], chroma [n, T, 8, 16]; under `names`,
-    where given.
+def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, place: str, reference: str) -> tuple[str, str]:
+    """Motion-compensated prediction of n cells: luma float32 [n, T, 16, 16], chroma [n, T, 8, 16]. `field`: int32 [5, n], their motion;
+    `intra`: bool [n]; `place`: int32 [n], which cells of the picture they are.
 
     A block of samples at an arbitrary place is gathered as rows of a few aligned chunks; a table has every run of that many
     chunks in one piece, both planes of chroma side by side, so that a row is one copy. Shifting inside the window and
@@ -42,11 +36,6 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
     i32 = lambda v: b.const(v, np.int32)
     to32 = lambda v: b.op("Cast", v, to=TensorProto.INT32)
     column = lambda v, *axes: b.op("Unsqueeze", v, b.ints(*axes))
-    field = b.reshape(motion, 5, -1)
-    intra = b.reshape(intra_cells(b, motion, position), -1)
-    place = b.op("Range", i32(0), b.op("Squeeze", to32(grid.cells)), i32(1))
-    if cells is not None:
-        field, intra, place = b.op("Gather", field, cells.index, axis=1), cells.of(intra), cells.of(place)
     intra = column(intra, 1)
     cells_x = b.op("Squeeze", to32(grid.x))
     place = b.op("Div", place, cells_x), b.op("Mod", place, cells_x)
@@ -58,8 +47,8 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
         plane = lambda i: column(b.op("Gather", field, b.const(i, np.int64), axis=0), 1)
         axes.append(b.op("Add", b.op("Mul", plane(vector), factors), b.op("Mul", plane(bend), bends)))  # [n, T]
     blocks = []
-    for picture, spec, height, width, name in zip(planes(b, grid, reference), (LUMA_MATRICES, CHROMA_MATRICES),
-                                                  (grid.height, grid.half_height), (grid.width, grid.half_width), names):
+    for picture, spec, height, width in zip(planes(b, grid, reference), (LUMA_MATRICES, CHROMA_MATRICES),
+                                                  (grid.height, grid.half_height), (grid.width, grid.half_width)):
         size, taps, phases, unit, chunks, count = spec
         edge = (chunks + 1) * unit
         whole, phase = [], []
@@ -97,5 +86,5 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
         # samples stay bytes until they are few: ONNX Runtime fuses this to a product of integers on processors
         real = lambda x, dtype: b.op("DequantizeLinear", x, b.const(np.float32(1)), b.const(0, dtype))
         block = b.op("MatMul", real(window, np.uint8), real(mh, np.int8))
-        blocks.append(b.op("MatMul", mv, block, out=name))
+        blocks.append(b.op("MatMul", mv, block))
     return blocks[0], blocks[1]

@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 LIMIT = 1 << 24  # integers that float32 holds exactly
 PAIR_LIMIT = (1 << 15) - 1  # two products of 8-bit integers, as processors add them in 16 bits
 MOVES = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Slice", "Concat", "Pad", "Where", "ScatterND"}
-INTEGER = {"Shape", "Range", "Div", "Mod", "Add", "Sub", "Mul", "Min", "Max", "Equal", "Greater", "Or", "Not", "Cast", "NonZero", "CumSum"} | MOVES
+INTEGER = {"Shape", "Range", "Div", "Mod", "Add", "Sub", "Mul", "Min", "Max", "Equal", "Greater", "Less", "Or", "And", "Not", "Cast", "NonZero", "CumSum"} | MOVES
 FLOATS = (TensorProto.FLOAT,)
 
 

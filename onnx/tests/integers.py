@@ -19,26 +19,53 @@ def cosines(n: int) -> np.ndarray:
     return np.cos(np.pi * (2 * x + 1) * k / (2 * n)) * np.sqrt(2 / n) * np.where(k == 0, np.sqrt(0.5), 1)
 
 
+def compensated(plane, p: int, cell, motion, t: int):
+    """What `motion` predicts of a cell of plane p in frame t, in units of 1/4096."""
+    size, taps, phases, *_ = LUMA_MATRICES if p == 0 else CHROMA_MATRICES
+    h, w = plane.shape
+    dy, dx, _, by, bx = (int(v) for v in motion)
+    y, x = (d * (t + 1) + bend * (t == 0) for d, bend in ((dy, by), (dx, bx)))
+    rows = np.clip(size * cell[0] + y // phases - (taps // 2 - 1) + np.arange(size + taps - 1), 0, h - 1)
+    columns = np.clip(size * cell[1] + x // phases - (taps // 2 - 1) + np.arange(size + taps - 1), 0, w - 1)
+    window = plane[np.ix_(rows, columns)].astype(np.int64)
+    kx, ky = (interpolation_taps(d % phases / phases, taps).astype(np.int64) for d in (x, y))
+    across = sum(kx[i] * window[:, i:i + size] for i in range(taps))
+    return sum(ky[i] * across[i:i + size] for i in range(taps))
+
+
+def blend(own, sides):
+    """`sides`: predictions by the motion above, below, left and right."""
+    size = len(own)
+    near = np.minimum(np.arange(size), np.arange(size)[::-1])
+    parts = 8 - near if size == 16 else 7 - 2 * near
+    a, b = parts[:, None], parts[None]
+    first = np.arange(size) < size // 2
+    whole = [half_even(side, 4) for side in sides]
+    vertical, horizontal = np.where(first[:, None], *whole[:2]), np.where(first, *whole[2:])
+    return 16 * half_even((32 - a - b) * half_even(own, 4) + a * vertical + b * horizontal, 5)
+
+
 def predict(reference, motion, key: bool):
     """Planes [T, h, w] in units of 1/4096, of the reference's planes."""
     out = [np.full((2, *plane.shape), 128 * 4096, np.int64) for plane in reference]
+    cells_y, cells_x = motion.shape[1:]
     for p, plane in enumerate(reference):
-        size, taps, phases, *_ = LUMA_MATRICES if p == 0 else CHROMA_MATRICES
-        h, w = plane.shape
-        for cell_y in range(h // size):
-            for cell_x in range(w // size):
-                dy, dx, mode, by, bx = (int(v) for v in motion[:, cell_y, cell_x])
-                if key or mode > 0:
-                    continue
-                for t in range(2):
-                    y, x = (d * (t + 1) + bend * (t == 0) for d, bend in ((dy, by), (dx, bx)))
-                    rows = np.clip(size * cell_y + y // phases - (taps // 2 - 1) + np.arange(size + taps - 1), 0, h - 1)
-                    columns = np.clip(size * cell_x + x // phases - (taps // 2 - 1) + np.arange(size + taps - 1), 0, w - 1)
-                    window = plane[np.ix_(rows, columns)].astype(np.int64)
-                    kx, ky = (interpolation_taps(d % phases / phases, taps).astype(np.int64) for d in (x, y))
-                    across = sum(kx[i] * window[:, i:i + size] for i in range(taps))
-                    block = sum(ky[i] * across[i:i + size] for i in range(taps))
-                    out[p][t, size * cell_y:size * (cell_y + 1), size * cell_x:size * (cell_x + 1)] = block
+        size = 16 if p == 0 else 8
+        for y, x in np.ndindex(cells_y, cells_x):
+            own = motion[:, y, x]
+            if key or own[2] == 1:
+                continue
+
+            def beside(dy: int, dx: int):
+                inside = 0 <= y + dy < cells_y and 0 <= x + dx < cells_x
+                return motion[:, y + dy, x + dx] if inside and motion[2, y + dy, x + dx] != 1 else own
+
+            around = [beside(*step) for step in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+            for t in range(2):
+                block = compensated(plane, p, (y, x), own, t)
+                if own[2] == 2:
+                    block = blend(block, [compensated(plane, p, (y, x), side, t) for side in around])
+                out[p][t, size * y:size * (y + 1), size * x:size * (x + 1)] = block
     return out
 
 

@@ -52,7 +52,8 @@ def blocks(rng, count=5, cells_y=CELLS_Y, cells_x=CELLS_X) -> list[dict]:
         counts = rng.integers(0, 3, cells).astype(np.int32)
         tokens[counts == 0] = 0
         field = lambda most: rng.integers(-most, most + 1, (2, cells_y, cells_x))
-        motion = np.concatenate([field(255), rng.random((1, cells_y, cells_x)) < 0.1, field(63)]).astype(np.int32)
+        mode = rng.choice(3, (1, cells_y, cells_x), p=[0.6, 0.1, 0.3])
+        motion = np.concatenate([field(255), mode, field(63)]).astype(np.int32)
         step = np.float32(rng.integers(4, 1200) / CFG.scale)
         found.append({"tokens": tokens, "counts": counts, "motion": motion, "position": np.int64(position), "step": step,
                       "dec.reference": np.zeros((cells_y * CELL * 3 // 2, cells_x * CELL), np.uint8)})

@@ -112,7 +112,7 @@ impl Case {
         if let Some(motion) = self.reader.motion() {
             let (modes, (vectors, bends)) = (&motion[2 * cells..3 * cells], (&motion[..2 * cells], &motion[3 * cells..]));
             let mut components = vectors.iter().chain(bends);
-            assert!(components.clone().all(|v| v.abs() <= MAX_MOTION) && modes.iter().all(|m| [0, 1].contains(m)));
+            assert!(components.clone().all(|v| v.abs() <= MAX_MOTION) && modes.iter().all(|m| [0, 1, 2].contains(m)));
             assert!(!header.key || (components.all(|v| *v == 0) && modes.iter().all(|m| *m == 1)));
         }
         assert!(self.reader.step(header).is_none_or(|step| step.is_finite() && step > 0.0));

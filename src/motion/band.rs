@@ -75,17 +75,8 @@ impl<'a> CellSearch<'a> {
         Self { frames: scene.frames, reference: scene.reference, y: y * CELL, x: x * CELL, lambda: scene.lambda }
     }
 
-    /// Displacement of frame `i` in eighths of a pixel.
     fn displacement(&self, m: Motion, i: usize) -> (i32, i32) {
-        if self.frames.len() == 2 {
-            // the same without divisions
-            let [y, x] = m.vector;
-            return if i == 0 { (y + m.bend[0], x + m.bend[1]) } else { (2 * y, 2 * x) };
-        }
-        let t = self.frames.len() as i32;
-        let part = |d: i32| (4 * d * (i as i32 + 1) + t).div_euclid(2 * t);
-        let [by, bx] = if i + 1 < self.frames.len() { m.bend } else { [0; 2] };
-        (part(m.vector[0]) + by, part(m.vector[1]) + bx)
+        m.displacement(i, self.frames.len())
     }
 
     /// Over some of the block's frames; or any number of at least `limit`, once it reaches that.

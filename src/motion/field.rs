@@ -24,6 +24,18 @@ impl Motion {
     pub(super) fn straight(vector: Vector) -> Self {
         Self { vector, bend: [0; 2] }
     }
+
+    /// Displacement of frame `i` of `t` in eighths of a pixel.
+    pub(super) fn displacement(self, i: usize, t: usize) -> (i32, i32) {
+        if t == 2 {
+            // the same without divisions
+            let [y, x] = self.vector;
+            return if i == 0 { (y + self.bend[0], x + self.bend[1]) } else { (2 * y, 2 * x) };
+        }
+        let part = |d: i32| (4 * d * (i as i32 + 1) + t as i32).div_euclid(2 * t as i32);
+        let [by, bx] = if i + 1 < t { self.bend } else { [0; 2] };
+        (part(self.vector[0]) + by, part(self.vector[1]) + bx)
+    }
 }
 
 /// Cost of the flag of an inter cell among inter cells, in 1/256 bit.

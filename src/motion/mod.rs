@@ -15,9 +15,12 @@
 //! 4. If a sample of cells gains enough from bends, each cell looks for its own and then moves its last frame again. One more
 //!    sweep follows. The straight field stays if it costs less.
 //!
+//! 5. Cells whose prediction gains from fading into what their neighbours' motion predicts are marked (`blend.rs`).
+//!
 //! Steps 2 to 4 are done for two halves of the picture (`band.rs`), in parallel where there are two threads.
 
 mod band;
+mod blend;
 mod coarse;
 mod field;
 mod jumps;
@@ -28,6 +31,7 @@ mod tests;
 
 use crate::Result;
 use crate::pair::Pair;
+use crate::tokens::motion::INTRA;
 use band::{Band, Scene};
 use coarse::Coarse;
 pub use field::CELL;
@@ -143,7 +147,9 @@ impl MotionSearch {
                 bands.iter_mut().for_each(Band::restore);
             }
         }
-        self.finish(motion)
+        let stats = self.finish(motion);
+        self.blend(frames, lambda, motion);
+        stats
     }
 
     fn finish(&mut self, motion: &mut [i32]) -> MotionStats {
@@ -165,7 +171,7 @@ impl MotionSearch {
                 self.previous[i] = motion.unwrap_or_default();
                 let Motion { vector, bend } = self.previous[i];
                 [dy[i], dx[i], by[i], bx[i]] = [vector[0], vector[1], bend[0], bend[1]];
-                mode[i] = i32::from(motion.is_none());
+                mode[i] = if motion.is_none() { INTRA } else { 0 };
             }
         }
         let samples = (n - intra).max(1) * CELL * CELL * self.block_length;

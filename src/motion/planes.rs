@@ -111,6 +111,20 @@ impl Interpolated {
         }
     }
 
+    /// The samples that are (ey, ex) eighths of a pixel from a cell at (y, x), at the nearest quarters.
+    pub(super) fn fetch(&self, (y, x): (usize, usize), (ey, ex): (i32, i32), out: &mut [u8; CELL * CELL]) {
+        let place = |at: usize, e: i32| ((at + PAD) as i32 + (e >> 3)) as usize;
+        let at = place(y, ey) * self.pitch + place(x, ex);
+        let [a, b] = QUARTERS[(ey & 7) as usize >> 1][(ex & 7) as usize >> 1];
+        let of = |s: Sample| &self.planes[s.0][at + s.1 * self.pitch + s.2..][..(CELL - 1) * self.pitch + CELL];
+        let (one, two) = (of(a).chunks(self.pitch), of(b).chunks(self.pitch));
+        for ((out, one), two) in out.chunks_exact_mut(CELL).zip(one).zip(two) {
+            for ((o, a), b) in out.iter_mut().zip(one).zip(two) {
+                *o = (u16::from(*a) + u16::from(*b)).div_ceil(2) as u8;
+            }
+        }
+    }
+
     /// Sum of absolute differences of the cell of `frame` at (y, x) to the reference moved by (ey, ex) eighths of a pixel; or
     /// any number of at least `limit`, once the sum reaches that.
     #[inline]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 use super::*;
+use crate::tokens::motion::{BLENDED, may_blend};
 
 const W: usize = 160;
 const H: usize = 96;
@@ -77,6 +78,20 @@ fn a_scrolled_page_jumps() {
         let right = (0..known).filter(exact).count();
         assert!(right == known, "{first}, {last}: {right} of {known}, {stats:?}, {motion:?}");
     }
+}
+
+#[test]
+fn cells_of_a_zoom_are_blended() {
+    let zoomed =
+        |factor: f32| -> Vec<u8> { (0..H * W).map(|i| texture((i / W) as f32 * factor, (i % W) as f32 * factor)).collect() };
+    let (motion, _) = search(&[&zoomed(1.04), &zoomed(1.08)], &zoomed(1.0));
+    let n = motion.len() / 5;
+    let blended: Vec<usize> = (0..n).filter(|&cell| motion[2 * n + cell] == BLENDED).collect();
+    assert!(blended.len() * 4 > n, "{} of {n}", blended.len());
+    assert!(blended.iter().all(|&cell| may_blend(&motion, W / CELL, cell)));
+    // where all cells move alike there is nothing to blend
+    let (motion, _) = search(&[&picture(1.0, 2.0), &picture(2.0, 4.0)], &picture(0.0, 0.0));
+    assert!((0..n).all(|cell| motion[2 * n + cell] != BLENDED || may_blend(&motion, W / CELL, cell)));
 }
 
 #[test]

@@ -41,7 +41,7 @@ const SET: usize = TRANSFORM + 2 * 3;
 /// First context of motion.
 pub(super) const MOTION: usize = 4 * SET;
 /// Contexts of motion.
-pub(super) const MOTION_CONTEXTS: usize = 190;
+pub(super) const MOTION_CONTEXTS: usize = 194;
 
 /// Number of contexts a bundle's tables must have.
 pub const CONTEXTS: usize = MOTION + MOTION_CONTEXTS;

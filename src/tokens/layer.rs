@@ -2,6 +2,7 @@
 //! The syntax of one layer of a cell, written once for encoder, decoder and statistics.
 
 use super::contexts::{MORE, PREFIX, Set, UNARY};
+use super::motion::INTRA;
 use super::neighbourhood::{BlockState, Neighbourhood};
 use super::step::{LayerSteps, Predictions};
 use super::transform::code_size;
@@ -55,14 +56,14 @@ impl Layer<'_> {
     }
 
     pub fn intra(&self, cell: usize) -> bool {
-        self.motion.is_none_or(|m| m[2 * self.layout.cells() + cell] != 0)
+        self.motion.is_none_or(|m| m[2 * self.layout.cells() + cell] == INTRA)
     }
 
     /// 0: no motion, 1: slow, 2: fast, 3: intra.
     pub fn hint(&self, cell: usize) -> usize {
         let Some(m) = self.motion else { return 0 };
         let cells = self.layout.cells();
-        if m[2 * cells + cell] != 0 {
+        if m[2 * cells + cell] == INTRA {
             return 3;
         }
         match m[cell].abs() + m[cells + cell].abs() {

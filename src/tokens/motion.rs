@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Motion of cells: median prediction, coding as part of layer 0, and the cost of a vector.
 //!
-//! A field is [`PLANES`] planes of cells in raster order: the vector dy, dx in quarter pixels, the mode (0 inter, 1 intra), and the
-//! bend by, bx in eighths of a pixel. Vectors and bends are within +-[`MAX_MOTION`].
+//! A field is [`PLANES`] planes of cells in raster order: the vector dy, dx in quarter pixels, the mode (0 inter, [`INTRA`],
+//! [`BLENDED`]), and the bend by, bx in eighths of a pixel. Vectors and bends are within +-[`MAX_MOTION`].
 
 use super::contexts::{MOTION, MOTION_CONTEXTS};
 use super::layer::code_escape;
@@ -13,11 +13,17 @@ use crate::{Error, Result};
 pub const MAX_MOTION: i32 = 255;
 /// Planes of a field.
 pub const PLANES: usize = 5;
+/// Mode of a cell that nothing predicts.
+pub const INTRA: i32 = 1;
+/// Mode of an inter cell whose prediction fades into what the motion of the cells around it predicts.
+pub const BLENDED: i32 = 2;
 
-const INTRA: usize = MOTION;
-const VECTOR: usize = INTRA + 3;
+const INTRA_FLAG: usize = MOTION;
+const VECTOR: usize = INTRA_FLAG + 3;
 const BENT: usize = VECTOR + SET;
 const BEND: usize = BENT + 1;
+const BLENDS: usize = BEND + SET;
+const BLENDED_FLAG: usize = BLENDS + 1;
 
 /// Contexts of a vector or a bend, from the first of the set on.
 const OTHER: usize = 0;
@@ -31,7 +37,7 @@ const SET: usize = SIZE + 6 * SIZES;
 const ERROR_CLASSES: usize = 6;
 /// Contexts of a component's prefix, and its most ones: sizes go up to 2 * [`MAX_MOTION`].
 const SIZES: usize = 10;
-const _: () = assert!(BEND + SET == MOTION + MOTION_CONTEXTS && 2 * MAX_MOTION < 1 << SIZES);
+const _: () = assert!(BLENDED_FLAG + 3 == MOTION + MOTION_CONTEXTS && 2 * MAX_MOTION < 1 << SIZES);
 
 /// Vectors, or bends, of a cell's left, top and top-right neighbours; `None`: outside the picture, or intra.
 pub type Near = [Option<[i32; 2]>; 3];
@@ -83,7 +89,7 @@ pub fn cost(vector: [i32; 2], near: Near) -> u32 {
 fn neighbours(pair: [&[i32]; 2], mode: &[i32], cells_x: usize, x: usize, y: usize) -> Near {
     let at = |x: usize, y: usize| {
         let cell = y * cells_x + x;
-        (mode[cell] == 0).then(|| pair.map(|plane| plane[cell]))
+        (mode[cell] != INTRA).then(|| pair.map(|plane| plane[cell]))
     };
     [
         if x > 0 { at(x - 1, y) } else { None },
@@ -154,10 +160,14 @@ pub(super) fn code_motion<C: BitCoder>(
         (errors.left, bend_errors.left) = (0, 0);
         for x in 0..cells_x {
             let cell = y * cells_x + x;
-            let top_intra = y > 0 && mode[cell - cells_x] != 0;
-            let intra = coder.bit(INTRA + usize::from(left_intra) + usize::from(top_intra), mode[cell] != 0);
+            let top_intra = y > 0 && mode[cell - cells_x] == INTRA;
+            let intra = coder.bit(INTRA_FLAG + usize::from(left_intra) + usize::from(top_intra), mode[cell] == INTRA);
             left_intra = intra;
-            mode[cell] = i32::from(intra);
+            if intra {
+                mode[cell] = INTRA;
+            } else if C::DECODES {
+                mode[cell] = 0;
+            }
             if intra {
                 (dy[cell], dx[cell], by[cell], bx[cell]) = (0, 0, 0, 0);
                 errors.set(x, 2);
@@ -175,7 +185,40 @@ pub(super) fn code_motion<C: BitCoder>(
             return Err(Error::Malformed("motion ends before its cells do; wait for the next block".into()));
         }
     }
+    code_blending(coder, motion, cells_x);
     Ok(())
+}
+
+/// Whether the cell may be [`BLENDED`]: it is inter, and so is one beside it that moves differently.
+pub fn may_blend(motion: &[i32], cells_x: usize, cell: usize) -> bool {
+    let cells = motion.len() / PLANES;
+    let of = |cell: usize| [0, 1, 3, 4].map(|plane| motion[plane * cells + cell]);
+    let inter = |cell: usize| motion[2 * cells + cell] != INTRA;
+    let differs = |beside: usize| inter(beside) && of(beside) != of(cell);
+    let (x, last) = (cell % cells_x, cells - cells_x);
+    inter(cell)
+        && ((cell >= cells_x && differs(cell - cells_x))
+            || (cell < last && differs(cell + cells_x))
+            || (x > 0 && differs(cell - 1))
+            || (x + 1 < cells_x && differs(cell + 1)))
+}
+
+/// Codes which cells are blended, when the motion of all is known.
+fn code_blending<C: BitCoder>(coder: &mut C, motion: &mut [i32], cells_x: usize) {
+    let cells = motion.len() / PLANES;
+    let blended = |motion: &[i32], cell: usize| motion[2 * cells + cell] == BLENDED;
+    if !coder.bit(BLENDS, (0..cells).any(|cell| blended(motion, cell))) {
+        return;
+    }
+    for cell in 0..cells {
+        if may_blend(motion, cells_x, cell) {
+            let left = cell % cells_x > 0 && blended(motion, cell - 1);
+            let top = cell >= cells_x && blended(motion, cell - cells_x);
+            if coder.bit(BLENDED_FLAG + usize::from(left) + usize::from(top), blended(motion, cell)) {
+                motion[2 * cells + cell] = BLENDED;
+            }
+        }
+    }
 }
 
 fn code_vector<C: BitCoder>(coder: &mut C, set: usize, vector: [i32; 2], near: Near, error: usize) -> Result<[i32; 2]> {

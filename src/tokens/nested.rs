@@ -3,6 +3,7 @@
 
 use super::contexts::{CONTEXTS, MOTION, Set};
 use super::layer::{ChosenLayer, Layer, code_layer};
+use super::motion::INTRA;
 use super::neighbourhood::{BlockState, Neighbourhood};
 use super::quantise::Decider;
 use super::refine::Refiner;
@@ -193,7 +194,7 @@ impl ChosenBlock<'_> {
                 self.common.rebuild(&reconstruction, values, chosen.sizes[place], latents);
                 *filled = true;
             }
-            let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] != 0);
+            let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] == INTRA);
             *count = self.count_tokens(last, intra, place) as i32;
         }
         Ok(())

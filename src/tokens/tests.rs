@@ -28,6 +28,7 @@ pub(super) fn latents(seed: u64, cells: usize, c: usize, scale: f64) -> Vec<i16>
     out
 }
 
+/// Of pictures of five cells in a row.
 fn motion(seed: u64, cells: usize) -> Vec<i32> {
     let mut out = vec![0; motion::PLANES * cells];
     for cell in 0..cells {
@@ -41,6 +42,11 @@ fn motion(seed: u64, cells: usize) -> Vec<i32> {
                 out[3 * cells + cell] = (r >> 12 & 0xffff) as i32 % 511 - 255;
                 out[4 * cells + cell] = (r >> 24 & 7) as i32 - 3;
             }
+        }
+    }
+    for cell in 0..cells {
+        if (seed + cell as u64).is_multiple_of(3) && motion::may_blend(&out, 5, cell) {
+            out[2 * cells + cell] = motion::BLENDED;
         }
     }
     out
@@ -414,10 +420,10 @@ const SEGMENTS: [(usize, u32); 9] = [
     (118, 4009223160),
     (152, 4185647530),
     (208, 1899971592),
-    (138, 1340441801),
+    (140, 1061537448),
     (152, 585307719),
     (208, 3955591648),
-    (157, 4209633349),
+    (159, 3358213612),
     (152, 585307719),
     (208, 3955591648),
 ];

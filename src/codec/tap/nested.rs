@@ -48,6 +48,7 @@ pub(super) struct NestedWriter {
     encoder: NestedEncoder,
     layers: StreamLayers,
     cells: usize,
+    cells_x: usize,
     /// C, coefficients of a cell.
     coefficients: usize,
     order: BlockOrder,
@@ -58,7 +59,14 @@ impl NestedWriter {
         let layers = StreamLayers::new(header);
         let Nested { layout, tables, .. } = Nested::new(&bundle.manifest, &bundle.tables, geometry, layers.layers)?;
         let encoder = NestedEncoder::new(&layout, &tables)?;
-        Ok(Self { encoder, layers, cells: layout.cells(), coefficients: layout.coefficients(), order: BlockOrder::default() })
+        Ok(Self {
+            encoder,
+            layers,
+            cells: layout.cells(),
+            cells_x: geometry.cells_x,
+            coefficients: layout.coefficients(),
+            order: BlockOrder::default(),
+        })
     }
 
     fn check_motion(&self, key: bool, planes: &[i32]) -> Result<()> {
@@ -76,7 +84,11 @@ impl NestedWriter {
                 0 => {}
                 1 if moves => return wrong("an intra cell has no vector; set its dy, dx, by and bx to 0"),
                 1 => {}
-                _ => return wrong(&format!("mode {mode}; 0 is inter, 1 is intra")),
+                motion::BLENDED if key || !motion::may_blend(planes, self.cells_x, cell) => {
+                    return wrong("a cell is blended only where an inter cell beside it moves differently; set its mode to 0");
+                }
+                motion::BLENDED => {}
+                _ => return wrong(&format!("mode {mode}; 0 is inter, 1 is intra, 2 is inter and blended")),
             }
         }
         Ok(())

@@ -41,7 +41,7 @@ pub enum TokenValues {
         layer_counts: Vec<i32>,
         /// Transform size of each cell, \[cells\]: 0 is 16x16, 1 is 8x8, 2 is 4x4; 0 in cells without tokens.
         transform_sizes: Vec<i32>,
-        /// Planes dy, dx (quarter pixels), mode (0 inter, 1 intra), by and bx (eighths of a pixel), \[5, cells\]; in a key block all
+        /// Planes dy, dx (quarter pixels), mode (0 inter, 1 intra, 2 inter and blended), by and bx (eighths of a pixel), \[5, cells\]; in a key block all
         /// cells are intra.
         motion: Vec<i32>,
     },
