@@ -9,7 +9,7 @@ use ort::value::{DynTensor, TensorElementType as Type};
 use super::config::{ExecutionProvider, RuntimeConfig};
 use super::contract::{Contract, Side, Spec, check_contexts, check_handed, check_shared, dimensions};
 use super::memory::{self, Reservation};
-use super::provider::{Device, OpenedSession, open, settled};
+use super::provider::{Device, Model, OpenedSession, open, settled};
 use super::session::{GraphSession, Handed, Named, buffer, values, values_mut};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
@@ -133,7 +133,8 @@ impl DecoderGraph {
         picture: PictureOutput,
     ) -> Result<Self> {
         let (m, mut c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        let opened = open(graph, &dimensions(geometry), config, None).map_err(|e| of_graph(name, bundle, e))?;
+        let model = Model { graph, dimensions: &dimensions(geometry), exact: m.exact };
+        let opened = open(model, config, None).map_err(|e| of_graph(name, bundle, e))?;
         let inputs = Side { graph: name, side: "input", outlets: opened.session.inputs() };
         if matches!(m.bottleneck, Bottleneck::Nested { .. }) && inputs.is(c.taken.name, Type::Int16) {
             c.taken.ty = Type::Int16; // bundles exported by 0.1 and before
@@ -280,7 +281,8 @@ impl EncoderGraph {
     }
 
     fn load(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, like: Option<Device>) -> Result<OpenedSession> {
-        open(&bundle.encoder, &dimensions(geometry), config, like).map_err(|e| of_graph("encoder", bundle, e))
+        let model = Model { graph: &bundle.encoder, dimensions: &dimensions(geometry), exact: bundle.manifest.exact };
+        open(model, config, like).map_err(|e| of_graph("encoder", bundle, e))
     }
 
     /// Loads the bundle's encoder, and the decoder only if its contexts are read. `decoder` is then called with the settings
