@@ -170,6 +170,8 @@ impl VideoEncoderImpl for ElasticTokEnc {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         self.stop_timer();
+        lock(&self.asked).clear();
+        self.hurry.store(false, Ordering::Relaxed);
         *lock(&self.state) = None;
         self.publish(None);
         *lock(&self.prepared) = None;
@@ -223,7 +225,7 @@ impl VideoEncoderImpl for ElasticTokEnc {
         if event.type_() == gst::EventType::Latency {
             self.ask_latency_again();
         }
-        self.parent_src_event(event)
+        self.take_key_request(&event) || self.parent_src_event(event)
     }
 
     fn set_format(&self, input: &InputState) -> Result<(), gst::LoggableError> {
@@ -263,7 +265,9 @@ impl VideoEncoderImpl for ElasticTokEnc {
     fn flush(&self) -> bool {
         self.canceller.resume();
         self.stop_timer();
+        lock(&self.asked).clear();
         if let Some(state) = lock(&self.state).as_mut() {
+            state.asked.clear();
             state.encoder.reset();
             state.times.forget();
             state.failed = None;
