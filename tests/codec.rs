@@ -44,6 +44,22 @@ fn config(live: LiveSettings, search: SearchMethod, key_int_max: u32) -> Encoder
     }
 }
 
+#[test]
+fn a_graph_that_was_opened_ahead_decodes_the_same() {
+    let mut encoder = encoder(LiveSettings::default(), SearchMethod::Regression, 0);
+    let packets: Vec<_> = (0..6).filter_map(|n| push(&mut encoder, n)).collect();
+    let [mut plain, mut ahead] = [decoder(&encoder, None), decoder(&encoder, None)];
+    ahead.open_ahead().unwrap();
+    ahead.open_ahead().unwrap();
+    assert_eq!(ahead.provider(), "none");
+    for (i, packet) in packets.iter().enumerate() {
+        assert_eq!(errors(&mut plain, &packet.data, 2 * i).unwrap(), errors(&mut ahead, &packet.data, 2 * i).unwrap());
+        ahead.open_ahead().unwrap();
+    }
+    // One that is not used in the end goes with its decoder.
+    decoder(&encoder, None).open_ahead().unwrap();
+}
+
 fn decoder(encoder: &Encoder, max_layers: Option<usize>) -> Decoder {
     let header = encoder.sequence_header().clone();
     Decoder::new(DecoderConfig {
@@ -510,7 +526,10 @@ fn a_bundle_that_does_not_fit_is_an_error_at_the_first_key_block() {
     let header = encoder.sequence_header().clone();
     let config = DecoderConfig { bundle: bundle.into(), runtime: runtime(), header, max_layers: None, limits: Limits::default() };
     let mut decoder = Decoder::new(config).unwrap();
-    for _ in 0..2 {
+    for ahead in [false, true, true, false] {
+        if ahead {
+            decoder.open_ahead().unwrap();
+        }
         assert!(matches!(decoder.decode(&packet.data, None), Err(Error::Model(m)) if m.contains("does not load")));
     }
     // and a block that is damaged beyond use opens nothing

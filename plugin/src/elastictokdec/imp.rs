@@ -158,7 +158,8 @@ impl VideoDecoderImpl for ElasticTokDec {
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
-        *lock(&self.state) = State::default();
+        let before = std::mem::take(&mut *lock(&self.state));
+        drop(before);
         self.publish(None);
         Ok(())
     }

@@ -47,6 +47,8 @@ pub(super) struct State {
     pub bundle: Option<Arc<Bundle>>,
     /// Set once caps are there.
     pub decoder: Option<Decoder>,
+    /// A graph was opened ahead of blocks, and none was decoded since.
+    pub opened_ahead: bool,
     pub info: Option<gst_video::VideoInfo>,
     /// The decoder's last block, whose pictures are being shown.
     pub pictures: Pictures,
