@@ -5,8 +5,9 @@ freeze, PSNR, each with no help, retransmission (RFC 4588), forward error correc
 
 usage: rtp_loss.py [--frames N] [--rate FPS] [--bitrate KBIT] [--seeds N] [--losses LIST] [--means LIST] [--out TABLE.md] [CLIP.y4m]
 Without a clip, the generated scene at 352x288. Both ends are rtpbin with the profile AVPF; the receiver asks for key frames, the
-one-way delay is 20 ms, the jitter buffer 100 ms. Packets are lost by a seeded generator, those of RTCP never. Every session runs in
-real time; the seeds of a line run side by side, and qos=false keeps a busy machine from shedding layers. Needs PyGObject, which Debian has as python3-gi and gir1.2-gst-plugins-base-1.0."""
+one-way delay is 20 ms, the jitter buffer 200 ms with retransmission and 50 ms without. Packets are lost by a seeded generator, those
+of RTCP never. Every session runs in real time; the seeds of a line run side by side, and qos=false keeps a busy machine from shedding
+layers. Needs PyGObject, which Debian has as python3-gi and gir1.2-gst-plugins-base-1.0."""
 import argparse
 import random
 import statistics
@@ -31,7 +32,10 @@ from gi.repository import Gst, GstRtp  # noqa: E402
 MEDIA, RTX, FEC = 96, 97, 122
 # rtpulpfecdec wants to know it from the caps.
 SSRC = 0x45544F4B
-DELAY_MS, BUFFER_MS = 20, 100
+DELAY_MS = 20
+# The jitter buffer's latency, with retransmission and without. The former is enough for the last packet of a block, whose loss shows
+# with the next block. Without it, waiting longer than packets are out of order only puts off the request for a key frame.
+REPAIR_MS, BUFFER_MS = 200, 50
 AVPF = 3
 CODECS = {
     "elastictok": {
@@ -140,9 +144,11 @@ class Session:
     def build_receiver(self, means):
         """The receiver but for its decoder. rtpbin asks for its helpers when it gets its pads."""
         pipeline = Gst.parse_launch(
-            f"udpsrc name=in port=0 ! netsim name=delay min-delay={DELAY_MS} max-delay={DELAY_MS} udpsrc name=rtcp port=0 "
+            f"udpsrc name=in port=0 reuse=false ! netsim name=delay min-delay={DELAY_MS} max-delay={DELAY_MS} "
+            "udpsrc name=rtcp port=0 reuse=false "
             "udpsink name=back host=127.0.0.1 sync=false async=false")
-        rtp = make("rtpbin", name="rtp", rtp_profile=AVPF, latency=BUFFER_MS, do_lost=True, do_retransmission="rtx" in means)
+        latency = REPAIR_MS if "rtx" in means else BUFFER_MS
+        rtp = make("rtpbin", name="rtp", rtp_profile=AVPF, latency=latency, do_lost=True, do_retransmission="rtx" in means)
         pipeline.add(rtp)
         rtp.connect("request-pt-map", self.pt_map)
         rtp.connect("pad-added", self.on_pad)
@@ -154,6 +160,8 @@ class Session:
         pipeline.get_by_name("delay").link_pads("src", rtp, "recv_rtp_sink_0")
         pipeline.get_by_name("rtcp").link_pads("src", rtp, "recv_rtcp_sink_0")
         rtp.link_pads("send_rtcp_src_0", pipeline.get_by_name("back"), "sink")
+        # RTCP, and requests for retransmission with it, may take a twentieth of this. Told nothing, a receiver takes it for 64 kbit/s.
+        rtp.emit("get-internal-session", 0).set_property("bandwidth", self.args.bitrate * 1000)
         return pipeline
 
     def build_sender(self, clip, encoder, means):
@@ -162,7 +170,7 @@ class Session:
             f"filesrc location={clip} ! y4mdec ! clocksync ! queue max-size-buffers=8 max-size-bytes=0 "
             f"! {encoder} name=pay pt={MEDIA} ssrc={SSRC} timestamp-offset=0 "
             "udpsink name=out host=127.0.0.1 sync=false async=false udpsink name=rtcp host=127.0.0.1 sync=false async=false "
-            f"udpsrc name=back port=0 ! netsim name=delay min-delay={DELAY_MS} max-delay={DELAY_MS}")
+            f"udpsrc name=back port=0 reuse=false ! netsim name=delay min-delay={DELAY_MS} max-delay={DELAY_MS}")
         rtp = make("rtpbin", name="rtp", rtp_profile=AVPF)
         pipeline.add(rtp)
         if "rtx" in means:

@@ -107,16 +107,16 @@ def main():
     # they are made when they are asked for.
     key_int_max = 30 if args.drive == "encoder" else 300
     receiver = Gst.parse_launch(
-        f"rtpbin name=rtp latency=400 rtp-profile=avpf udpsrc name=in port=0 caps=\"{CAPS.replace(chr(34), chr(92) + chr(34))}\" "
+        f"rtpbin name=rtp latency=400 rtp-profile=avpf udpsrc name=in port=0 reuse=false caps=\"{CAPS.replace(chr(34), chr(92) + chr(34))}\" "
         "! rtp.recv_rtp_sink_0 rtp. ! rtpelastictokdepay name=depay ! elastictokdec ! fakesink name=out sync=false async=false "
-        "udpsrc name=rtcp port=0 ! rtp.recv_rtcp_sink_0 rtp.send_rtcp_src_0 ! udpsink name=back host=127.0.0.1 sync=false async=false")
+        "udpsrc name=rtcp port=0 reuse=false ! rtp.recv_rtcp_sink_0 rtp.send_rtcp_src_0 ! udpsink name=back host=127.0.0.1 sync=false async=false")
     sender = Gst.parse_launch(
         "rtpbin name=rtp rtp-profile=avpf appsrc name=in is-live=true format=time block=true max-bytes=0 max-buffers=4 "
         f"caps=video/x-raw,format=I420,width={form.width},height={form.height},framerate={args.fps}/1 ! clocksync "
         f"! elastictokenc name=enc rate-control=bitrate bitrate={int(steps[0])} key-int-max={key_int_max} "
         f"{thinner}! rtpelastictokpay name=pay timestamp-offset=0 ! rtp.send_rtp_sink_0 "
         "rtp.send_rtp_src_0 ! udpsink name=out host=127.0.0.1 sync=false async=false "
-        "rtp.send_rtcp_src_0 ! udpsink name=rtcp host=127.0.0.1 sync=false async=false udpsrc name=back port=0 ! rtp.recv_rtcp_sink_0")
+        "rtp.send_rtcp_src_0 ! udpsink name=rtcp host=127.0.0.1 sync=false async=false udpsrc name=back port=0 reuse=false ! rtp.recv_rtcp_sink_0")
     extension = GstRtp.RTPHeaderExtension.create_from_uri(TWCC)
     extension.set_id(1)
     sender.get_by_name("pay").emit("add-extension", extension)

@@ -117,8 +117,8 @@ def viewer(url: str, settings: str = "") -> str:
 
 
 def rtsp_loss() -> None:
-    """One packet in twenty is lost on the way to a viewer, and comes again."""
-    found, seen = [], [0]
+    """One packet in twenty is lost on the way to a viewer, and comes again; the SDP tells it how much RTCP it may send."""
+    found, seen, described = [], [0], []
 
     def lose(_pad, info) -> Gst.PadProbeReturn:
         # Bit 7 and 6 are the version; payload types of RTCP packets are 72 to 76 without the marker.
@@ -136,10 +136,15 @@ def rtsp_loss() -> None:
             if factory and factory.get_name() == "rtpjitterbuffer":
                 found.append(element)
 
+        gi.require_version("GstSdp", "1.0")
+        from gi.repository import GstSdp  # noqa: F401 (teaches the signal its type)
+
         pipeline.connect("deep-element-added", added)
+        pipeline.get_by_name("source").connect("on-sdp", lambda _, sdp: described.append(sdp.as_text()))
 
     with rtsp_server() as url:
         assert len(receive(viewer(url, "protocols=udp"), 150, setup)) >= 150
+    assert "b=AS:900" in described[0], described
     repaired = max(buffer.get_property("stats").get_value("rtx-success-count") for buffer in found)
     assert repaired > 0, f"nothing came again of {seen[0]} packets"
 

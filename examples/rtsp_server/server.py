@@ -46,6 +46,7 @@ class Encoder:
             f" ! elastictokenc name=encoder rate-control=bitrate bitrate={bitrate} key-int-max={key_int_max}"
             " ! video/x-elastictok,stream-format=packetized ! appsink name=blocks sync=false emit-signals=true"
         )
+        self.bitrate = bitrate
         self.encoder = self.pipeline.get_by_name("encoder")
         self.viewers: list[Viewer] = []
         self.lock = threading.Lock()
@@ -137,9 +138,13 @@ class Factory(GstRtspServer.RTSPMediaFactory):
     def do_create_element(self, url):
         query = urllib.parse.parse_qs(url.query or "")
         number = lambda name: next((int(v) for v in query.get(name, []) if v.isdecimal() and int(v) <= 2_000_000), 0)
+        bitrate = number("bitrate")
+        # It becomes the SDP's b=AS. A viewer that is not told takes it for 64 kbit/s, and asks for lost packets too seldom.
+        most = 1000 * min(bitrate or self.encoder.bitrate, self.encoder.bitrate)
         return Gst.parse_launch(
             f"( appsrc name=blocks is-live=true format=time max-bytes={2 * WAITING}"
-            f" ! elastictokthin bitrate={number('bitrate')} max-layers={min(number('layers'), 32)}"
+            f" ! taginject tags=maximum-bitrate=(uint){most}"
+            f" ! elastictokthin bitrate={bitrate} max-layers={min(number('layers'), 32)}"
             " ! rtpelastictokpay name=pay0 pt=96 )"
         )
 

@@ -154,6 +154,7 @@ fn tags_name_the_codec_and_follow_the_bitrate() {
         if let gst::EventView::Tag(tag) = event.view() {
             assert_eq!(tag.tag().get::<gst::tags::VideoCodec>().unwrap().get(), "ElasticTok");
             rates.extend(tag.tag().get::<gst::tags::NominalBitrate>().map(|t| t.get()));
+            assert_eq!(tag.tag().get::<gst::tags::MaximumBitrate>().map(|t| t.get()), rates.last().copied());
         }
     }
     assert_eq!(rates, [300_000, 500_000]);

@@ -314,7 +314,8 @@ fn wait_for(what: &str, pipelines: &[&Pipeline], done: impl Fn() -> bool) {
 
 const RTP_CAPS: &str = "application/x-rtp,media=video,clock-rate=90000,encoding-name=ELASTICTOK,payload=96,rtcp-fb-nack-pli=true";
 
-/// A receiver over sockets that decodes, and one that sends to it.
+/// A receiver over sockets that decodes, and one that sends to it. With `reuse`, its default, udpsrc can be given a port that another
+/// one of this machine has.
 struct Link {
     sender: Pipeline,
     receiver: Pipeline,
@@ -325,9 +326,9 @@ struct Link {
 
 fn link(encoder: &str) -> Link {
     let receiver = Pipeline::new(&format!(
-        "rtpbin name=rtp latency=50 rtp-profile=avpf udpsrc name=in port=0 caps=\"{RTP_CAPS}\" ! rtp.recv_rtp_sink_0 rtp. \
+        "rtpbin name=rtp latency=50 rtp-profile=avpf udpsrc name=in port=0 reuse=false caps=\"{RTP_CAPS}\" ! rtp.recv_rtp_sink_0 rtp. \
          ! rtpelastictokdepay name=depay ! elastictokdec threads=1 ! fakesink name=out sync=false async=false \
-         udpsrc name=rtcp port=0 ! rtp.recv_rtcp_sink_0 \
+         udpsrc name=rtcp port=0 reuse=false ! rtp.recv_rtcp_sink_0 \
          rtp.send_rtcp_src_0 ! udpsink name=back host=127.0.0.1 sync=false async=false"
     ));
     let sender = Pipeline::new(&format!(
@@ -335,7 +336,7 @@ fn link(encoder: &str) -> Link {
          ! elastictokenc name=enc threads=1 target-psnr=44 {encoder} ! rtpelastictokpay name=pay ! rtp.send_rtp_sink_0 \
          rtp.send_rtp_src_0 ! udpsink name=out host=127.0.0.1 sync=false async=false \
          rtp.send_rtcp_src_0 ! udpsink name=rtcp host=127.0.0.1 sync=false async=false \
-         udpsrc name=back port=0 ! rtp.recv_rtcp_sink_0"
+         udpsrc name=back port=0 reuse=false ! rtp.recv_rtcp_sink_0"
     ));
     for p in [&receiver, &sender] {
         p.0.set_state(gst::State::Ready).unwrap();
@@ -443,15 +444,24 @@ fn a_receiver_joins_in_the_middle() {
     assert!(link.requests() >= 1);
 }
 
+/// An even port that is free, and so is the next one, as RTP and RTCP want them.
+fn free_ports() -> u16 {
+    loop {
+        let rtp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = rtp.local_addr().unwrap().port();
+        if port % 2 == 0 && std::net::UdpSocket::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+}
+
 #[test]
 fn an_sdp_file_is_all_a_player_needs() {
     let (caps, blocks) = stream();
     for (plugger, headers) in [("decodebin", -1), ("decodebin3", 0), ("uridecodebin", 0), ("uridecodebin3", -1)] {
         let (caps, packets) = packetise(&caps, &blocks, &format!("config-interval={headers}"));
         let config: &str = caps.structure(0).unwrap().get("config").unwrap();
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = socket.local_addr().unwrap().port() & !1;
-        drop(socket);
+        let port = free_ports();
         let path = std::env::temp_dir().join(format!("elastictok-rtp-{}-{plugger}.sdp", std::process::id()));
         let sdp = format!(
             "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=test\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video {port} RTP/AVP 96\r\n\

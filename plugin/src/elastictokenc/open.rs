@@ -186,7 +186,8 @@ impl ElasticTokEnc {
         Ok((state, caps.build()))
     }
 
-    /// Sets tags: the codec and, where a bitrate is held, the bitrate.
+    /// Sets tags: the codec and, where a bitrate is held, the bitrate. RTSP servers put the maximum into their SDP (`b=AS`), from which
+    /// receivers derive how much RTCP they may send.
     pub(super) fn set_tags(&self) {
         let settings = lock(&self.settings).clone();
         let mut tags = gst::TagList::new();
@@ -195,7 +196,9 @@ impl ElasticTokEnc {
             tags.add::<gst::tags::Encoder>(&"ElasticTok", gst::TagMergeMode::Replace);
             tags.add::<gst::tags::VideoCodec>(&"ElasticTok", gst::TagMergeMode::Replace);
             if settings.rate_control == Control::Bitrate {
-                tags.add::<gst::tags::NominalBitrate>(&settings.bitrate.saturating_mul(1000), gst::TagMergeMode::Replace);
+                let bitrate = settings.bitrate.saturating_mul(1000);
+                tags.add::<gst::tags::NominalBitrate>(&bitrate, gst::TagMergeMode::Replace);
+                tags.add::<gst::tags::MaximumBitrate>(&bitrate, gst::TagMergeMode::Replace);
             }
         }
         self.obj().merge_tags(Some(&tags), gst::TagMergeMode::Replace);
