@@ -153,7 +153,7 @@ impl Settings {
      *
      * Ratio of the quantiser steps of neighbouring layers, 1.25 to 4. With 2, a further layer takes one to two times the bits
      * of all before it, depending on the video. With 0 it is chosen for every block, so that the rates of neighbouring rungs differ
-     * by a factor of about 2.2.
+     * by a factor of about 2.3.
      *
      * Since: 0.1.0
      */
@@ -270,7 +270,7 @@ impl Settings {
                 .build(),
             glib::ParamSpecDouble::builder("layer-ratio")
                 .nick("Layer Ratio")
-                .blurb("Ratio of the quantiser steps of neighbouring layers, 1.25 to 4 (0 = chosen for each block, so that the rates of neighbouring rungs differ by a factor of about 2.2); not with FSQ and VAE models")
+                .blurb("Ratio of the quantiser steps of neighbouring layers, 1.25 to 4 (0 = chosen for each block, so that the rates of neighbouring rungs differ by a factor of about 2.3); not with FSQ and VAE models")
                 .minimum(DEFAULT_LAYER_RATIO)
                 .maximum(*LAYER_RATIOS.end())
                 .default_value(DEFAULT_LAYER_RATIO)

@@ -93,7 +93,7 @@ struct EncodeArgs {
     /// Most layers to code in; 0 = the default
     #[arg(long, default_value_t = 0)]
     layers: u32,
-    /// Ratio of the steps of neighbouring layers; 0 = so that rates differ by a factor of about 2.2
+    /// Ratio of the steps of neighbouring layers; 0 = so that rates differ by a factor of about 2.3
     #[arg(long, default_value_t = DEFAULT_LAYER_RATIO)]
     layer_ratio: f64,
     /// Hold this bitrate of layer 0 as well, in kbit/s

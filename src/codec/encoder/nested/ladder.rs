@@ -82,8 +82,10 @@ impl Ladder {
     pub fn depth(&self, key: bool, quantiser: u8, coarser: u8) -> usize {
         let finest = quantiser.saturating_add(coarser);
         let fits = |depth: &usize| match (&self.base, self.spacing) {
+            // A second layer is always there, for the blocks in which layer 0 must be coarser to hold its bitrate.
             (Some(_), _) => {
-                usize::from(self.steps(key, *depth, quantiser).quantiser(0) - quantiser) >= SPACINGS.0 as usize * (depth - 1)
+                let spread = self.steps(key, *depth, quantiser).quantiser(0) - quantiser;
+                *depth == 2 || usize::from(spread) >= SPACINGS.0 as usize * (depth - 1)
             }
             (None, Some(spacing)) => LEAST * spacing * (depth - 1) as f64 <= f64::from(COARSEST.saturating_sub(finest)),
             (None, None) => self.layers.steps(*depth, finest, None).quantiser(0) <= COARSEST,
