@@ -29,8 +29,8 @@ pub mod tokens {
     //! The coder of nested tokens.
     pub use crate::tokens::motion;
     pub use crate::tokens::{
-        BIASES, CLASSES, CONTEXTS, Estimate, LayerSteps, MAX_NESTED_LAYERS, NestedEncoder, NestedLayout, Rdo, bias_index,
-        describe, step,
+        BIASES, CLASSES, CONTEXTS, Estimate, FilledCells, LayerSteps, MAX_NESTED_LAYERS, NestedEncoder, NestedLayout, Rdo,
+        bias_index, describe, step,
     };
 }
 

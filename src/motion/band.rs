@@ -8,8 +8,10 @@ use super::field::{CELL, Motion, MotionField, RANGE};
 use super::planes::{Interpolated, activity};
 use crate::tokens::motion::{cost, predict};
 
-/// Steps of vectors from which a refinement tries four neighbours instead of eight, in quarter pixels.
-const LONG_STEP: i32 = 8;
+/// Steps from which a refinement tries four neighbours instead of eight, in quarter pixels, for bends in eighths.
+const LONG_STEP: i32 = 4;
+/// Share of the last frame's SAD, as 1/n, by which it may grow in a step of a refinement: the other frames hardly make up for more.
+const GROWTH: u32 = 32;
 
 /// A cell's frames and reference.
 #[derive(Clone, Copy)]
@@ -46,7 +48,9 @@ impl Sads {
 /// What a refinement moves.
 #[derive(Clone, Copy)]
 enum Moves {
-    /// All frames, along the line.
+    /// All frames, along the line, to anywhere.
+    Anywhere,
+    /// All frames, along the line, by a step.
     Vector,
     /// The last frame only: T = 2.
     Last,
@@ -58,7 +62,7 @@ impl Moves {
     fn moved(self, m: Motion, [dy, dx]: [i32; 2]) -> Motion {
         let add = |a: [i32; 2], sign: i32| [a[0] + sign * dy, a[1] + sign * dx];
         match self {
-            Self::Vector => Motion { vector: add(m.vector, 1), ..m },
+            Self::Anywhere | Self::Vector => Motion { vector: add(m.vector, 1), ..m },
             // A quarter at the last frame is an eighth at the one before it.
             Self::Last => Motion { vector: add(m.vector, 1), bend: add(m.bend, -1) },
             Self::Bend => Motion { bend: add(m.bend, 1), ..m },
@@ -73,6 +77,11 @@ impl<'a> CellSearch<'a> {
 
     /// Displacement of frame `i` in eighths of a pixel.
     fn displacement(&self, m: Motion, i: usize) -> (i32, i32) {
+        if self.frames.len() == 2 {
+            // the same without divisions
+            let [y, x] = m.vector;
+            return if i == 0 { (y + m.bend[0], x + m.bend[1]) } else { (2 * y, 2 * x) };
+        }
         let t = self.frames.len() as i32;
         let part = |d: i32| (4 * d * (i as i32 + 1) + t).div_euclid(2 * t);
         let [by, bx] = if i + 1 < self.frames.len() { m.bend } else { [0; 2] };
@@ -98,11 +107,20 @@ impl<'a> CellSearch<'a> {
         Sads { last: sum, others: self.sad_of(m, 0..last, limit.saturating_sub(sum)) }
     }
 
-    /// [`sad`](Self::sad), where `moves` made the motion from one with the SADs `before`.
+    /// [`sad`](Self::sad), where `moves` made the motion from one with the SADs `before`; or any number of at least `limit` where that is
+    /// likely.
     fn sad_moved(&self, m: Motion, moves: Moves, before: Sads, limit: u32) -> Sads {
         let last = self.frames.len() - 1;
         match moves {
-            Moves::Vector => self.sad(m, limit),
+            Moves::Anywhere => self.sad(m, limit),
+            Moves::Vector => {
+                let most = limit.min(before.last + before.last / GROWTH);
+                let sum = self.sad_of(m, last..last + 1, most);
+                if sum >= most {
+                    return Sads { last: limit, others: 0 };
+                }
+                Sads { last: sum, others: self.sad_of(m, 0..last, limit.saturating_sub(sum)) }
+            }
             Moves::Last => Sads { last: self.sad_of(m, last..last + 1, limit.saturating_sub(before.others)), ..before },
             Moves::Bend => Sads { others: self.sad_of(m, 0..last, limit.saturating_sub(before.last)), ..before },
         }
@@ -121,7 +139,7 @@ impl<'a> CellSearch<'a> {
     }
 
     fn consider(&self, best: &mut Priced, m: Motion, bits: impl FnOnce() -> u32) {
-        self.consider_moved(best, m, Moves::Vector, bits);
+        self.consider_moved(best, m, Moves::Anywhere, bits);
     }
 
     fn consider_moved(&self, best: &mut Priced, m: Motion, moves: Moves, bits: impl FnOnce() -> u32) {
@@ -165,7 +183,7 @@ impl<'a> CellSearch<'a> {
             for _ in 0..rounds {
                 let centre = best.motion;
                 let mut taken = [0; 2];
-                let n = if step >= LONG_STEP && matches!(moves, Moves::Vector) { 4 } else { 8 };
+                let n = if step >= LONG_STEP { 4 } else { 8 };
                 for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)].into_iter().take(n) {
                     let offset = [dy * step, dx * step];
                     // the neighbours of the centre before were tried already
@@ -302,11 +320,12 @@ impl Band {
             let around = self.field.around(y, x).into_iter().take(4).flatten();
             let likely = around.chain([previous[i]]).chain(right).chain(below).map(|m| m.vector).chain([scene.coarse.at(y, x)]);
             let likely = likely.map(Motion::straight).filter(|m| *m != zero && *m != prediction);
-            cell.consider_each(&mut best, Moves::Vector, likely, bits);
+            cell.consider_each(&mut best, Moves::Anywhere, likely, bits);
             cell.refine(&mut best, Moves::Vector, bits, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
         }
-        let flat: u32 = frames.iter().map(|f| activity(f, scene.width, y * CELL, x * CELL)).sum();
-        let intra = best.sad.total() > 4 * samples && flat + flat / 7 + cell.rate(12 * 256) < best.cost;
+        let flat = || frames.iter().map(|f| activity(f, scene.width, y * CELL, x * CELL)).sum::<u32>();
+        let better = |flat: u32| flat + flat / 7 + cell.rate(12 * 256) < best.cost;
+        let intra = best.sad.total() > 4 * samples && better(flat());
         *self.sad_mut(y, x) = best.sad.total();
         self.field.set(y, x, (!intra).then_some(best.motion));
     }
@@ -314,13 +333,13 @@ impl Band {
     fn revise(&mut self, scene: Scene<'_>, y: usize, x: usize) {
         let Some(motion) = self.field.get(y, x) else { return };
         let cell = CellSearch::new(scene, y, x);
-        // Moves::Vector does not look at the parts.
+        // Moves::Anywhere does not look at the parts.
         let sad = Sads { last: self.sad(y, x), others: 0 };
         let cost = sad.total() + cell.rate(self.field.bits_with(y, x, Some(motion)));
         let mut best = Priced { cost, sad, motion };
         let prediction = Motion::straight(self.field.prediction(y, x));
         let likely = self.field.around(y, x).into_iter().flatten().chain([prediction, Motion::default()]);
-        cell.consider_each(&mut best, Moves::Vector, likely, |m| self.field.bits_with(y, x, Some(m)));
+        cell.consider_each(&mut best, Moves::Anywhere, likely, |m| self.field.bits_with(y, x, Some(m)));
         if best.motion != motion {
             let centre = best.motion;
             for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1)] {

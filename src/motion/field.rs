@@ -81,19 +81,25 @@ impl MotionField {
     pub(super) fn around(&self, y: usize, x: usize) -> [Option<Motion>; 8] {
         let i = self.index(y, x);
         let (above, below) = (i - self.pitch, i + self.pitch);
-        [i - 1, above, above + 1, above - 1, i + 1, below, below + 1, below - 1].map(|i| self.cells[i])
+        let at = |i: usize| self.cells[i];
+        // map() of arrays is not inlined
+        [at(i - 1), at(above), at(above + 1), at(above - 1), at(i + 1), at(below), at(below + 1), at(below - 1)]
+    }
+
+    #[inline(always)]
+    fn near_of(&self, i: usize, part: impl Fn(Motion) -> [i32; 2]) -> Near {
+        let above = i - self.pitch;
+        [self.cells[i - 1].map(&part), self.cells[above].map(&part), self.cells[above + 1].map(&part)]
     }
 
     #[inline]
     fn near_index(&self, i: usize) -> Near {
-        let above = i - self.pitch;
-        [self.cells[i - 1], self.cells[above], self.cells[above + 1]].map(|m| m.map(|m| m.vector))
+        self.near_of(i, |m| m.vector)
     }
 
     #[inline]
     fn near_bends_index(&self, i: usize) -> Near {
-        let above = i - self.pitch;
-        [self.cells[i - 1], self.cells[above], self.cells[above + 1]].map(|m| m.map(|m| m.bend))
+        self.near_of(i, |m| m.bend)
     }
 
     /// The neighbours from which a cell's vector is predicted.

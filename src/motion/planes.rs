@@ -5,7 +5,9 @@
 //! linearly, which is cheaper than the graph's taps and close enough to rank candidates.
 
 use super::field::CELL;
-use super::pixels::{LANE, Lane, Sum};
+#[cfg(target_arch = "x86_64")]
+use super::pixels::Avx2;
+use super::pixels::{Common, LANE, Machine};
 
 const _: () = assert!(CELL == LANE);
 
@@ -20,6 +22,8 @@ pub(super) struct Interpolated {
     height: usize,
     pitch: usize,
     planes: [Vec<u8>; 4],
+    #[cfg(target_arch = "x86_64")]
+    avx2: Option<Avx2>,
 }
 
 /// Samples of `planes`, in their place relative to the whole sample: (plane, rows down, columns right).
@@ -68,7 +72,14 @@ impl Interpolated {
     pub(super) fn new(width: usize, height: usize) -> Self {
         let pitch = width + 2 * PAD;
         let size = pitch * (height + 2 * PAD);
-        Self { width, height, pitch, planes: [vec![0; size], vec![0; size], vec![0; size], vec![0; size]] }
+        Self {
+            width,
+            height,
+            pitch,
+            planes: [vec![0; size], vec![0; size], vec![0; size], vec![0; size]],
+            #[cfg(target_arch = "x86_64")]
+            avx2: Avx2::detect(),
+        }
     }
 
     /// Takes a new reference, `width` * `height` samples.
@@ -102,45 +113,87 @@ impl Interpolated {
 
     /// Sum of absolute differences of the cell of `frame` at (y, x) to the reference moved by (ey, ex) eighths of a pixel; or
     /// any number of at least `limit`, once the sum reaches that.
-    pub(super) fn sad(&self, frame: &[u8], (y, x): (usize, usize), (ey, ex): (i32, i32), limit: u32) -> u32 {
+    #[inline]
+    pub(super) fn sad(&self, frame: &[u8], at: (usize, usize), moved: (i32, i32), limit: u32) -> u32 {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = self.avx2 {
+            #[allow(unsafe_code, reason = "a call of a function for processors with AVX2")]
+            // SAFETY: the processor has AVX2.
+            return unsafe { self.sad_avx2(avx2, frame, at, moved, limit) };
+        }
+        self.sad_with(Common, frame, at, moved, limit)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn sad_avx2(&self, avx2: Avx2, frame: &[u8], at: (usize, usize), moved: (i32, i32), limit: u32) -> u32 {
+        self.sad_with(avx2, frame, at, moved, limit)
+    }
+
+    #[inline(always)]
+    fn sad_with<M: Machine>(&self, m: M, frame: &[u8], (y, x): (usize, usize), (ey, ex): (i32, i32), limit: u32) -> u32 {
         let place = |at: usize, e: i32| ((at + PAD) as i32 + (e >> 3)) as usize;
         let at = place(y, ey) * self.pitch + place(x, ex);
         let (fy, fx) = ((ey & 7) as usize, (ex & 7) as usize);
-        let start = |s: Sample| &self.planes[s.0][at + s.1 * self.pitch + s.2..];
         let source = Rows::new(&frame[y * self.width + x..], self.width);
-        let of = |s: Sample| Rows::new(start(s), self.pitch);
+        let of = |s: Sample| Rows::new(&self.planes[s.0][at + s.1 * self.pitch + s.2..], self.pitch);
         if (fy | fx) & 1 == 0 {
             let [a, b] = QUARTERS[fy >> 1][fx >> 1];
-            let (one, two) = (of(a), of(b));
-            if a == b { compare(source, limit, |r| one.row(r)) } else { compare(source, limit, |r| one.row(r).mean(two.row(r))) }
+            if a == b { compare(m, source, limit, of(a)) } else { compare(m, source, limit, Mean(of(a), of(b))) }
         } else {
             let (hy, hx) = (fy >> 2, fx >> 2);
-            let corners = [half(hy, hx), half(hy, hx + 1), half(hy + 1, hx), half(hy + 1, hx + 1)].map(of);
-            let kernel = match (fy & 3, fx & 3) {
-                (0, 1) => eighth::<0, 1>,
-                (0, 3) => eighth::<0, 3>,
-                (1, 0) => eighth::<1, 0>,
-                (1, 1) => eighth::<1, 1>,
-                (1, 2) => eighth::<1, 2>,
-                (1, 3) => eighth::<1, 3>,
-                (2, 1) => eighth::<2, 1>,
-                (2, 3) => eighth::<2, 3>,
-                (3, 0) => eighth::<3, 0>,
-                (3, 1) => eighth::<3, 1>,
-                (3, 2) => eighth::<3, 2>,
-                _ => eighth::<3, 3>,
-            };
-            kernel(source, limit, corners)
+            let corners = [of(half(hy, hx)), of(half(hy, hx + 1)), of(half(hy + 1, hx)), of(half(hy + 1, hx + 1))];
+            match (fy & 3, fx & 3) {
+                (0, 1) => compare(m, source, limit, Between::<0, 1>(corners)),
+                (0, 3) => compare(m, source, limit, Between::<0, 3>(corners)),
+                (1, 0) => compare(m, source, limit, Between::<1, 0>(corners)),
+                (1, 1) => compare(m, source, limit, Between::<1, 1>(corners)),
+                (1, 2) => compare(m, source, limit, Between::<1, 2>(corners)),
+                (1, 3) => compare(m, source, limit, Between::<1, 3>(corners)),
+                (2, 1) => compare(m, source, limit, Between::<2, 1>(corners)),
+                (2, 3) => compare(m, source, limit, Between::<2, 3>(corners)),
+                (3, 0) => compare(m, source, limit, Between::<3, 0>(corners)),
+                (3, 1) => compare(m, source, limit, Between::<3, 1>(corners)),
+                (3, 2) => compare(m, source, limit, Between::<3, 2>(corners)),
+                _ => compare(m, source, limit, Between::<3, 3>(corners)),
+            }
         }
     }
 }
 
-/// [`compare`] at `Y`, `X` quarters of the way between four half-pixel samples.
-fn eighth<const Y: usize, const X: usize>(source: Rows<'_>, limit: u32, [a, b, c, d]: [Rows<'_>; 4]) -> u32 {
-    compare(source, limit, |r| {
-        let across = |left: Rows<'_>, right: Rows<'_>| if X == 0 { left.row(r) } else { between::<X>(left.row(r), right.row(r)) };
-        if Y == 0 { across(a, b) } else { between::<Y>(across(a, b), across(c, d)) }
-    })
+/// What a cell is compared with. These are not closures, since those are not sure to be inlined.
+trait Prediction {
+    /// Row `r`, below [`CELL`], and as many after it as `m` takes at a time.
+    fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane;
+}
+
+/// The mean of two planes.
+struct Mean<'a>(Rows<'a>, Rows<'a>);
+
+impl Prediction for Mean<'_> {
+    #[inline(always)]
+    fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane {
+        m.mean(self.0.row(m, r), self.1.row(m, r))
+    }
+}
+
+/// What is `Y`, `X` quarters of the way between four half-pixel samples.
+struct Between<'a, const Y: usize, const X: usize>([Rows<'a>; 4]);
+
+impl<const Y: usize, const X: usize> Between<'_, Y, X> {
+    #[inline(always)]
+    fn across<M: Machine>(&self, m: M, r: usize, left: usize) -> M::Lane {
+        let a = self.0[left].row(m, r);
+        if X == 0 { a } else { between::<M, X>(m, a, self.0[left + 1].row(m, r)) }
+    }
+}
+
+impl<const Y: usize, const X: usize> Prediction for Between<'_, Y, X> {
+    #[inline(always)]
+    fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane {
+        let above = self.across(m, r, 0);
+        if Y == 0 { above } else { between::<M, Y>(m, above, self.across(m, r, 2)) }
+    }
 }
 
 /// Rows of [`CELL`] samples.
@@ -157,46 +210,63 @@ impl<'a> Rows<'a> {
         Self { data: &data[..(CELL - 1) * pitch + CELL], pitch }
     }
 
-    /// Row `r`, below [`CELL`].
     #[inline(always)]
     #[allow(unsafe_code, reason = "four checks a row take as long as the work")]
-    fn row(&self, r: usize) -> Lane {
+    fn one(&self, r: usize) -> &[u8; CELL] {
         assert!(r < CELL); // the compiler sees that it is
         // SAFETY: new() has checked that rows up to the last are inside `data`.
         let row = unsafe { self.data.get_unchecked(r * self.pitch..r * self.pitch + CELL) };
-        Lane::new(row.try_into().expect("a row of CELL samples"))
+        row.try_into().expect("a row of CELL samples")
+    }
+}
+
+impl Prediction for Rows<'_> {
+    #[inline(always)]
+    fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane {
+        m.load(self.one(r), || self.one(r + 1))
+    }
+}
+
+/// One level.
+struct Flat(u8);
+
+impl Prediction for Flat {
+    #[inline(always)]
+    fn row<M: Machine>(&self, m: M, _: usize) -> M::Lane {
+        let row = [self.0; LANE];
+        m.load(&row, || &row)
     }
 }
 
 /// Adds up the rows' differences; stops halfway if `limit` is reached.
 #[inline(always)]
-fn compare(source: Rows<'_>, limit: u32, prediction: impl Fn(usize) -> Lane) -> u32 {
-    let mut sum = Sum::zero();
-    for r in 0..CELL / 2 {
-        sum = sum.add(source.row(r), prediction(r));
+fn compare<M: Machine>(m: M, source: Rows<'_>, limit: u32, prediction: impl Prediction) -> u32 {
+    let mut sum = m.zero();
+    for r in (0..CELL / 2).step_by(M::ROWS) {
+        sum = m.add(sum, source.row(m, r), prediction.row(m, r));
     }
-    if sum.total() >= limit {
-        return sum.total();
+    if m.total(sum) >= limit {
+        return m.total(sum);
     }
-    for r in CELL / 2..CELL {
-        sum = sum.add(source.row(r), prediction(r));
+    for r in (CELL / 2..CELL).step_by(M::ROWS) {
+        sum = m.add(sum, source.row(m, r), prediction.row(m, r));
     }
-    sum.total()
+    m.total(sum)
 }
 
 /// `QUARTERS` of the way from a to b: 1 to 3.
 #[inline(always)]
-fn between<const QUARTERS: usize>(a: Lane, b: Lane) -> Lane {
+fn between<M: Machine, const QUARTERS: usize>(m: M, a: M::Lane, b: M::Lane) -> M::Lane {
     match QUARTERS {
-        1 => a.mean(a.mean(b)),
-        2 => a.mean(b),
-        _ => b.mean(a.mean(b)),
+        1 => m.mean(a, m.mean(a, b)),
+        2 => m.mean(a, b),
+        _ => m.mean(b, m.mean(a, b)),
     }
 }
 
 /// Sum of absolute differences of a cell to its own mean, in one frame: the error of a flat prediction.
 pub(super) fn activity(frame: &[u8], width: usize, y: usize, x: usize) -> u32 {
     let rows = Rows::new(&frame[y * width + x..], width);
-    let flat = |level: u8| compare(rows, u32::MAX, |_| Lane::new(&[level; CELL]));
+    let flat = |level: u8| compare(Common, rows, u32::MAX, Flat(level));
     flat(((flat(0) + 128) / (CELL * CELL) as u32) as u8)
 }

@@ -37,17 +37,6 @@ pub(super) trait Before: Sync {
     fn add_shown(&self, cell: usize, latents: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize);
 }
 
-/// There is no layer before.
-pub(super) struct Nothing;
-
-impl Before for Nothing {
-    fn size(&self, _: usize) -> Option<TransformSize> {
-        None
-    }
-
-    fn add_shown(&self, _: usize, _: SizedLatents<'_>, _: &mut Vec<Candidate>, _: usize) {}
-}
-
 /// Candidates of all cells.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {

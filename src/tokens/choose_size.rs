@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The encoder's choice of a cell's transform size: by the RDO quantiser's own costs, among the sizes that may be best.
 
-use super::layer::ChosenLayer;
 use super::quantise::{Candidate, Decider};
 use super::transform::flags;
 use super::{NestedLayout, TransformSize};
@@ -28,39 +27,58 @@ pub(super) struct Decision {
     pub count: u16,
 }
 
-/// A cell, and its place in the grid of the state, whose rows are `pitch` places apart.
+/// A cell, and the transform sizes of those to the left and above.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cell {
     pub cell: usize,
-    pub place: usize,
-    pub pitch: usize,
+    pub left: Option<TransformSize>,
+    pub top: Option<TransformSize>,
+}
+
+/// A cell's coefficients in one transform size, to be decided on.
+pub(super) struct Trial<'a> {
+    /// They get the indices that are decided.
+    pub candidates: &'a mut [Candidate],
+    pub bounds: &'a mut Vec<Bound>,
+    /// The total of the best size so far: a decision whose total is not below it may be any such decision.
+    pub limit: f32,
+}
+
+/// What can still be won from a candidate on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound {
+    /// The most that it and those after it can take off the total.
+    pub gain: f32,
+    /// Bits of the count if it is the last one sent, in 1/256.
+    pub count: u32,
 }
 
 /// Working memory of one cell, kept between cells.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
+    bounds: Vec<Bound>,
     /// Candidates of the size that is tried.
     candidates: Vec<Candidate>,
     /// Candidates of the best size so far, as decided.
     pub best: Vec<Candidate>,
+    /// Bits of the decision, in 1/256.
+    pub bits: u32,
 }
 
 impl Trials {
-    /// Decides on a cell in each of the sizes that `candidates` has, which is one where the size is `known`. `decide` is given candidates and sets their indices.
+    /// Decides on a cell in each of the sizes that `candidates` has, which is one where the size is `known`.
     pub fn run<'a>(
         &mut self,
         decider: &Decider<'_>,
         of: Cell,
         candidates: impl Iterator<Item = (TransformSize, &'a [Candidate])>,
         known: bool,
-        chosen: &ChosenLayer,
-        mut decide: impl FnMut(&mut [Candidate]) -> Decision,
+        mut decide: impl FnMut(Trial<'_>) -> Decision,
     ) -> (Decision, TransformSize) {
         let lambda = decider.lambda();
         let with_size = |mut decision: Decision, size: TransformSize| {
             if decision.count > 0 && !known && decider.layer.layout.luma.is_some() {
-                let (left, top) = (chosen.sizes[of.place - 1], chosen.sizes[of.place - of.pitch]);
-                let [small, smallest] = flags(decider.layer.set(of.cell), left, top, size);
+                let [small, smallest] = flags(decider.layer.set(of.cell), of.left, of.top, size);
                 let mut bits = decider.costs.bit(small.0, small.1);
                 if small.1 {
                     bits += decider.costs.bit(smallest.0, smallest.1);
@@ -76,12 +94,14 @@ impl Trials {
         for (size, candidates) in candidates {
             self.candidates.clear();
             self.candidates.extend_from_slice(candidates);
-            let decision = with_size(decide(&mut self.candidates), size);
+            let trial = Trial { candidates: &mut self.candidates, bounds: &mut self.bounds, limit: best.0.total };
+            let decision = with_size(decide(trial), size);
             if decision.total < best.0.total {
                 best = (decision, size);
                 std::mem::swap(&mut self.best, &mut self.candidates);
             }
         }
+        self.bits = best.0.bits;
         best
     }
 }

@@ -95,9 +95,10 @@ impl Set {
         self.0 + EXTRA + bucket
     }
 
+    /// See [`Neighbourhood::zero_flag`](super::neighbourhood::Neighbourhood::zero_flag).
     #[inline]
-    pub fn zero(self, class: u8, neighbourhood: usize) -> usize {
-        self.0 + ZERO + usize::from(class) * (INNER * OUTER * DENSITIES) + neighbourhood
+    pub fn zero(self, flag: usize) -> usize {
+        self.0 + ZERO + flag
     }
 
     #[inline]

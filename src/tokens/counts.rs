@@ -3,7 +3,6 @@
 //! bucket.
 
 use super::contexts::{ACTIVITIES, HINTS, Set, TREE_LEAVES};
-use super::neighbourhood::BlockState;
 use crate::entropy::{BitCoder, CostTable};
 
 /// Classes of the neighbourhood that choose the contexts of a cell's count.
@@ -33,22 +32,10 @@ fn magnitude(n: u16) -> usize {
     (16 - n.leading_zeros()) as usize
 }
 
-/// `base_hint`: the hint in layer 0, which has no layer before it.
-pub(super) fn count_context(state: &BlockState, place: usize, layer: usize, base_hint: usize) -> CountContext {
-    let (counts, pitch) = (&state.counts[layer], state.pitch());
-    let m = |p: usize| magnitude(counts[p]);
-    let around = 2 * m(place - 1) + 2 * m(place - pitch) + m(place - pitch - 1) + m(place - pitch + 1);
-    let hint = if layer == 0 {
-        base_hint
-    } else {
-        let coarse = &state.counts[layer - 1];
-        match coarse[place] {
-            0 if state.extents[place] > 0 => 1,
-            0 => usize::from(coarse[place + 1] > 0 || coarse[place + pitch] > 0),
-            1..=3 => 2,
-            _ => 3,
-        }
-    };
+/// `counts`: of the cells to the left, above, above to the left and to the right.
+pub(super) fn count_context(counts: [u16; 4], hint: usize) -> CountContext {
+    let [left, top, top_left, top_right] = counts;
+    let around = 2 * magnitude(left) + 2 * magnitude(top) + magnitude(top_left) + magnitude(top_right);
     let activity = match around {
         0 => 0,
         1..=4 => 1,
@@ -59,6 +46,17 @@ pub(super) fn count_context(state: &BlockState, place: usize, layer: usize, base
     };
     debug_assert!(activity < ACTIVITIES && hint < HINTS);
     CountContext { activity, hint }
+}
+
+/// The hint of a cell in a layer above layer 0. `own`, `right`, `below`: counts in the layer before; `shown`: whether the cell has
+/// coefficients that are not zero.
+pub(super) fn hint(own: u16, right: u16, below: u16, shown: bool) -> usize {
+    match own {
+        0 if shown => 1,
+        0 => usize::from(right > 0 || below > 0),
+        1..=3 => 2,
+        _ => 3,
+    }
 }
 
 /// Codes a count in 0..=`most`; `None`: the stream holds a larger one.

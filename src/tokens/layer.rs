@@ -126,7 +126,7 @@ fn code_cell<C: BitCoder>(
             count -= 1;
         }
     }
-    let context = counts::count_context(state, place, l, layer.hint(cell));
+    let context = state.count_context(place, l, layer.hint(cell));
     let count = counts::code_count(coder, set, context, count as u16, c)
         .ok_or_else(|| Error::Malformed(format!("a cell has more than {c} tokens; wait for the next block")))?;
     if count == 0 {
@@ -139,7 +139,8 @@ fn code_cell<C: BitCoder>(
         state.sizes[place] = Some(size);
     }
     let count = usize::from(count);
-    around.begin(&state.values, &state.extents, state.pitch(), place, count, intra);
+    around.begin(intra);
+    around.reach(state.around(place), count);
     for i in 0..count {
         let (assumed, last) = (state.value(place, i), i + 1 == count);
         let class = layer.classes[i];
@@ -161,7 +162,7 @@ fn code_cell<C: BitCoder>(
             around.add(layout, i, assumed.abs());
         } else {
             let m = want(i);
-            if !last && !coder.bit(set.zero(class, around.zero_class(i)), m != 0) {
+            if !last && !coder.bit(set.zero(around.zero_flag(i)), m != 0) {
                 continue;
             }
             let negative = coder.bypass(u32::from(m < 0), 1) == 1;

@@ -130,6 +130,16 @@ impl NestedLayout {
         self.cells_x * self.cells_y
     }
 
+    /// Where cell number `cell` lies in a grid of the cells with a border of one on every side.
+    pub(super) fn place(&self, cell: usize) -> usize {
+        (cell / self.cells_x + 1) * (self.cells_x + 2) + cell % self.cells_x + 1
+    }
+
+    /// Where the cells lie in that grid, in raster order.
+    pub(super) fn places(&self) -> impl Iterator<Item = usize> {
+        (0..self.cells()).map(|cell| self.place(cell))
+    }
+
     /// Coefficients of a cell.
     pub fn coefficients(&self) -> usize {
         self.coefficients

@@ -14,6 +14,7 @@ mod neighbourhood;
 mod nested;
 mod quantise;
 mod refine;
+mod sides;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ mod transform;
 
 pub use contexts::{CONTEXTS, describe};
 pub use layout::{CLASSES, MAX_NESTED_LAYERS, NestedLayout};
-pub use nested::{BlockShape, NestedDecoder, NestedEncoder};
+pub use nested::{BlockShape, ChosenBlock, FilledCells, NestedDecoder, NestedEncoder};
 pub use quantise::{Estimate, Rdo};
 pub use step::{BIASES, LayerSteps, MAX_QUANTISER, bias_index, step};
 pub use transform::TransformSize;

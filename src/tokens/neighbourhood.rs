@@ -2,7 +2,8 @@
 //! The neighbourhood: what encoder and decoder both know of a block's cells while they code it. It has the indices so far, the
 //! counts, and classes of the coefficients before.
 
-use super::contexts::{COARSE, DENSITIES, MAGNITUDES, OUTER};
+use super::contexts::{COARSE, DENSITIES, INNER, MAGNITUDES, OUTER};
+use super::counts::{CountContext, count_context, hint};
 use super::step::Prediction;
 use super::{MAX_NESTED_LAYERS, NestedLayout, TransformSize};
 
@@ -27,7 +28,17 @@ const fn classes<const N: usize>(limits: &[usize]) -> [u8; N] {
 }
 
 /// Classes of the weighted sum of earlier coefficients of the cell.
-static INNER_CLASS: [u8; 64] = classes(&[1, 2, 3, 5, 7, 10, 14]);
+const INNER_CLASS: [u8; 64] = classes(&[1, 2, 3, 5, 7, 10, 14]);
+
+/// What a class adds to the number of a zero flag's context.
+static INNER_STEP: [u8; 64] = {
+    let (mut out, mut i) = ([0; 64], 0);
+    while i < 64 {
+        out[i] = INNER_CLASS[i] * (OUTER * DENSITIES) as u8;
+        i += 1;
+    }
+    out
+};
 
 const MAGNITUDE_LIMITS: [usize; MAGNITUDES - 1] = [1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 28, 36, 48, 70];
 /// Class of the weighted sum of magnitudes around a coefficient.
@@ -72,6 +83,24 @@ impl BlockState {
         self.pitch
     }
 
+    /// The context of the count of the cell at a place in a layer; `base_hint`: the hint in layer 0, which has no layer before it.
+    pub fn count_context(&self, place: usize, layer: usize, base_hint: usize) -> CountContext {
+        let (counts, pitch) = (&self.counts[layer], self.pitch);
+        let hint = match layer.checked_sub(1).map(|before| &self.counts[before]) {
+            Some(before) => hint(before[place], before[place + 1], before[place + pitch], self.extents[place] > 0),
+            None => base_hint,
+        };
+        count_context([counts[place - 1], counts[place - pitch], counts[place - pitch - 1], counts[place - pitch + 1]], hint)
+    }
+
+    /// The cells before the one at a place.
+    pub fn around(&self, place: usize) -> Around<'_> {
+        let places = [place - 1, place - self.pitch, place - self.pitch - 1, place - self.pitch + 1];
+        let c = self.coefficients;
+        let extent = places.iter().fold(0, |most, p| self.extents[*p].max(most));
+        Around { values: places.map(|p| &self.values[p * c..(p + 1) * c]), extent: extent.into() }
+    }
+
     /// Forgets the block; touches only what was used.
     pub fn clear(&mut self) {
         for (place, extent) in self.extents.iter_mut().enumerate() {
@@ -110,47 +139,81 @@ impl BlockState {
     }
 }
 
+/// The cells before a cell that its contexts depend on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// Indices of all coefficients: to the left, above, above to the left and to the right.
+    pub values: [&'a [i16]; 4],
+    /// From here on they are all zero.
+    pub extent: usize,
+}
+
 /// The neighbourhood of the coefficients of one cell.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Neighbourhood {
     /// Lower byte: sums over earlier coefficients of the cell. Upper byte: sums of magnitudes, of the cells around too.
     inner: Vec<u16>,
-    /// Classes 0..4 of the same coefficient in the cells around.
-    outer: Vec<u8>,
+    /// The part of a zero flag's context that depends on the position alone, and with the cells around.
+    bases: Vec<u16>,
+    flags: Vec<u16>,
+    /// The part of `inner` that depends on the cells around.
+    around: Vec<u16>,
+    /// Coefficients whose cells around were looked at, and those of them that `inner` knows of.
+    known: usize,
+    ready: usize,
     /// Significant coefficients of the cell so far, their class 0..3, and where the next one begins.
     significant: usize,
     density: usize,
     limits: [usize; DENSITIES],
 }
 
+/// Cells around are looked at for so many coefficients at a time.
+const STRIDE: usize = 64;
+
 impl Neighbourhood {
-    pub fn new(layout: &NestedLayout) -> Self {
-        Self { inner: vec![0; layout.coefficients], outer: vec![0; layout.coefficients], ..Self::default() }
+    /// `classes`: of the coefficients' positions.
+    pub fn new(layout: &NestedLayout, classes: &[u8]) -> Self {
+        let zeros = vec![0; layout.coefficients];
+        let bases: Vec<u16> = classes.iter().map(|class| u16::from(*class) * (INNER * OUTER * DENSITIES) as u16).collect();
+        Self { inner: zeros.clone(), around: zeros, flags: bases.clone(), bases, ..Self::default() }
     }
 
-    /// Begins a cell of which the first `count` coefficients are coded. `values` and `extents` are of the whole grid; of the cells
-    /// around, only those before in raster order take part.
-    pub fn begin(&mut self, values: &[i16], extents: &[u16], pitch: usize, place: usize, count: usize, intra: bool) {
-        let c = self.inner.len();
-        (self.significant, self.density) = (0, 0);
+    /// Begins a cell.
+    pub fn begin(&mut self, intra: bool) {
         self.limits = if intra { [4, 12, usize::MAX] } else { [2, 6, usize::MAX] };
+        self.known = 0;
+        self.again();
+    }
+
+    /// Begins the same cell again.
+    pub fn again(&mut self) {
+        (self.significant, self.density, self.ready) = (0, 0, 0);
         self.inner.fill(0);
-        let around = [place - 1, place - pitch, place - pitch - 1, place - pitch + 1];
-        if around.iter().all(|p| extents[*p] == 0) {
-            self.outer[..count].fill(0);
-            return;
+    }
+
+    /// Looks at the cells around, for the coefficients below `end`: classes of others cannot be asked for.
+    #[inline]
+    pub fn reach(&mut self, cells: Around<'_>, end: usize) {
+        if end > self.ready {
+            self.extend(cells, end);
         }
-        let [left, top, top_left, top_right] = around.map(|p| &values[p * c..p * c + count]);
-        let sums = self.outer[..count].iter_mut().zip(&mut self.inner[..count]);
-        for (((((outer, inner), &l), &t), &tl), &tr) in sums.zip(left).zip(top).zip(top_left).zip(top_right) {
-            let sum = |limit: i16| {
-                let clipped = |v: i16| v.clamp(-limit, limit).abs();
-                2 * (clipped(l) + clipped(t)) + clipped(tl) + clipped(tr)
-            };
-            let few = sum(CLIP);
-            *outer = u8::from(few >= 1) + u8::from(few >= 2) + u8::from(few >= 4);
-            *inner = (sum(OUTER_LIMIT) as u16) << 8;
+    }
+
+    fn extend(&mut self, cells: Around<'_>, end: usize) {
+        let c = self.inner.len();
+        let end = end.next_multiple_of(STRIDE).min(c);
+        let start = self.known;
+        if end > start {
+            let filled = cells.extent.clamp(start, end);
+            let of = cells.values.map(|values| &values[start..filled]);
+            look_around(of, &self.bases[start..filled], &mut self.flags[start..filled], &mut self.around[start..filled]);
+            self.flags[filled..end].copy_from_slice(&self.bases[filled..end]);
+            self.around[filled..end].fill(0);
+            self.known = end;
         }
+        let range = self.ready..end;
+        self.inner[range.clone()].iter_mut().zip(&self.around[range]).for_each(|(inner, around)| *inner += *around);
+        self.ready = end;
     }
 
     /// Coefficient `i` has magnitude `magnitude` >= 1.
@@ -167,16 +230,23 @@ impl Neighbourhood {
 
     /// (class 0..8 of the coefficients before in the cell, class 0..4 of the cells around) of a coefficient.
     #[inline]
-    pub fn classes(&self, i: usize) -> (usize, usize) {
-        (usize::from(INNER_CLASS[usize::from(self.inner[i] & 63)]), usize::from(self.outer[i]))
+    fn classes(&self, i: usize) -> (usize, usize) {
+        let outer = (self.flags[i] - self.bases[i]) / DENSITIES as u16;
+        (usize::from(INNER_CLASS[usize::from(self.inner[i] & 63)]), usize::from(outer))
     }
 
-    /// Class 0..96 of all that a zero flag depends on besides the position: the classes above, and how many significant
-    /// coefficients the cell has so far.
+    /// The context of a zero flag among those of [`Set::zero`](super::contexts::Set::zero): by the position, the classes above, and how many
+    /// significant coefficients the cell has so far.
     #[inline]
-    pub fn zero_class(&self, i: usize) -> usize {
-        let (inner, outer) = self.classes(i);
-        (inner * OUTER + outer) * DENSITIES + self.density
+    pub fn zero_flag(&self, i: usize) -> usize {
+        zero_flag(self.flags[i], self.inner[i], self.density)
+    }
+
+    /// [`zero_flag`](Self::zero_flag) of each coefficient of a range.
+    #[inline]
+    pub fn zero_flags(&self, range: std::ops::Range<usize>) -> impl Iterator<Item = usize> {
+        let density = self.density;
+        self.flags[range.clone()].iter().zip(&self.inner[range]).map(move |(flag, inner)| zero_flag(*flag, *inner, density))
     }
 
     /// Class 0..16 that chooses the context of a magnitude of 1 or 2.
@@ -197,5 +267,25 @@ impl Neighbourhood {
     pub fn coarse_class(&self, i: usize) -> usize {
         let (inner, outer) = self.classes(i);
         (inner + outer).div_ceil(2).min(COARSE - 1)
+    }
+}
+
+#[inline(always)]
+fn zero_flag(flag: u16, inner: u16, density: usize) -> usize {
+    usize::from(flag) + usize::from(INNER_STEP[usize::from(inner & 63)]) + density
+}
+
+/// What the cells to the left, above, above to the left and above to the right say of some coefficients. A function of its own, so that it is
+/// vectorised.
+#[inline(never)]
+fn look_around([left, top, top_left, top_right]: [&[i16]; 4], bases: &[u16], flags: &mut [u16], around: &mut [u16]) {
+    let cells = left.iter().zip(top).zip(top_left).zip(top_right);
+    for ((((((l, t), tl), tr), base), flag), around) in cells.zip(bases).zip(flags).zip(around) {
+        let [l, t, tl, tr] = [l, t, tl, tr].map(|v| (*v).clamp(-OUTER_LIMIT, OUTER_LIMIT).abs());
+        *around = ((2 * (l + t) + tl + tr) as u16) << 8;
+        let [l, t, tl, tr] = [l, t, tl, tr].map(|v| v.min(CLIP));
+        let few = 2 * (l + t) + tl + tr;
+        let outer = u16::from(few >= 1) + u16::from(few >= 2) + u16::from(few >= 4);
+        *flag = base + outer * DENSITIES as u16;
     }
 }

@@ -4,15 +4,16 @@
 use super::contexts::{CONTEXTS, MOTION, Set};
 use super::layer::{ChosenLayer, Layer, code_layer};
 use super::neighbourhood::{BlockState, Neighbourhood};
-use super::quantise::{Decider, Workspace};
+use super::quantise::Decider;
 use super::refine::Refiner;
+use super::sides::Workspace;
 use super::step::{LayerSteps, Reconstruction};
 use super::{Estimate, NestedLayout, Rdo, TransformSize, motion};
 use crate::entropy::{BitCoder, Context, CostTable, RangeDecoder, RangeEncoder, Tables};
 use crate::pair::Pair;
 use crate::{Error, Result};
 
-/// What encoder and decoder share.
+/// What encoder and decoder share and blocks do not change.
 #[derive(Debug)]
 struct Common {
     layout: NestedLayout,
@@ -20,12 +21,6 @@ struct Common {
     classes: Vec<u8>,
     groups: Vec<u8>,
     fresh: Vec<Context>,
-    /// Contexts of layer 0 and motion as the block before left them.
-    carried: Vec<Context>,
-    state: BlockState,
-    around: Neighbourhood,
-    motion: Vec<i32>,
-    scratch: Vec<u8>,
 }
 
 impl Common {
@@ -38,24 +33,7 @@ impl Common {
         }
         let classes = layout.classes(tables.classes())?;
         let groups = classes.iter().map(|c| c / 4).collect();
-        let fresh: Vec<_> = tables.contexts().collect();
-        Ok(Self {
-            state: BlockState::new(layout),
-            around: Neighbourhood::new(layout),
-            motion: vec![0; motion::PLANES * layout.cells()],
-            scratch: vec![0; 2 * (layout.cells_x + 1)],
-            layout: layout.clone(),
-            tables: tables.clone(),
-            classes,
-            groups,
-            carried: fresh.clone(),
-            fresh,
-        })
-    }
-
-    /// Where the cells lie in the grid of the state, in raster order.
-    fn places(&self) -> impl Iterator<Item = usize> {
-        (0..self.layout.cells()).map(|cell| self.state.place(cell % self.layout.cells_x, cell / self.layout.cells_x))
+        Ok(Self { layout: layout.clone(), tables: tables.clone(), classes, groups, fresh: tables.contexts().collect() })
     }
 
     /// The latents of a cell, zero so far, from the indices of its first coefficients in token order.
@@ -76,40 +54,183 @@ impl Common {
             grid.backward(size, coefficients, latents);
         }
     }
+}
+
+/// What changes while a block is coded.
+#[derive(Debug)]
+struct Progress {
+    contexts: Vec<Context>,
+    /// Contexts of layer 0 and motion as the block before left them.
+    carried: Vec<Context>,
+    cells: CodedCells,
+}
+
+/// The cells of a block as far as they are coded.
+#[derive(Debug)]
+struct CodedCells {
+    state: BlockState,
+    around: Neighbourhood,
+    motion: Vec<i32>,
+    scratch: Vec<u8>,
+}
+
+impl Progress {
+    fn new(common: &Common) -> Self {
+        let layout = &common.layout;
+        let cells = CodedCells {
+            state: BlockState::new(layout),
+            around: Neighbourhood::new(layout, &common.classes),
+            motion: vec![0; motion::PLANES * layout.cells()],
+            scratch: vec![0; 2 * (layout.cells_x + 1)],
+        };
+        Self { contexts: common.fresh.clone(), carried: common.fresh.clone(), cells }
+    }
 
     /// Prepares contexts and state for a layer.
-    fn begin(&mut self, key: bool, layer: usize, contexts: &mut [Context]) {
-        let start = if layer > 0 || key { &self.fresh } else { &self.carried };
+    fn begin(&mut self, common: &Common, key: bool, layer: usize) {
+        let start = if layer > 0 || key { &common.fresh } else { &self.carried };
         let set = Set::both(layer);
-        contexts[set.clone()].copy_from_slice(&start[set]);
+        self.contexts[set.clone()].copy_from_slice(&start[set]);
         if layer == 0 {
-            contexts[MOTION..].copy_from_slice(&start[MOTION..]);
-            self.state.clear();
+            self.contexts[MOTION..].copy_from_slice(&start[MOTION..]);
+            self.cells.state.clear();
         }
     }
 
-    /// Keeps what the next block starts from: `contexts` as layer 0 left them.
-    fn commit(&mut self, contexts: &[Context]) {
+    fn write_segment(&mut self, block: ChosenBlock<'_>, layer: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
+        check_motion(&block.common.layout, motion)?;
+        self.begin(block.common, motion.is_none(), layer);
+        let mut coder = RangeEncoder::new(&mut self.contexts, out);
+        self.cells.code_layer(block, layer, motion, &mut coder)?;
+        coder.finish();
+        Ok(())
+    }
+
+    /// Keeps what the next block starts from: the contexts as layer 0 left them.
+    fn commit(&mut self) {
         for range in [Set::both(0), MOTION..CONTEXTS] {
-            self.carried[range.clone()].copy_from_slice(&contexts[range]);
+            self.carried[range.clone()].copy_from_slice(&self.contexts[range]);
         }
     }
+}
 
-    /// Codes a layer of a block with the values of `chosen`.
+impl CodedCells {
+    /// Codes a layer of a chosen block.
     fn code_layer<C: BitCoder>(
         &mut self,
-        steps: LayerSteps,
+        block: ChosenBlock<'_>,
         layer: usize,
         motion: Option<&[i32]>,
-        chosen: &ChosenLayer,
         coder: &mut C,
     ) -> Result<()> {
-        let Self { layout, classes, state, around, motion: own, scratch, .. } = self;
+        let Common { layout, classes, .. } = block.common;
+        let Self { state, around, motion: own, scratch } = self;
         if let (0, Some(motion)) = (layer, motion) {
             own.copy_from_slice(motion);
             motion::code_motion(coder, own, layout.cells_x, layout.cells_y, scratch)?;
         }
-        code_layer(coder, Layer { layout, classes, steps, index: layer, motion }, state, around, Some(chosen))
+        let chosen = &block.layers[layer];
+        code_layer(coder, Layer { layout, classes, steps: block.steps, index: layer, motion }, state, around, Some(chosen))
+    }
+}
+
+/// Which cells of a buffer of latents are not zero: only those have to be cleared for the next block. Each buffer has its own.
+#[derive(Debug, Default)]
+pub struct FilledCells(Vec<bool>);
+
+impl FilledCells {
+    /// Makes the latents of `cells` cells zero.
+    fn clear<T: From<i16> + Clone>(&mut self, latents: &mut [T], cells: usize) {
+        if self.0.len() != cells {
+            // nothing is known of the buffer
+            latents.fill(T::from(0));
+            self.0 = vec![false; cells];
+            return;
+        }
+        for (latents, filled) in latents.chunks_exact_mut(latents.len() / cells).zip(&mut self.0) {
+            if std::mem::take(filled) {
+                latents.fill(T::from(0));
+            }
+        }
+    }
+}
+
+/// The tokens of a block as an encoder chose them.
+#[derive(Debug, Clone, Copy)]
+pub struct ChosenBlock<'a> {
+    common: &'a Common,
+    layers: &'a [ChosenLayer],
+    steps: LayerSteps,
+}
+
+impl ChosenBlock<'_> {
+    /// Latents as a decoder of `layers` layers (0..=depth) has them, \[cells, C\], and counts \[cells\]. `motion` as in
+    /// [`NestedEncoder::quantise`]; `filled` belongs to `latents`, and is new if anything else was written there.
+    pub fn dequantise<T: From<i16> + Clone>(
+        &self,
+        layers: usize,
+        motion: Option<&[i32]>,
+        latents: &mut [T],
+        filled: &mut FilledCells,
+        counts: &mut [i32],
+    ) -> Result<()> {
+        let layout = &self.common.layout;
+        check_latents(layout, latents.len())?;
+        check_motion(layout, motion)?;
+        filled.clear(latents, layout.cells());
+        counts.fill(0);
+        let Some(last) = layers.min(self.steps.depth()).checked_sub(1) else {
+            return Ok(());
+        };
+        let c = layout.coefficients;
+        let reconstruction = Reconstruction::new(&self.common.tables, self.steps, last);
+        let chosen = &self.layers[last];
+        let cells = latents.chunks_exact_mut(c).zip(&mut filled.0).zip(counts);
+        for ((cell, place), ((latents, filled), count)) in layout.places().enumerate().zip(cells) {
+            let extent = usize::from(chosen.extents[place]);
+            if extent > 0 {
+                let values = &chosen.values[place * c..place * c + extent];
+                self.common.rebuild(&reconstruction, values, chosen.sizes[place], latents);
+                *filled = true;
+            }
+            let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] != 0);
+            *count = self.count_tokens(last, intra, place) as i32;
+        }
+        Ok(())
+    }
+
+    /// The values of a cell in a layer, and how many of the first of them may not be zero.
+    fn values(&self, layer: usize, place: usize) -> (&[i16], usize) {
+        let (chosen, c) = (&self.layers[layer], self.common.layout.coefficients);
+        (&chosen.values[place * c..(place + 1) * c], usize::from(chosen.extents[place]))
+    }
+
+    /// 1 + the last coefficient of a cell whose value in `layer` is not the one assumed there, of those that `counts`; 0: none.
+    fn sent(&self, layer: usize, place: usize, counts: impl Fn(usize) -> bool) -> usize {
+        let (now, mut extent) = self.values(layer, place);
+        let before = layer.checked_sub(1).map(|b| (self.values(b, place), self.steps.prediction(layer)));
+        extent = extent.max(before.map_or(0, |((_, e), _)| e));
+        let assumed = |i: usize| before.map_or(0, |((b, _), prediction)| prediction.assumed(b[i]));
+        (0..extent).rev().find(|&i| now[i] != assumed(i) && counts(i)).map_or(0, |i| i + 1)
+    }
+
+    /// Whether a layer above layer 0 sends anything for any cell.
+    pub fn sends(&self, layer: usize) -> bool {
+        self.common.layout.places().any(|place| self.sent(layer, place, |_| true) > 0)
+    }
+
+    /// 1 + the index of the last token that layers up to `last` send for the cell at `place`, 0: none.
+    fn count_tokens(&self, last: usize, intra: bool, place: usize) -> usize {
+        let layout = &self.common.layout;
+        for layer in (0..=last).rev() {
+            let sent = self.sent(layer, place, |i| !(layer == 0 && intra && layout.constant[i]));
+            if sent > 0 {
+                return layer * layout.coefficients + sent;
+            }
+        }
+        let (bottom, extent) = self.values(0, place);
+        let shown = |i: &usize| layout.constant[*i] && bottom[*i] != 0;
+        if intra { (0..extent).rev().find(shown).map_or(0, |i| i + 1) } else { 0 }
     }
 }
 
@@ -117,7 +238,7 @@ impl Common {
 #[derive(Debug)]
 pub struct NestedEncoder {
     common: Common,
-    contexts: Vec<Context>,
+    progress: Progress,
     costs: CostTable,
     /// One for each layer.
     chosen: Vec<ChosenLayer>,
@@ -130,23 +251,24 @@ impl NestedEncoder {
     /// `tables` must have [`CONTEXTS`] contexts.
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
+        let progress = Progress::new(&common);
         let chosen = ChosenLayer {
-            values: common.state.values.clone(),
-            extents: common.state.extents.clone(),
-            sizes: common.state.sizes.clone(),
+            values: progress.cells.state.values.clone(),
+            extents: progress.cells.state.extents.clone(),
+            sizes: progress.cells.state.sizes.clone(),
         };
         Ok(Self {
             costs: CostTable::new(tables),
-            contexts: common.fresh.clone(),
+            work: Workspace::new(layout, &common.classes),
             common,
+            progress,
             chosen: vec![chosen; layout.layers],
-            work: Workspace::default(),
             pair: Pair::single(),
             steps: LayerSteps::spaced(1, 0, 0),
         })
     }
 
-    /// Examines latents on one or two of `threads` threads; the tokens are the same.
+    /// Works on one or two of `threads` threads; the tokens are the same.
     pub fn with_threads(self, threads: usize) -> Result<Self> {
         Ok(Self { pair: Pair::new(threads, "elastictok-tokens")?, ..self })
     }
@@ -179,18 +301,17 @@ impl NestedEncoder {
     /// Chooses the tokens of one layer, after those of the layers before. `latents` are those of the residual after prediction from
     /// the reference of receivers of that many layers, so they do not drift. Arguments as in [`quantise`](Self::quantise).
     pub fn quantise_layer(&mut self, layer: usize, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
-        let common = &mut self.common;
-        check_latents(&common.layout, latents.len())?;
-        check_motion(&common.layout, motion)?;
-        let Common { layout, tables, classes, groups, state, around, .. } = common;
+        let Common { layout, tables, classes, groups, .. } = &self.common;
+        check_latents(layout, latents.len())?;
+        check_motion(layout, motion)?;
         let layer = Layer { layout, classes, steps: self.steps, index: layer, motion };
         let decider = Decider::new(layer, groups, tables, &self.costs, rdo);
         let (coarser, finer) = self.chosen.split_at_mut(layer.index);
         Ok(match (layer.prediction(), coarser.last()) {
             (Some(prediction), Some(base)) => {
-                Refiner { decider, prediction, base }.run(latents, &mut self.work, &self.pair, state, around, &mut finer[0])
+                self.work.run(&Refiner { decider, prediction, base }, latents, &self.pair, &mut finer[0])
             }
-            _ => decider.run(latents, &mut self.work, &self.pair, state, around, &mut finer[0]),
+            _ => self.work.run(&decider, latents, &self.pair, &mut finer[0]),
         })
     }
 
@@ -206,7 +327,7 @@ impl NestedEncoder {
             )));
         }
         let chosen = &mut self.chosen[layer];
-        for (place, cell) in self.common.places().zip(indices.chunks_exact(c)) {
+        for (place, cell) in self.common.layout.places().zip(indices.chunks_exact(c)) {
             chosen.values[place * c..(place + 1) * c].copy_from_slice(cell);
             chosen.extents[place] = cell.iter().rposition(|k| *k != 0).map_or(0, |i| i as u16 + 1);
         }
@@ -223,94 +344,64 @@ impl NestedEncoder {
             )));
         }
         for chosen in &mut self.chosen {
-            for (place, size) in self.common.places().zip(sizes) {
+            for (place, size) in self.common.layout.places().zip(sizes) {
                 chosen.sizes[place] = Some(*size);
             }
         }
         Ok(())
     }
 
+    /// The block last quantised.
+    pub fn block(&self) -> ChosenBlock<'_> {
+        ChosenBlock { common: &self.common, layers: &self.chosen, steps: self.steps }
+    }
+
     /// Appends the segment of `layer` of the block last quantised to `out`. Layers are written in order from 0; `motion` as in
     /// [`quantise`](Self::quantise), layer 0 carries it.
     pub fn write_segment(&mut self, layer: usize, motion: Option<&[i32]>, out: &mut Vec<u8>) -> Result<()> {
-        check_motion(&self.common.layout, motion)?;
-        self.common.begin(motion.is_none(), layer, &mut self.contexts);
-        let mut coder = RangeEncoder::new(&mut self.contexts, out);
-        self.common.code_layer(self.steps, layer, motion, &self.chosen[layer], &mut coder)?;
-        coder.finish();
-        Ok(())
+        let block = ChosenBlock { common: &self.common, layers: &self.chosen, steps: self.steps };
+        self.progress.write_segment(block, layer, motion, out)
+    }
+
+    /// Writes a block's first layers into as many segments, replacing what is there. Where there are two threads, `meanwhile` is done on
+    /// this one at the same time.
+    pub fn write_segments<R>(
+        &mut self,
+        motion: Option<&[i32]>,
+        segments: &mut [Vec<u8>],
+        meanwhile: impl FnOnce(ChosenBlock<'_>) -> R,
+    ) -> Result<R> {
+        let block = ChosenBlock { common: &self.common, layers: &self.chosen, steps: self.steps };
+        let (progress, mut written, mut done) = (&mut self.progress, Ok(()), None);
+        let write = || {
+            written = segments.iter_mut().enumerate().try_for_each(|(layer, segment)| {
+                segment.clear();
+                progress.write_segment(block, layer, motion, segment)
+            });
+        };
+        self.pair.run(|| done = Some(meanwhile(block)), write);
+        written?;
+        done.ok_or_else(|| Error::Runtime("the work beside the coding of a block was not done".into()))
     }
 
     /// Makes the block whose layer 0 was written last the one that the next block follows.
     pub fn commit(&mut self) {
-        self.common.commit(&self.contexts);
+        self.progress.commit();
     }
 
     /// Codes one layer of the block last quantised into `coder` instead of a segment, for statistics. After
     /// [`commit`](Self::commit): it leaves contexts unused.
     pub fn observe<C: BitCoder>(&mut self, layer: usize, motion: Option<&[i32]>, coder: &mut C) -> Result<()> {
-        self.common.begin(motion.is_none(), layer, &mut self.contexts);
-        self.common.code_layer(self.steps, layer, motion, &self.chosen[layer], coder)
-    }
-
-    /// Latents as a decoder of `layers` layers (0..=depth) has them, \[cells, C\], and counts \[cells\].
-    pub fn dequantise<T: From<i16> + Clone>(
-        &self,
-        layers: usize,
-        motion: Option<&[i32]>,
-        latents: &mut [T],
-        counts: &mut [i32],
-    ) -> Result<()> {
-        let layout = &self.common.layout;
-        check_latents(layout, latents.len())?;
-        check_motion(layout, motion)?;
-        latents.fill(T::from(0));
-        counts.fill(0);
-        let Some(last) = layers.min(self.steps.depth()).checked_sub(1) else {
-            return Ok(());
-        };
-        let c = layout.coefficients;
-        let reconstruction = Reconstruction::new(&self.common.tables, self.steps, last);
-        let chosen = &self.chosen[last];
-        for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
-            let place = self.common.state.place(cell % layout.cells_x, cell / layout.cells_x);
-            let extent = usize::from(chosen.extents[place]);
-            let values = &chosen.values[place * c..place * c + extent];
-            self.common.rebuild(&reconstruction, values, chosen.sizes[place], out);
-            let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] != 0);
-            *count = self.count_tokens(last, intra, place) as i32;
-        }
-        Ok(())
-    }
-
-    /// 1 + the index of the last token that layers up to `last` send for the cell at `place`, 0: none.
-    fn count_tokens(&self, last: usize, intra: bool, place: usize) -> usize {
-        let (layout, c) = (&self.common.layout, self.common.layout.coefficients);
-        let values = |layer: usize| {
-            let chosen = &self.chosen[layer];
-            (&chosen.values[place * c..(place + 1) * c], usize::from(chosen.extents[place]))
-        };
-        for layer in (0..=last).rev() {
-            let (now, mut extent) = values(layer);
-            let before = layer.checked_sub(1).map(|b| (values(b), self.steps.prediction(layer)));
-            extent = extent.max(before.map_or(0, |((_, e), _)| e));
-            for i in (0..extent).rev() {
-                let assumed = before.map_or(0, |((b, _), prediction)| prediction.assumed(b[i]));
-                if now[i] != assumed && !(layer == 0 && intra && layout.constant[i]) {
-                    return layer * c + i + 1;
-                }
-            }
-        }
-        let (bottom, extent) = values(0);
-        let shown = |i: &usize| layout.constant[*i] && bottom[*i] != 0;
-        if intra { (0..extent).rev().find(shown).map_or(0, |i| i + 1) } else { 0 }
+        let block = ChosenBlock { common: &self.common, layers: &self.chosen, steps: self.steps };
+        self.progress.begin(block.common, motion.is_none(), layer);
+        self.progress.cells.code_layer(block, layer, motion, coder)
     }
 
     /// Quantisation indices of a cell's coefficients in `layer`, in token order.
     pub fn decided(&self, layer: usize, cell: usize) -> &[i16] {
         let layout = &self.common.layout;
-        let place = self.common.state.place(cell % layout.cells_x, cell / layout.cells_x);
-        &self.chosen[layer].values[place * layout.coefficients..(place + 1) * layout.coefficients]
+        let (place, c) = (layout.place(cell), layout.coefficients);
+        &self.chosen[layer].values[place * c..(place + 1) * c]
     }
 }
 
@@ -318,7 +409,7 @@ impl NestedEncoder {
 #[derive(Debug)]
 pub struct NestedDecoder {
     common: Common,
-    contexts: Vec<Context>,
+    progress: Progress,
     /// Layers read of the block.
     read: usize,
     shape: BlockShape,
@@ -338,7 +429,7 @@ impl NestedDecoder {
     pub fn new(layout: &NestedLayout, tables: &Tables) -> Result<Self> {
         let common = Common::new(layout, tables)?;
         Ok(Self {
-            contexts: common.fresh.clone(),
+            progress: Progress::new(&common),
             common,
             read: 0,
             shape: BlockShape { key: true, steps: LayerSteps::spaced(1, 0, 0) },
@@ -360,9 +451,10 @@ impl NestedDecoder {
         }
         self.read = 0;
         self.shape = shape;
-        self.common.begin(key, layer, &mut self.contexts);
-        let Common { layout, classes, state, around, motion, scratch, .. } = &mut self.common;
-        let mut coder = RangeDecoder::new(&mut self.contexts, data);
+        self.progress.begin(&self.common, key, layer);
+        let Common { layout, classes, .. } = &self.common;
+        let CodedCells { state, around, motion, scratch } = &mut self.progress.cells;
+        let mut coder = RangeDecoder::new(&mut self.progress.contexts, data);
         if layer == 0 {
             motion.fill(0);
             if key {
@@ -382,7 +474,7 @@ impl NestedDecoder {
 
     /// Makes the block last read the one that the next block follows.
     pub fn commit(&mut self) {
-        self.common.commit(&self.contexts);
+        self.progress.commit();
     }
 
     /// Layers read of the block.
@@ -392,19 +484,19 @@ impl NestedDecoder {
 
     /// Motion planes dy, dx, mode, by, bx of the block, \[5, cells\]; in a key block mode is 1 (intra) everywhere.
     pub fn motion(&self) -> &[i32] {
-        &self.common.motion
+        &self.progress.cells.motion
     }
 
     /// Counts by the layers read so far, \[cells\].
     pub fn counts(&self, counts: &mut [i32]) {
-        for (place, count) in self.common.places().zip(counts) {
+        for (place, count) in self.common.layout.places().zip(counts) {
             *count = self.count_tokens(place);
         }
     }
 
     /// 1 + the index of the last token that the layers read sent for the cell at `place`, 0: none.
     fn count_tokens(&self, place: usize) -> i32 {
-        let Common { layout, state, .. } = &self.common;
+        let (layout, state) = (&self.common.layout, &self.progress.cells.state);
         let (c, extent) = (layout.coefficients, usize::from(state.extents[place]));
         if extent == 0 {
             return 0;
@@ -418,25 +510,32 @@ impl NestedDecoder {
         }
     }
 
-    /// Latents \[cells, C\] by the layers read so far, and counts \[cells\].
-    pub fn dequantise<T: From<i16> + Clone>(&self, latents: &mut [T], counts: &mut [i32]) -> Result<()> {
-        let Common { layout, tables, state, .. } = &self.common;
+    /// Latents \[cells, C\] by the layers read so far, and counts \[cells\]. `filled` belongs to `latents`, and is new if anything else
+    /// was written there.
+    pub fn dequantise<T: From<i16> + Clone>(
+        &self,
+        latents: &mut [T],
+        filled: &mut FilledCells,
+        counts: &mut [i32],
+    ) -> Result<()> {
+        let (Common { layout, tables, .. }, state) = (&self.common, &self.progress.cells.state);
         check_latents(layout, latents.len())?;
-        latents.fill(T::from(0));
+        filled.clear(latents, layout.cells());
         counts.fill(0);
         let Some(last) = self.read.checked_sub(1) else {
             return Ok(());
         };
         let c = layout.coefficients;
         let reconstruction = Reconstruction::new(tables, self.shape.steps, last);
-        for (cell, (out, count)) in latents.chunks_exact_mut(c).zip(counts).enumerate() {
-            let place = state.place(cell % layout.cells_x, cell / layout.cells_x);
+        let cells = latents.chunks_exact_mut(c).zip(&mut filled.0).zip(counts);
+        for (place, ((out, filled), count)) in layout.places().zip(cells) {
             let extent = usize::from(state.extents[place]);
             if extent == 0 {
                 continue;
             }
             let values = &state.values[place * c..place * c + extent];
             self.common.rebuild(&reconstruction, values, state.sizes[place], out);
+            *filled = true;
             *count = self.count_tokens(place);
         }
         Ok(())
@@ -444,19 +543,22 @@ impl NestedDecoder {
 
     /// Coefficients that each cell sent in the layer read last, \[cells\].
     pub fn layer_counts(&self) -> impl Iterator<Item = u16> {
-        let counts = self.read.checked_sub(1).map(|last| &self.common.state.counts[last]);
-        self.common.places().map(move |place| counts.map_or(0, |c| c[place]))
+        let counts = self.read.checked_sub(1).map(|last| &self.progress.cells.state.counts[last]);
+        self.common.layout.places().map(move |place| counts.map_or(0, |c| c[place]))
     }
 
     /// Transform sizes by the layers read so far, \[cells\]; 16x16 where a cell has no tokens.
     pub fn sizes(&self) -> impl Iterator<Item = TransformSize> {
-        self.common.places().map(|place| self.common.state.sizes[place].unwrap_or_default())
+        self.common.layout.places().map(|place| self.progress.cells.state.sizes[place].unwrap_or_default())
     }
 
     /// Signed quantisation indices after the layer read last, \[cells, C\] in token order.
     pub fn indices(&self) -> impl Iterator<Item = i16> {
         let c = self.common.layout.coefficients;
-        self.common.places().flat_map(move |place| self.common.state.values[place * c..(place + 1) * c].iter().copied())
+        self.common
+            .layout
+            .places()
+            .flat_map(move |place| self.progress.cells.state.values[place * c..(place + 1) * c].iter().copied())
     }
 }
 

@@ -2,16 +2,17 @@
 //! The RDO quantiser of layer 0: the quantisation index of each coefficient, and the end of block of each cell, by
 //! rate-distortion optimisation. `refine.rs` has the other layers.
 
-use super::candidates::{Candidates, Nothing};
-use super::choose_size::{Cell, Decision, Trials};
-use super::contexts::{Set, UNARY};
-use super::counts;
-use super::layer::{ChosenLayer, Layer};
-use super::neighbourhood::{BlockState, Neighbourhood};
+use super::candidates::{Before, SizedLatents};
+use super::choose_size::{Bound, Decision, Trial};
+use super::contexts::{DENSITIES, INNER, OUTER, Set, UNARY};
+use super::counts::{self, CountContext};
+use super::layer::Layer;
+use super::layout::CLASSES;
+use super::neighbourhood::{Around, Neighbourhood};
+use super::sides::Rule;
 use super::step::Reconstruction;
-use super::transform::LumaGrid;
+use super::transform::{LumaGrid, TransformSize};
 use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
-use crate::pair::Pair;
 
 /// A coefficient below this many steps never gets a token.
 const HOPELESS: f32 = 0.6;
@@ -68,13 +69,6 @@ struct PricedIndex {
     implied: u32,
 }
 
-/// Working memory, kept between blocks.
-#[derive(Debug, Default)]
-pub(super) struct Workspace {
-    pub candidates: Candidates,
-    pub trials: Trials,
-}
-
 /// Inputs of the decisions.
 pub(super) struct Decider<'a> {
     pub layer: Layer<'a>,
@@ -84,6 +78,8 @@ pub(super) struct Decider<'a> {
     /// Step of the layer in latent units.
     pub step: i32,
     pub rdo: Rdo,
+    /// Least bits (1/256) of the flag of a coefficient that is not zero, by class, of inter and of intra cells.
+    least_flags: [[u32; CLASSES]; 2],
 }
 
 impl<'a> Decider<'a> {
@@ -95,51 +91,8 @@ impl<'a> Decider<'a> {
             groups,
             costs,
             rdo: *rdo,
+            least_flags: [false, true].map(|intra| least_flags(costs, Set::new(layer.index, intra))),
         }
-    }
-
-    /// Quantises all cells into `chosen`; `state` is left cleared.
-    pub fn run(
-        &self,
-        latents: &[i16],
-        work: &mut Workspace,
-        pair: &Pair,
-        state: &mut BlockState,
-        around: &mut Neighbourhood,
-        chosen: &mut ChosenLayer,
-    ) -> Estimate {
-        let layout = self.layer.layout;
-        let c = layout.coefficients;
-        state.clear();
-        chosen.clear(c);
-        work.candidates.find(self, latents, &Nothing, pair);
-        let [luma, chroma] = work.candidates.energies();
-        let mut estimate = Estimate { luma, chroma, ..Estimate::default() };
-        for y in 0..layout.cells_y {
-            for x in 0..layout.cells_x {
-                let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
-                let of = Cell { cell, place, pitch: state.pitch() };
-                let decide = |candidates: &mut [Candidate]| self.decide(cell, place, candidates, state, around, chosen);
-                let (Decision { bits, count, .. }, size) =
-                    work.trials.run(self, of, work.candidates.of(cell), false, chosen, decide);
-                state.counts[self.layer.index][place] = count;
-                chosen.sizes[place] = (count > 0).then_some(size);
-                estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
-                let mut extent = 0;
-                for one in work.trials.best.iter().filter(|one| one.k != 0) {
-                    let i = usize::from(one.i);
-                    let (was, error) =
-                        (f64::from(one.x), f64::from(i32::from(one.x.unsigned_abs() as i16) - self.value(one.k, i)));
-                    *(if layout.chroma[i] { &mut estimate.chroma } else { &mut estimate.luma }) += error * error - was * was;
-                    chosen.values[place * c + i] = (one.k * i32::from(one.x.signum())) as i16;
-                    extent = i + 1;
-                }
-                chosen.extents[place] = extent as u16;
-                estimate.coded_cells += usize::from(extent > 0);
-            }
-        }
-        state.clear();
-        estimate
     }
 
     /// Squared latent units that 1/256 bit is worth.
@@ -212,25 +165,6 @@ impl<'a> Decider<'a> {
         i < self.rdo.min_tokens
     }
 
-    /// Bits of the flags that refine an `assumed` magnitude, which is `before` in the layer before, to `m`; `flagged`: not the last of its cell.
-    #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
-    pub(super) fn refinement_cost(
-        &self,
-        set: Set,
-        class: u8,
-        coarse_class: usize,
-        before: i32,
-        assumed: i32,
-        m: i32,
-        flagged: bool,
-    ) -> u32 {
-        let mut total = if flagged { self.costs.bit(set.middle(before, class, coarse_class), m != assumed) } else { 0 };
-        if m != assumed {
-            total += self.costs.bit(set.upper(before, class, coarse_class), m > assumed);
-        }
-        total
-    }
-
     /// Costs of sending coefficient `i`, |latent| = `x`, as `k`.
     #[inline]
     #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
@@ -243,7 +177,12 @@ impl<'a> Decider<'a> {
 
     /// Bits (1/256) of coefficients that stay zero.
     pub(super) fn silence(&self, set: Set, range: std::ops::Range<usize>, around: &Neighbourhood) -> u32 {
-        range.map(|i| self.costs.bit(set.zero(self.layer.classes[i], around.zero_class(i)), false)).sum()
+        around.zero_flags(range).map(|flag| self.costs.bit(set.zero(flag), false)).sum()
+    }
+
+    /// Least bits (1/256) of a coefficient that is not zero: its sign, and its flag unless it is the last one.
+    pub(super) fn least_bits(&self, intra: bool, i: usize, last: bool) -> u32 {
+        COST_ONE_BIT + if last { 0 } else { self.least_flags[usize::from(intra)][usize::from(self.layer.classes[i])] }
     }
 
     /// Bits of a layer-0 magnitude >= 1.
@@ -254,30 +193,60 @@ impl<'a> Decider<'a> {
         unary + if m > UNARY as i32 { 2 * COST_ONE_BIT * (m - UNARY as i32 + 1).ilog2() } else { 0 }
     }
 
-    /// Decides on a cell's candidates.
+    /// The most that a candidate can take off the squared error.
+    fn most_saved(&self, one: &Candidate) -> f32 {
+        let (x, i) = (f32::from(one.x.unsigned_abs()), usize::from(one.i));
+        let error = |k: i32| (x - self.value(k, i) as f32).powi(2);
+        x * x - error(one.k).min(error(one.k - 1))
+    }
+}
+
+impl Before for Decider<'_> {
+    fn size(&self, _: usize) -> Option<TransformSize> {
+        None
+    }
+
+    fn add_shown(&self, _: usize, _: SizedLatents<'_>, _: &mut Vec<Candidate>, _: usize) {}
+}
+
+impl Rule for Decider<'_> {
+    fn decider(&self) -> &Decider<'_> {
+        self
+    }
+
+    fn hint(&self, cell: usize) -> usize {
+        self.layer.hint(cell)
+    }
+
     fn decide(
         &self,
         cell: usize,
-        place: usize,
-        candidates: &mut [Candidate],
-        state: &BlockState,
+        context: CountContext,
+        trial: Trial<'_>,
+        of: Around<'_>,
         around: &mut Neighbourhood,
-        chosen: &ChosenLayer,
     ) -> Decision {
+        let Trial { candidates, bounds, limit } = trial;
         let layout = self.layer.layout;
         let (intra, set) = (self.layer.intra(cell), self.layer.set(cell));
         let lambda = self.lambda();
-        let context = counts::count_context(state, place, 0, self.layer.hint(cell));
         let empty = counts::count_cost(self.costs, set, context, 0);
-        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else {
+        if candidates.is_empty() {
             return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
-        };
-        around.begin(&chosen.values, &chosen.extents, state.pitch(), place, reach, intra);
+        }
+        around.again();
         let separate = |i: usize| intra && layout.constant[i];
+        let all = bound(bounds, candidates.iter().rev(), |one| Possible {
+            gain: self.most_saved(one),
+            least: lambda * self.least_bits(intra, one.i.into(), false) as f32,
+            least_last: lambda * self.least_bits(intra, one.i.into(), true) as f32,
+            count: counts::count_cost(self.costs, set, context, one.i + 1),
+            lambda,
+        });
         let (mut gain, mut bits, mut constants) = (0.0f32, 0u32, 0u32);
         let mut best = (lambda * empty as f32, 0usize, empty);
-        let mut next = 0;
-        for one in candidates.iter_mut() {
+        let (mut next, mut over) = (0, false);
+        for (one, bound) in candidates.iter_mut().zip(bounds.iter().rev()) {
             let i = usize::from(one.i);
             if !self.sent(i) {
                 one.k = 0;
@@ -287,10 +256,17 @@ impl<'a> Decider<'a> {
                 constants += 4 * COST_ONE_BIT;
                 continue;
             }
+            let so_far = gain + lambda * bits as f32;
+            over |=
+                !self.protected(i) && so_far - bound.gain - SLACK * (all + gain.abs() + lambda * bits as f32) > best.0.min(limit);
+            if over {
+                continue;
+            }
+            around.reach(of, i + 1);
             bits += self.silence(set, next..i, around);
             next = i + 1;
             let (x, rounded) = (f32::from(one.x.unsigned_abs()), one.k);
-            let flag = set.zero(self.layer.classes[i], around.zero_class(i));
+            let flag = set.zero(around.zero_flag(i));
             let magnitude_class = around.magnitude_class(i);
             let option = |k: i32| self.price(set, flag, i, k, x, lambda, magnitude_class);
             let mut choice = option(rounded);
@@ -313,10 +289,9 @@ impl<'a> Decider<'a> {
                 let d = x - self.value(k, i) as f32;
                 let saved = d * d - x * x;
                 gain += saved;
-                let count = counts::count_cost(self.costs, set, context, one.i + 1);
-                let total = before + saved + lambda * (own - implied + count) as f32;
+                let total = before + saved + lambda * (own - implied + bound.count) as f32;
                 if total < best.0 || self.protected(i) {
-                    best = (total, i + 1, bits - implied + count);
+                    best = (total, i + 1, bits - implied + bound.count);
                 }
             }
         }
@@ -326,6 +301,54 @@ impl<'a> Decider<'a> {
         }
         Decision { bits: bits + constants, total, count: count as u16 }
     }
+
+    fn index(&self, one: &Candidate) -> i16 {
+        (one.k * i32::from(one.x.signum())) as i16
+    }
+
+    fn error(&self, one: &Candidate) -> f64 {
+        let was = i32::from(one.x.unsigned_abs() as i16);
+        let error = f64::from(was - self.value(one.k, one.i.into()));
+        error * error - f64::from(was) * f64::from(was)
+    }
+}
+
+/// Share of the terms of a bound by which rounding may make it wrong, and more.
+pub(super) const SLACK: f32 = 1e-4;
+
+/// What sending a candidate can change.
+pub(super) struct Possible {
+    /// The most that it takes off the squared error.
+    pub gain: f32,
+    /// Least cost of its bits, and that if it is the last one sent, without the count.
+    pub least: f32,
+    pub least_last: f32,
+    /// Bits (1/256) of the count in that case.
+    pub count: u32,
+    pub lambda: f32,
+}
+
+/// Finds the bounds of candidates that come from the last to the first. Returns the sum of what they can save, the scale of rounding errors.
+pub(super) fn bound<'a>(
+    bounds: &mut Vec<Bound>,
+    candidates: impl Iterator<Item = &'a Candidate>,
+    possible: impl Fn(&Candidate) -> Possible,
+) -> f32 {
+    bounds.clear();
+    let (mut after, mut all) = (f32::NEG_INFINITY, 0.0);
+    for one in candidates {
+        let Possible { gain, least, least_last, count, lambda } = possible(one);
+        after = (gain - least_last - lambda * count as f32).max((gain - least).max(0.0) + after);
+        all += gain.max(0.0);
+        bounds.push(Bound { gain: after, count });
+    }
+    all
+}
+
+/// Least bits (1/256) of flags that say that a coefficient is not zero, by class.
+fn least_flags(costs: &CostTable, set: Set) -> [u32; CLASSES] {
+    const EACH: usize = INNER * OUTER * DENSITIES;
+    std::array::from_fn(|class| (class * EACH..(class + 1) * EACH).map(|flag| costs.bit(set.zero(flag), true)).min().unwrap_or(0))
 }
 
 /// Latents that are examined together.

@@ -6,15 +6,15 @@
 
 use super::TransformSize;
 use super::candidates::{Before, SizedLatents};
-use super::choose_size::{Cell, Decision};
+use super::choose_size::{Decision, Trial};
 use super::contexts::{MORE, Set};
-use super::counts;
+use super::counts::{self, CountContext};
 use super::layer::ChosenLayer;
-use super::neighbourhood::{BlockState, Neighbourhood};
-use super::quantise::{Candidate, Decider, Estimate, Workspace};
+use super::neighbourhood::{Around, Neighbourhood};
+use super::quantise::{Candidate, Decider, Possible, SLACK, bound};
+use super::sides::Rule;
 use super::step::Prediction;
 use crate::entropy::COST_ONE_BIT;
-use crate::pair::Pair;
 
 /// Decides on `decider.layer`, given the layer before.
 pub(super) struct Refiner<'a> {
@@ -37,8 +37,7 @@ struct PricedRefinement {
 
 impl Refiner<'_> {
     fn place(&self, cell: usize) -> usize {
-        let cells_x = self.decider.layer.layout.cells_x;
-        (cell / cells_x + 1) * (cells_x + 2) + cell % cells_x + 1
+        self.decider.layer.layout.place(cell)
     }
 }
 
@@ -67,101 +66,15 @@ impl Before for Refiner<'_> {
 }
 
 impl Refiner<'_> {
-    /// Quantises all cells into `chosen`; `state` is left cleared.
-    pub fn run(
-        &self,
-        latents: &[i16],
-        work: &mut Workspace,
-        pair: &Pair,
-        state: &mut BlockState,
-        around: &mut Neighbourhood,
-        chosen: &mut ChosenLayer,
-    ) -> Estimate {
-        let layout = self.decider.layer.layout;
-        state.clear();
-        chosen.clear(layout.coefficients);
-        let Workspace { candidates, trials } = work;
-        candidates.find(&self.decider, latents, self, pair);
-        let [luma, chroma] = candidates.energies();
-        let mut estimate = Estimate { luma, chroma, ..Estimate::default() };
-        for (place, &extent) in self.base.extents.iter().enumerate() {
-            // the count of the layer before chooses contexts; its extent is close to that count
-            state.counts[self.decider.layer.index - 1][place] = extent;
-            state.extents[place] = extent;
-        }
-        for y in 0..layout.cells_y {
-            for x in 0..layout.cells_x {
-                let (cell, place) = (y * layout.cells_x + x, state.place(x, y));
-                let of = Cell { cell, place, pitch: state.pitch() };
-                let known = self.base.sizes[place].is_some();
-                let decide = |candidates: &mut [Candidate]| self.decide(cell, place, candidates, state, around, chosen);
-                let (Decision { bits, count, .. }, size) =
-                    trials.run(&self.decider, of, candidates.of(cell), known, chosen, decide);
-                state.counts[self.decider.layer.index][place] = count;
-                estimate.bits += f64::from(bits) / f64::from(COST_ONE_BIT);
-                self.keep(place, &trials.best, chosen, &mut estimate);
-                chosen.sizes[place] = self.base.sizes[place].or((count > 0).then_some(size));
-            }
-        }
-        // extents were only set for the choice of contexts
-        state.extents.fill(0);
-        state.clear();
-        estimate
-    }
-
     fn assumed(&self, place: usize, i: usize) -> i32 {
         i32::from(self.prediction.assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
     }
 
-    /// Decides on a cell: every candidate gets its signed value.
-    fn decide(
-        &self,
-        cell: usize,
-        place: usize,
-        candidates: &mut [Candidate],
-        state: &BlockState,
-        around: &mut Neighbourhood,
-        chosen: &ChosenLayer,
-    ) -> Decision {
-        let Decider { layer, costs, .. } = &self.decider;
-        let (layout, set, lambda) = (layer.layout, layer.set(cell), self.decider.lambda());
-        let context = counts::count_context(state, place, layer.index, layer.hint(cell));
-        let empty = counts::count_cost(costs, set, context, 0);
-        let Some(reach) = candidates.last().map(|one| usize::from(one.i) + 1) else {
-            return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
-        };
-        around.begin(&chosen.values, &chosen.extents, state.pitch(), place, reach, layer.intra(cell));
-        let (mut gain, mut bits) = (0.0f32, 0u32);
-        let mut best = (lambda * empty as f32, 0usize, empty);
-        let mut next = 0;
-        for one in candidates.iter_mut() {
-            let i = usize::from(one.i);
-            bits += self.decider.silence(set, next..i, around);
-            next = i + 1;
-            let assumed = self.assumed(place, i);
-            let default = self.error(i, one.x, assumed);
-            let choice = self.choose(set, i, one.x, assumed, lambda, around);
-            one.k = choice.k;
-            let magnitude = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
-            if magnitude > 0 {
-                around.add(layout, i, magnitude);
-            }
-            let before = gain + lambda * bits as f32;
-            gain += choice.error - default;
-            bits += choice.bits;
-            if choice.k != assumed {
-                let count = counts::count_cost(costs, set, context, one.i + 1);
-                let total = before + choice.error - default + lambda * (choice.bits - choice.implied + count) as f32;
-                if total < best.0 || self.protected(i) {
-                    best = (total, i + 1, bits - choice.implied + count);
-                }
-            }
-        }
-        let (total, count, bits) = best;
-        for one in candidates.iter_mut().filter(|one| usize::from(one.i) >= count) {
-            one.k = self.assumed(place, usize::from(one.i));
-        }
-        Decision { bits, total, count: count as u16 }
+    /// The index nearest to a latent, and the one next to it on the side of the one that is assumed.
+    fn nearest(&self, x: i16, assumed: i32) -> (i32, i32) {
+        let nearest = (f32::from(x.unsigned_abs()) / self.decider.step as f32 + 0.5) as i32;
+        let rounded = nearest * i32::from(x.signum());
+        (rounded, rounded + (assumed - rounded).signum())
     }
 
     fn error(&self, i: usize, x: i16, k: i32) -> f32 {
@@ -178,10 +91,7 @@ impl Refiner<'_> {
     }
 
     fn choose(&self, set: Set, i: usize, x: i16, assumed: i32, lambda: f32, around: &Neighbourhood) -> PricedRefinement {
-        let rounded = {
-            let nearest = (f32::from(x.unsigned_abs()) / self.decider.step as f32 + 0.5) as i32;
-            nearest * i32::from(x.signum())
-        };
+        let (rounded, nearer) = self.nearest(x, assumed);
         let price = |k: i32| {
             let (bits, implied) = self.bits(set, i, k, assumed, around);
             PricedRefinement { k, error: self.error(i, x, k), bits, implied }
@@ -192,10 +102,17 @@ impl Refiner<'_> {
         if self.token(i) >= self.decider.rdo.max_tokens {
             return price(assumed);
         }
-        let nearer = rounded + (assumed - rounded).signum();
         let total = |c: &PricedRefinement| c.error + lambda * c.bits as f32;
-        let all = [rounded, nearer, assumed].map(price);
-        all.into_iter().min_by(|a, b| total(a).total_cmp(&total(b))).unwrap_or(all[2])
+        let mut best = price(rounded);
+        for (k, before) in [(nearer, rounded), (assumed, nearer)] {
+            if k != before {
+                let other = price(k);
+                if total(&other) < total(&best) {
+                    best = other;
+                }
+            }
+        }
+        best
     }
 
     /// Bits (1/256) of a value, and the part that is not sent for the last token of a cell.
@@ -204,13 +121,14 @@ impl Refiner<'_> {
         let (class, coarse_class) = (layer.classes[i], around.coarse_class(i));
         if assumed != 0 {
             let (sign, before) = (assumed.signum(), self.prediction.before(assumed));
-            let cost =
-                |flagged: bool| self.decider.refinement_cost(set, class, coarse_class, before, assumed.abs(), k * sign, flagged);
-            let (flagged, bare) = (cost(true), cost(false));
-            let size = (k - assumed).unsigned_abs();
-            return (flagged + if size > 0 { self.beyond(set, false, size - 1) } else { 0 }, flagged - bare);
+            let flag = costs.bit(set.middle(before, class, coarse_class), k != assumed);
+            if k == assumed {
+                return (flag, flag);
+            }
+            let side = costs.bit(set.upper(before, class, coarse_class), k * sign > assumed.abs());
+            return (flag + side + self.beyond(set, false, (k - assumed).unsigned_abs() - 1), flag);
         }
-        let flag = costs.bit(set.zero(class, around.zero_class(i)), k != 0);
+        let flag = costs.bit(set.zero(around.zero_flag(i)), k != 0);
         if k == 0 {
             return (flag, 0);
         }
@@ -224,19 +142,94 @@ impl Refiner<'_> {
         let flags = (0..size.min(MORE as u32 - 1) + 1).map(|n| self.decider.costs.bit(first + n as usize, size > n)).sum::<u32>();
         flags + if size >= MORE as u32 { 2 * COST_ONE_BIT * (size - MORE as u32 + 1).ilog2() } else { 0 }
     }
+}
 
-    /// Writes a cell's values into `chosen`, and their errors.
-    fn keep(&self, place: usize, candidates: &[Candidate], chosen: &mut ChosenLayer, estimate: &mut Estimate) {
-        let layout = self.decider.layer.layout;
-        let mut extent = 0;
-        for one in candidates.iter().filter(|one| one.k != 0) {
-            let i = usize::from(one.i);
-            let (was, error) = (f64::from(one.x).powi(2), f64::from(self.error(i, one.x, one.k)));
-            *(if layout.chroma[i] { &mut estimate.chroma } else { &mut estimate.luma }) += error - was;
-            chosen.values[place * layout.coefficients + i] = one.k as i16;
-            extent = i + 1;
+impl Rule for Refiner<'_> {
+    fn decider(&self) -> &Decider<'_> {
+        &self.decider
+    }
+
+    fn hint(&self, cell: usize) -> usize {
+        // The count of the layer before chooses contexts; its extent is close to that count.
+        let (extents, place) = (&self.base.extents, self.place(cell));
+        let below = place + self.decider.layer.layout.cells_x + 2;
+        counts::hint(extents[place], extents[place + 1], extents[below], extents[place] > 0)
+    }
+
+    /// Every candidate gets its signed value.
+    fn decide(
+        &self,
+        cell: usize,
+        context: CountContext,
+        trial: Trial<'_>,
+        of: Around<'_>,
+        around: &mut Neighbourhood,
+    ) -> Decision {
+        let Trial { candidates, bounds, limit } = trial;
+        let Decider { layer, costs, .. } = &self.decider;
+        let (layout, set, lambda) = (layer.layout, layer.set(cell), self.decider.lambda());
+        let empty = counts::count_cost(costs, set, context, 0);
+        if candidates.is_empty() {
+            return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
         }
-        chosen.extents[place] = extent as u16;
-        estimate.coded_cells += usize::from(extent > 0);
+        around.again();
+        let (intra, place) = (layer.intra(cell), self.place(cell));
+        let all = bound(bounds, candidates.iter().rev(), |one| {
+            let i = usize::from(one.i);
+            let assumed = self.assumed(place, i);
+            let (rounded, nearer) = self.nearest(one.x, assumed);
+            let least = |last: bool| if assumed == 0 { lambda * self.decider.least_bits(intra, i, last) as f32 } else { 0.0 };
+            Possible {
+                gain: self.error(i, one.x, assumed) - self.error(i, one.x, rounded).min(self.error(i, one.x, nearer)),
+                least: least(false),
+                least_last: least(true),
+                count: counts::count_cost(costs, set, context, one.i + 1),
+                lambda,
+            }
+        });
+        let (mut gain, mut bits) = (0.0f32, 0u32);
+        let mut best = (lambda * empty as f32, 0usize, empty);
+        let mut next = 0;
+        for (one, bound) in candidates.iter_mut().zip(bounds.iter().rev()) {
+            let i = usize::from(one.i);
+            let so_far = gain + lambda * bits as f32;
+            let slack = SLACK * (all + gain.abs() + lambda * bits as f32);
+            if !self.protected(i) && so_far - bound.gain - slack > best.0.min(limit) {
+                break;
+            }
+            around.reach(of, i + 1);
+            bits += self.decider.silence(set, next..i, around);
+            next = i + 1;
+            let assumed = self.assumed(place, i);
+            let default = self.error(i, one.x, assumed);
+            let choice = self.choose(set, i, one.x, assumed, lambda, around);
+            one.k = choice.k;
+            let magnitude = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
+            if magnitude > 0 {
+                around.add(layout, i, magnitude);
+            }
+            let before = gain + lambda * bits as f32;
+            gain += choice.error - default;
+            bits += choice.bits;
+            if choice.k != assumed {
+                let total = before + choice.error - default + lambda * (choice.bits - choice.implied + bound.count) as f32;
+                if total < best.0 || self.protected(i) {
+                    best = (total, i + 1, bits - choice.implied + bound.count);
+                }
+            }
+        }
+        let (total, count, bits) = best;
+        for one in candidates.iter_mut().filter(|one| usize::from(one.i) >= count) {
+            one.k = self.assumed(place, usize::from(one.i));
+        }
+        Decision { bits, total, count: count as u16 }
+    }
+
+    fn index(&self, one: &Candidate) -> i16 {
+        one.k as i16
+    }
+
+    fn error(&self, one: &Candidate) -> f64 {
+        f64::from(Refiner::error(self, one.i.into(), one.x, one.k)) - f64::from(one.x).powi(2)
     }
 }

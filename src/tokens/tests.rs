@@ -78,7 +78,7 @@ fn round_trip_sizes(
     let n = latents[0].len();
     let (mut a, mut b) = (vec![1; n], vec![2; n]);
     let (mut na, mut nb) = (vec![1; 15], vec![2; 15]);
-    let mut sizes = Vec::new();
+    let (mut sizes, mut filled) = (Vec::new(), FilledCells::default());
     for layer in 0..steps.depth() {
         let mut segment = Vec::new();
         encoder.write_segment(layer, motion, &mut segment).expect("writes");
@@ -86,8 +86,8 @@ fn round_trip_sizes(
         if let Some(m) = motion {
             assert_eq!(decoder.motion(), m);
         }
-        encoder.dequantise(layer + 1, motion, &mut a, &mut na).expect("sizes fit");
-        decoder.dequantise(&mut b, &mut nb).expect("sizes fit");
+        encoder.block().dequantise(layer + 1, motion, &mut a, &mut filled, &mut na).expect("sizes fit");
+        decoder.dequantise(&mut b, &mut FilledCells::default(), &mut nb).expect("sizes fit");
         assert_eq!(a, b, "layer {layer}");
         assert_eq!(na, nb, "layer {layer}");
         for (cell, n) in nb.iter().enumerate() {
@@ -132,6 +132,35 @@ fn cells_get_the_transform_size_that_suits_them() {
                 let right = sizes.iter().enumerate().filter(|(cell, size)| size.number() == *cell as i32 % 3).count();
                 assert!(right >= 12, "{depth} layers: {sizes:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_second_thread_changes_nothing() {
+    let tables = Tables::flat(CONTEXTS);
+    for (cells_x, cells_y) in [(5, 3), (3, 5), (1, 15)] {
+        let layout = NestedLayout::new(&positions(16), 3, cells_x, cells_y).expect("valid");
+        let new = |threads| NestedEncoder::new(&layout, &tables).expect("tables fit").with_threads(threads).expect("a thread");
+        let mut encoders = [1, 2].map(new);
+        for seed in 0..6 {
+            let (x, y, m) = (blocky_latents(seed), blocky_latents(seed + 9), motion(seed, 15));
+            let motion = (seed % 3 > 0).then_some(&m[..]);
+            let found = encoders.each_mut().map(|encoder| {
+                encoder.begin_block(LayerSteps::spaced(3, 8, 12 + 4 * seed as u8)).expect("depth");
+                let latents = [&x, &x, &y].into_iter().enumerate();
+                let estimates: Vec<_> = latents
+                    .map(|(layer, x)| encoder.quantise_layer(layer, x, motion, &Rdo::default()).expect("quantises"))
+                    .collect();
+                let (mut segments, mut latents, mut counts) = (vec![vec![7]; 3], vec![0i16; 15 * 768], vec![0; 15]);
+                let meanwhile = |block: ChosenBlock<'_>| {
+                    block.dequantise(3, motion, &mut latents, &mut FilledCells::default(), &mut counts).expect("sizes fit");
+                };
+                encoder.write_segments(motion, &mut segments, meanwhile).expect("writes");
+                (estimates, segments, latents, counts)
+            });
+            assert_eq!(found[0], found[1], "{cells_x}x{cells_y}, {seed}");
+            assert!(found[0].0.iter().all(|estimate| estimate.coded_cells > 5));
         }
     }
 }
@@ -207,7 +236,7 @@ proptest! {
                     break;
                 }
             }
-            decoder.dequantise(&mut x, &mut n).expect("sizes fit");
+            decoder.dequantise(&mut x, &mut FilledCells::default(), &mut n).expect("sizes fit");
             prop_assert!(n.iter().all(|n| (0..=5 * 192).contains(n)));
         }
         let layout = NestedLayout::new(&positions(16), LAYERS, 5, 3).expect("valid");
@@ -216,7 +245,7 @@ proptest! {
             if decoder.read_segment(layer, shape, segment).is_err() {
                 break;
             }
-            decoder.dequantise(&mut vec![0; 15 * 768], &mut [0; 15]).expect("sizes fit");
+            decoder.dequantise(&mut vec![0; 15 * 768], &mut FilledCells::default(), &mut [0; 15]).expect("sizes fit");
         }
     }
 
@@ -267,19 +296,19 @@ fn layer_0_goes_on_from_block_to_block() {
         }
         encoder.commit();
         sizes.push(segments.each_ref().map(Vec::len));
-        encoder.dequantise(2, motion, &mut a, &mut n).expect("sizes fit");
+        encoder.block().dequantise(2, motion, &mut a, &mut FilledCells::default(), &mut n).expect("sizes fit");
         for _ in 0..2 {
             for (layer, segment) in segments.iter().enumerate() {
                 all.read_segment(layer, shape, segment).expect("reads");
             }
-            all.dequantise(&mut b, &mut n).expect("sizes fit");
+            all.dequantise(&mut b, &mut FilledCells::default(), &mut n).expect("sizes fit");
             assert_eq!(a, b, "block {block}");
         }
         all.commit();
         // a receiver that missed blocks must wait for a key block
         if block > 1 {
             let read = segments.iter().enumerate().try_for_each(|(layer, segment)| late.read_segment(layer, shape, segment));
-            late.dequantise(&mut b, &mut n).expect("sizes fit");
+            late.dequantise(&mut b, &mut FilledCells::default(), &mut n).expect("sizes fit");
             assert_eq!(read.is_ok() && a == b, block > 2, "block {block}");
             late.commit();
         }
@@ -341,7 +370,7 @@ fn estimates_are_near_the_truth() {
         let mut out = Vec::new();
         (0..3).for_each(|layer| encoder.write_segment(layer, None, &mut out).expect("writes"));
         let (mut y, mut n) = (vec![0; x.len()], vec![0; 300]);
-        encoder.dequantise(3, None, &mut y, &mut n).expect("sizes fit");
+        encoder.block().dequantise(3, None, &mut y, &mut FilledCells::default(), &mut n).expect("sizes fit");
         let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
         let told = estimate.luma + estimate.chroma;
         let coded = y.chunks_exact(768).filter(|cell| cell.iter().any(|v| *v != 0)).count();
@@ -350,7 +379,7 @@ fn estimates_are_near_the_truth() {
             encoder.begin_block(LayerSteps::spaced(2, 8, quantiser)).expect("depth");
             encoder.quantise_layer(0, &x, None, &Rdo::default()).expect("quantises");
             let finest = encoder.quantise_layer(1, &x, None, &Rdo::default()).expect("quantises");
-            encoder.dequantise(2, None, &mut y, &mut n).expect("sizes fit");
+            encoder.block().dequantise(2, None, &mut y, &mut FilledCells::default(), &mut n).expect("sizes fit");
             let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
             (finest.luma + finest.chroma) / error
         };

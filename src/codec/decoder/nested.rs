@@ -8,7 +8,7 @@ use crate::bundle::Bundle;
 use crate::codec::setup::{Nested, StreamLayers, pixel_step};
 use crate::frame::Geometry;
 use crate::runtime::TokensMut;
-use crate::tokens::{BlockShape, NestedDecoder};
+use crate::tokens::{BlockShape, FilledCells, NestedDecoder};
 
 pub(super) struct NestedSegments {
     decoder: NestedDecoder,
@@ -45,8 +45,8 @@ impl SegmentReader for NestedSegments {
 
     fn tokens(&self, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()> {
         match tokens {
-            TokensMut::I32(latents) => self.decoder.dequantise(latents, counts),
-            TokensMut::I16(latents) => self.decoder.dequantise(latents, counts),
+            TokensMut::I32(latents) => self.decoder.dequantise(latents, &mut FilledCells::default(), counts),
+            TokensMut::I16(latents) => self.decoder.dequantise(latents, &mut FilledCells::default(), counts),
             TokensMut::F32(_) => Err(wrong_tokens()),
         }
     }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use elastictok::bundle::Bundle;
 use elastictok::internals::COARSEST;
 use elastictok::internals::entropy::Tables;
-use elastictok::internals::tokens::{LayerSteps, NestedEncoder, NestedLayout, Rdo};
+use elastictok::internals::tokens::{FilledCells, LayerSteps, NestedEncoder, NestedLayout, Rdo};
 use elastictok_tools::dump::DumpReader;
 
 fn main() -> Result<()> {
@@ -38,7 +38,8 @@ fn main() -> Result<()> {
         };
         let motion = (!block.key).then_some(&block.motion[..]);
         let cells = block.cells_x * block.cells_y;
-        let (mut latents, mut counts) = (vec![0i16; cells * reader.positions.len()], vec![0; cells]);
+        let (mut latents, mut filled, mut counts) =
+            (vec![0i16; cells * reader.positions.len()], FilledCells::default(), vec![0; cells]);
         let finest = block.latents.last().context("a block without latents")?;
         out.write_all(&[u8::from(block.key), 0, 0, 0])?;
         out.write_all(&block.motion.iter().flat_map(|m| m.to_le_bytes()).collect::<Vec<_>>())?;
@@ -55,7 +56,7 @@ fn main() -> Result<()> {
                 if !segment.is_empty() {
                     held = layer + 1;
                 }
-                encoder.dequantise(held, motion, &mut latents, &mut counts)?;
+                encoder.block().dequantise(held, motion, &mut latents, &mut filled, &mut counts)?;
                 out.write_all(&[steps.quantiser(held - 1), 0, 0, 0])?;
                 out.write_all(&counts.iter().flat_map(|c| c.to_le_bytes()).collect::<Vec<_>>())?;
                 out.write_all(&latents.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())?;

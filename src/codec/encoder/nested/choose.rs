@@ -59,9 +59,8 @@ impl NestedBlocks {
         let mut meets = |this: &mut Self, quantiser: u8| -> Result<bool> {
             evaluations += 1;
             let choice = this.quantise(analysis, quantiser)?;
-            this.code_tokens(analysis, &choice)?;
             let (_, gain) = this.without.all_layers(choice.steps.depth() - choice.coded);
-            Ok(this.reconstruct(analysis, &choice, false)? + gain >= target)
+            Ok(this.code_tokens(analysis, &choice, false)? + gain >= target)
         };
         if self.method == SearchMethod::Full {
             let mut best = low;

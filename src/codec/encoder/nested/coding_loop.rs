@@ -7,7 +7,7 @@ use super::super::config::EncoderConfig;
 use super::analyse::Analysis;
 use crate::frame::Geometry;
 use crate::runtime::{DecoderGraph, EncoderGraph, Tokens, TokensMut};
-use crate::tokens::NestedEncoder;
+use crate::tokens::{ChosenBlock, FilledCells};
 use crate::{Error, Result};
 
 /// The reference of receivers of some number of layers, and the residual that they lack.
@@ -17,6 +17,8 @@ use crate::{Error, Result};
 pub(super) struct CodingLoop {
     graph: EncoderGraph,
     decoder: DecoderGraph,
+    /// Of the latents in the loop graph's input.
+    filled: FilledCells,
     /// Tokens of each cell as reconstructed, \[cells\].
     counts: Vec<i32>,
 }
@@ -25,7 +27,7 @@ impl CodingLoop {
     pub fn open(config: &EncoderConfig, geometry: &Geometry) -> Result<Self> {
         let mut decoder = DecoderGraph::open_loop(&config.bundle, geometry, &config.runtime)?;
         let graph = EncoderGraph::open(&config.bundle, geometry, &config.runtime, &mut decoder)?;
-        Ok(Self { graph, decoder, counts: vec![0; geometry.cells()] })
+        Ok(Self { graph, decoder, filled: FilledCells::default(), counts: vec![0; geometry.cells()] })
     }
 
     /// T aligned frames to code.
@@ -78,12 +80,13 @@ impl CodingLoop {
         self.graph.run(&self.decoder)
     }
 
-    /// Decodes the first `layers` layers of the block in `tokens`, without committing. `step`: that of the last
-    /// of these layers in pixel units; `motion`: `None` in a key block.
-    pub fn reconstruct(&mut self, tokens: &NestedEncoder, layers: usize, motion: Option<&[i32]>, step: f32) -> Result<()> {
+    /// Decodes the first `layers` layers of `block`, without committing. `step`: that of the last of these layers in pixel units; `motion`:
+    /// `None` in a key block.
+    pub fn reconstruct(&mut self, block: ChosenBlock<'_>, layers: usize, motion: Option<&[i32]>, step: f32) -> Result<()> {
+        let (filled, counts) = (&mut self.filled, &mut self.counts);
         match self.decoder.tokens_mut() {
-            TokensMut::I32(latents) => tokens.dequantise(layers, motion, latents, &mut self.counts)?,
-            TokensMut::I16(latents) => tokens.dequantise(layers, motion, latents, &mut self.counts)?,
+            TokensMut::I32(latents) => block.dequantise(layers, motion, latents, filled, counts)?,
+            TokensMut::I16(latents) => block.dequantise(layers, motion, latents, filled, counts)?,
             TokensMut::F32(_) => {}
         }
         self.decoder.counts_mut().copy_from_slice(&self.counts);

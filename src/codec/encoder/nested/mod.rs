@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Blocks of a nested bundle, coded in a closed loop around the decoder graph.
 //!
-//! A block goes straight through [`BlockCoder::code`]: analyse, transform, choose, code, reconstruct, commit.
+//! A block goes straight through [`BlockCoder::code`]: analyse, transform, choose, code, commit.
 
 mod analyse;
 mod choose;
@@ -56,8 +56,7 @@ impl BlockCoder for NestedBlocks {
         self.transform(&analysis)?;
         let choice = self.choose(&analysis)?;
         self.transform_base(&analysis, &choice)?;
-        self.code_tokens(&analysis, &choice)?;
-        let psnr = self.reconstruct(&analysis, &choice, true)?;
+        let psnr = self.code_tokens(&analysis, &choice, true)?;
         self.commit(&analysis, &choice);
         Ok(CodedBlock {
             key: analysis.key,

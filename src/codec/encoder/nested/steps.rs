@@ -15,7 +15,7 @@ use super::ladder::Ladder;
 use super::without::Without;
 use crate::frame::Geometry;
 use crate::rate::RateController;
-use crate::tokens::{LayerSteps, NestedEncoder};
+use crate::tokens::{ChosenBlock, LayerSteps, NestedEncoder};
 use crate::{Error, Result};
 
 /// How a block is quantised; its tokens are in [`NestedBlocks`].
@@ -204,24 +204,10 @@ impl NestedBlocks {
         Ok(())
     }
 
-    /// Writes the chosen tokens into segments.
-    pub(super) fn code_tokens(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
-        let started = Instant::now();
-        let motion = (!analysis.key).then_some(self.analyser.motion());
-        for (layer, segment) in self.segments.iter_mut().enumerate() {
-            segment.clear();
-            if layer < choice.coded {
-                self.tokens.write_segment(layer, motion, segment)?;
-            }
-        }
-        self.spent.token_time += started.elapsed();
-        Ok(())
-    }
-
-    /// Decodes the block as receivers of all layers that are coded do, and as those of fewer where `all` loops are asked for; returns the
-    /// luma PSNR of the former.
-    pub(super) fn reconstruct(&mut self, analysis: &Analysis, choice: &Choice, all: bool) -> Result<f64> {
-        let before = self.run_time();
+    /// Writes the chosen tokens into segments. Meanwhile it decodes the block as receivers of all layers that are coded do, and as those of
+    /// fewer where `all` loops are asked for; returns the luma PSNR of the former.
+    pub(super) fn code_tokens(&mut self, analysis: &Analysis, choice: &Choice, all: bool) -> Result<f64> {
+        let (started, before, mut decoding) = (Instant::now(), self.run_time(), Duration::ZERO);
         let motion = (!analysis.key).then_some(self.analyser.motion());
         let Choice { steps, coded, .. } = *choice;
         // Without a reference all loops show the same, and those of a key block's base layers come later.
@@ -229,11 +215,27 @@ impl NestedBlocks {
         let finest = in_base.is_none().then_some((coded, &mut self.finest)).into_iter();
         let base = (1..=base_loops(self.drift_free, choice)).zip(&mut self.base);
         let base = base.filter(|&(layers, _)| all || in_base == Some(layers - 1));
-        let (segments, tokens, scale) = (&self.segments, &self.tokens, self.scale);
-        let share = self.crew.each(finest.chain(base), |(layers, one)| {
-            let layers = layers_read(&segments[..layers]);
-            one.reconstruct(tokens, layers, motion, pixel_step(steps.quantiser(layers - 1), scale))
-        })?;
+        let (crew, scale) = (&self.crew, self.scale);
+        let decode = |block: ChosenBlock<'_>, read: &(dyn Fn(usize) -> usize + Sync)| {
+            let started = Instant::now();
+            let share = crew.each(finest.chain(base), |(layers, one)| {
+                let layers = read(layers);
+                one.reconstruct(block, layers, motion, pixel_step(steps.quantiser(layers - 1), scale))
+            });
+            decoding = started.elapsed();
+            share
+        };
+        let (segments, rest) = self.segments.split_at_mut(coded);
+        rest.iter_mut().for_each(Vec::clear);
+        let block = self.tokens.block();
+        let share = if (1..coded).all(|layer| block.sends(layer)) {
+            self.tokens.write_segments(motion, segments, |block| decode(block, &|layers| layers))??
+        } else {
+            // Segments of layers that send nothing may be empty: what receivers read depends on that.
+            self.tokens.write_segments(motion, segments, |_| ())?;
+            decode(self.tokens.block(), &|layers| layers_read(&segments[..layers]))?
+        };
+        self.spent.token_time += started.elapsed().saturating_sub(decoding);
         self.spent.runtime_time += (self.run_time() - before).mul_f64(share);
         let best = in_base.map_or(&self.finest, |i| &self.base[i]);
         let n = self.geometry.frame_bytes();
