@@ -56,6 +56,9 @@ struct Band {
     /// Luma of a cell: of 16x16, and of another size.
     planes: Vec<Plane>,
     small: Vec<i16>,
+    /// The same of the next layer.
+    planes_above: Vec<Plane>,
+    small_above: Vec<i16>,
 }
 
 impl Candidates {
@@ -90,7 +93,30 @@ impl Band {
         (self.luma, self.chroma) = (0.0, 0.0);
         for (n, latents) in latents.chunks_exact(decider.layer.layout.coefficients).enumerate() {
             let sizes = self.find_cell(decider, latents, first_cell + n, before);
+            self.look_above(decider, first_cell + n, &sizes);
             self.cells.push(sizes);
+        }
+    }
+
+    /// Gives a cell's candidates their latents of the next layer, where that counts.
+    fn look_above(&mut self, decider: &Decider<'_>, cell: usize, sizes: &Sizes) {
+        let Some(above) = decider.above else { return };
+        let layout = decider.layer.layout;
+        let whole = &above.latents[cell * layout.coefficients..][..layout.coefficients];
+        let mut loaded = false;
+        for (size, own) in TransformSize::ALL.into_iter().zip(sizes) {
+            let Some(own) = own.clone().filter(|own| !own.is_empty()) else { continue };
+            let mut x = SizedLatents { whole, small: None };
+            if let (Some(grid), TransformSize::Size8 | TransformSize::Size4) = (&layout.luma, size) {
+                if !std::mem::replace(&mut loaded, true) {
+                    grid.load(whole, &mut self.planes_above);
+                }
+                grid.forward(size, &self.planes_above, 0, &mut self.small_above);
+                x.small = Some((grid, &self.small_above));
+            }
+            for one in &mut self.candidates[own] {
+                one.above = x.get(layout, one.i.into());
+            }
         }
     }
 

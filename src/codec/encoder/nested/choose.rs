@@ -92,11 +92,12 @@ impl NestedBlocks {
         self.tokens.begin_block(steps)?;
         let (depth, coded) = (steps.depth(), self.coded_of(steps.depth(), analysis.key));
         let mut bits = 0.0;
+        // Without a reference all loops have the same residual, and base-layer loops come later.
+        let own = self.drift_free && !analysis.key;
+        let base = |layer: usize| self.base.get(layer).filter(|_| own && layer + 1 < depth).unwrap_or(&self.finest).latents();
         for layer in 0..coded {
-            // Without a reference all loops have the same residual, and base-layer loops come later.
-            let base = self.base.get(layer).filter(|_| self.drift_free && !analysis.key && layer + 1 < depth);
-            let latents = base.unwrap_or(&self.finest).latents()?;
-            let estimate = self.tokens.quantise_layer(layer, latents, motion, &rdo)?;
+            let above = (own && layer + 1 < coded).then(|| base(layer + 1)).transpose()?;
+            let estimate = self.tokens.quantise_layer(layer, base(layer)?, above, motion, &rdo)?;
             bits += estimate.bits;
             self.prefixes.push((bits, self.estimated_psnr(&estimate)));
         }
