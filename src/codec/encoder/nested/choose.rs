@@ -20,7 +20,8 @@ impl NestedBlocks {
     pub(super) fn choose(&mut self, analysis: &Analysis) -> Result<Choice> {
         let mut choice = self.choose_finest(analysis)?;
         for _ in 0..ladder::TRIALS {
-            if !self.ladder.reconsider(analysis.key, choice.steps, &self.prefixes) {
+            let first = self.prefixes.first().map_or(0.0, |prefix| prefix.0);
+            if !self.ladder.reconsider(analysis.key, choice.steps, first) {
                 break;
             }
             choice = Choice { evaluations: choice.evaluations, ..self.quantise(analysis, choice.quantiser)? };
