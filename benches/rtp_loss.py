@@ -144,7 +144,7 @@ class Session:
     def build_receiver(self, means):
         """The receiver but for its decoder. rtpbin asks for its helpers when it gets its pads."""
         pipeline = Gst.parse_launch(
-            f"udpsrc name=in port=0 reuse=false ! netsim name=delay min-delay={DELAY_MS} max-delay={DELAY_MS} "
+            f"udpsrc name=in port=0 reuse=false ! netsim name=delay delay-probability=1 min-delay={DELAY_MS} max-delay={DELAY_MS} "
             "udpsrc name=rtcp port=0 reuse=false "
             "udpsink name=back host=127.0.0.1 sync=false async=false")
         latency = REPAIR_MS if "rtx" in means else BUFFER_MS
@@ -170,7 +170,7 @@ class Session:
             f"filesrc location={clip} ! y4mdec ! clocksync ! queue max-size-buffers=8 max-size-bytes=0 "
             f"! {encoder} name=pay pt={MEDIA} ssrc={SSRC} timestamp-offset=0 "
             "udpsink name=out host=127.0.0.1 sync=false async=false udpsink name=rtcp host=127.0.0.1 sync=false async=false "
-            f"udpsrc name=back port=0 reuse=false ! netsim name=delay min-delay={DELAY_MS} max-delay={DELAY_MS}")
+            f"udpsrc name=back port=0 reuse=false ! netsim name=delay delay-probability=1 min-delay={DELAY_MS} max-delay={DELAY_MS}")
         rtp = make("rtpbin", name="rtp", rtp_profile=AVPF)
         pipeline.add(rtp)
         if "rtx" in means:

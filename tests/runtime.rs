@@ -94,9 +94,12 @@ fn loop_graphs_take_what_the_encoder_graph_gives() {
     let refused = |change: &dyn Fn(&mut Bundle)| {
         let mut broken = (*bundle).clone();
         change(&mut broken);
-        let opened = DecoderGraph::open_loop(&broken, &geometry, &cpu())
-            .and_then(|mut d| EncoderGraph::open(&broken, &geometry, &cpu(), &mut d).map(|_| ()));
-        opened.expect_err("accepted").to_string()
+        let [one, side_by_side] = [1, 2].map(|threads| {
+            let opened = EncoderGraph::open_with_loop(&broken, &geometry, &RuntimeConfig { threads, ..cpu() });
+            opened.map(drop).expect_err("accepted").to_string()
+        });
+        assert_eq!(one, side_by_side);
+        one
     };
     let message = refused(&|b| b.loop_graph = Some(b.encoder.clone()));
     assert!(message.contains("loop graph: input 'tokens' is missing"), "{message}");

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """ONNX graphs written node by node."""
+import itertools
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -15,9 +17,17 @@ class Builder:
     """Appends nodes and constants; every method returns the name of its output."""
 
     def __init__(self):
-        self.nodes, self.constants, self.metadata, self._count = [], {}, {}, 0
+        self.nodes, self.constants, self.metadata, self._count, self._known = [], {}, {}, 0, {}
 
     def op(self, kind: str, *inputs: str, out: str | None = None, **attributes) -> str:
+        if out is None:  # what is computed already is not computed again: a runtime opens smaller graphs sooner
+            key = (kind, inputs, repr(sorted(attributes.items())))
+            if key not in self._known:
+                self._known[key] = self._append(kind, inputs, None, attributes)
+            return self._known[key]
+        return self._append(kind, inputs, out, attributes)
+
+    def _append(self, kind: str, inputs: tuple[str, ...], out: str | None, attributes: dict) -> str:
         self._count += 1
         out = out or f"{kind.lower()}_{self._count}"
         self.nodes.append(helper.make_node(kind, list(inputs), [out], name=f"n{self._count}_{kind}", **attributes))
@@ -39,8 +49,11 @@ class Builder:
         return self.const(values, np.int64)
 
     def shape(self, *parts) -> str:
-        """A shape from integers and names of int64 [1] tensors."""
-        return self.op("Concat", *[self.ints(p) if isinstance(p, int) else p for p in parts], axis=0)
+        """A shape from integers and names of int64 tensors."""
+        joined = []
+        for known, run in itertools.groupby(parts, lambda p: isinstance(p, int)):
+            joined += [self.ints(*run)] if known else run
+        return joined[0] if len(joined) == 1 else self.op("Concat", *joined, axis=0)
 
     def reshape(self, x: str, *parts) -> str:
         return self.op("Reshape", x, self.shape(*parts))

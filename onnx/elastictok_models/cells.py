@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Lists of the cells that a block changes: work is done for those alone.
+"""Lists of the cells, and of parts of them, that a block changes: work is done for those alone.
 
 No list is ever empty, since not every provider takes tensors without elements: cell 0 is always in it."""
 from __future__ import annotations
@@ -10,13 +10,13 @@ import numpy as np
 from onnx import TensorProto
 
 from .builder import Builder, Grid
-from .config import CELL, Config
+from .config import CELL, K, Config
 from .prediction import intra_cells, planes
 
 
 @dataclass(frozen=True)
 class Cells:
-    """n cells of a picture (or rows or columns of cells), in its order. `index` int64 [n]: which; `place` int64 [cells]: where in `index`
+    """n cells of a picture, in its order. `index` int64 [n]: which; `place` int64 [cells]: where in `index`
     a cell of the list is."""
 
     b: Builder
@@ -75,15 +75,67 @@ def around(b: Builder, grid: Grid, mask: str, reach: int) -> str:
     return b.reshape(b.op("Cast", near, to=TensorProto.BOOL), -1)
 
 
-def lines_around(b: Builder, grid: Grid, mask: str, reach: int) -> tuple[Cells, Cells]:
-    """The rows that are at most `reach` cells from one of `mask`, and the columns."""
-    plane = b.reshape(b.op("Cast", mask, to=TensorProto.FLOAT), grid.y, grid.x)
-    found = []
-    for across in (1, 0):
-        line = b.reshape(b.op("ReduceMax", plane, b.ints(across), keepdims=0), 1, 1, 1, -1)
-        line = b.op("MaxPool", line, kernel_shape=[1, 2 * reach + 1], pads=[0, reach, 0, reach])
-        found.append(listed(b, b.reshape(b.op("Cast", line, to=TensorProto.BOOL), -1)))
-    return found[0], found[1]
+@dataclass(frozen=True)
+class Strips:
+    """n strips of a picture, column by column: a strip is K patches of a cell, side by side. Strips are counted in a picture with one more below
+    every column, and a column more on the left and on the right. `index` int64 [n]: which, and after every column the one below, which
+    stands for none; `place` int64 [all]: where in `index` a strip of the list is, n for others and outside the picture."""
+
+    b: Builder
+    grid: Grid
+    index: str
+    place: str
+
+    @property
+    def down(self) -> str:
+        """int64 [1]: strips in a column."""
+        return self.b.op("Add", self.grid.patches_y, self.b.ints(1))
+
+    @property
+    def count(self) -> str:
+        """int64 [1]: n."""
+        return self.b.op("Shape", self.index)
+
+    def with_neighbours(self) -> str:
+        """int64 [n, K + 2]: where among the patches of the list those of each strip are, and the ones to its left and right; n * K or more where
+        they are not in it."""
+        sides = self.b.op("Mul", self.down, self.b.ints(-1, 0, 1))
+        strip = self.b.op("Gather", self.place, self.b.op("Add", self.b.op("Unsqueeze", self.index, self.b.ints(1)), sides), axis=0)
+        first = self.b.op("Gather", self.b.op("Mul", strip, self.b.ints(K)), self.b.ints(0, *[1] * K, 2), axis=1)
+        return self.b.op("Add", first, self.b.ints(K - 1, *range(K), 0))
+
+    def rows_and_cells(self) -> tuple[str, str]:
+        """int64 [n] each: in which row of its cell a strip is, and the cell; any cell for those that stand for none."""
+        last = self.b.op("Sub", self.grid.patches_y, self.b.ints(1))
+        row = self.b.op("Min", self.b.op("Mod", self.index, self.down), last)
+        column = self.b.op("Sub", self.b.op("Div", self.index, self.down), self.b.ints(1))
+        cell = self.b.op("Add", self.b.op("Mul", self.b.op("Div", row, self.b.ints(K)), self.grid.x), column)
+        return self.b.op("Mod", row, self.b.ints(K)), cell
+
+    def at(self, row: str, column: str) -> str:
+        """Where in the list the strips in these rows (of patches) and columns (of cells) are, as `place` has it."""
+        column = self.b.op("Mul", self.b.op("Add", column, self.b.ints(1)), self.down)
+        return self.b.op("Gather", self.place, self.b.op("Add", row, column), axis=0)
+
+
+def strips_around(b: Builder, grid: Grid, mask: str, reach: int) -> Strips:
+    """Strips with patches of cells of `mask`, or with some at most `reach` patches away, diagonally too."""
+    beside, (whole, rest) = -(-reach // K), divmod(reach, K)
+    plane = b.reshape(b.op("Cast", mask, to=TensorProto.FLOAT), 1, 1, grid.y, grid.x)
+    plane = b.op("MaxPool", plane, kernel_shape=[2 * whole + 1, 2 * beside + 1], pads=[whole, beside] * 2)
+    plane = b.op("Transpose", b.reshape(plane, grid.y, grid.x), perm=[1, 0])
+    plane = b.op("Expand", b.op("Unsqueeze", plane, b.ints(2)), b.shape(grid.x, grid.y, K))
+    plane = b.reshape(plane, 1, 1, grid.x, grid.patches_y)
+    if rest:
+        plane = b.op("MaxPool", plane, kernel_shape=[1, 2 * rest + 1], pads=[0, rest] * 2)
+
+    def framed(below: float) -> str:  # bool [all]
+        x = b.op("Pad", plane, b.ints(0, 0, 0, 0, 0, 0, 0, 1), b.const(np.float32(below)))
+        x = b.op("Pad", x, b.ints(0, 0, 1, 0, 0, 0, 1, 0), b.const(np.float32(0)))
+        return b.reshape(b.op("Cast", x, to=TensorProto.BOOL), -1)
+
+    found = listed(b, framed(1))
+    return Strips(b, grid, found.index, b.op("Where", framed(0), found.place, b.op("Shape", found.index)))
 
 
 def still_samples(b: Builder, cfg: Config, grid: Grid, cells: Cells, reference: str) -> tuple[str, str]:

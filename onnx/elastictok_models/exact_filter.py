@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto
 
 from .builder import Builder, Grid
-from .cells import Cells, lines_around
+from .cells import Cells, Strips, around, listed, strips_around
 from .config import CELL, PATCH, K, Config
 from .exact import dyadic, steps
 from .filter_graph import corrected_patches
@@ -47,21 +47,17 @@ class Tables:
         self.condition, self.place = eight(condition).astype(np.float32), eight(w["place"]).astype(np.float32)
 
 
-def reach(cfg: Config) -> int:
-    """How far from a coded cell, in cells, the filter's input matters: it corrects the next patch, and every 3x3 layer sees one more."""
-    return -(-(1 + cfg.blocks + cfg.chroma_blocks) // K)
-
-
 def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: list[str], residual: list[str], coded_mask: str,
             coded: Cells, near: Cells, step: str, counts: str) -> list[str]:
     """QuantisedFilter. `shown`: the reconstruction of all cells, uint8 [cells, T * 256] and [cells, T * 128]; `residual`: that of the `coded`
     ones, float32 [n, ..] alike. Returns the corrections of both in grey levels for the cells `near` those.
 
-    The filter runs on a picture of the rows and columns of cells that are within its reach of a coded one. Where lines that are not
-    neighbours meet, it sees wrong ones, but only beyond its reach.
+    Every layer runs on a list of strips, those with patches that what is corrected depends on: in luma through all 3x3 layers, in chroma
+    through its own. Strips of a column follow each other; a 3x3 layer gathers the patches on both sides of each. What is not in the list it
+    sees as zeros or as another strip, where it matters no more.
 
-    Samples get from cells to patches and back by two transpositions of large pieces. One that moved every run of four samples to its place
-    would take five times as long."""
+    Samples get from cells to patches and back in large pieces. A transposition that moved every run of four samples to its place would take
+    five times as long."""
     t = cfg.block_length
     tables = Tables(cfg, net)
     # steps are whole in latent units
@@ -91,81 +87,85 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
             bias = (b.op("DequantizeLinear", b.weight(f"filter.{name}.bias", whole, np.int32), of_row, **axis),)
         return b.op("Conv", real(x, zero), w, *bias, **settings)
 
-    def mixers(h: str, prefix: str, body: str, blocks) -> str:
-        stream = net.unit(prefix + "stream")
+    channels_of = lambda layer: layer.weight.shape[0]
+    none = lambda *shape: b.const(np.full(shape, MIDDLE), np.uint8)  # zeros
+    picture = lambda x, channels, across=K: b.op("Transpose", b.reshape(x, 1, -1, across, channels), perm=[0, 3, 1, 2])
+    patches = lambda x, layer: b.reshape(b.op("Transpose", x, perm=[0, 2, 3, 1]), -1, channels_of(layer))  # uint8 [n * K, channels]
+
+    def mixers(h: str, prefix: str, body: str, blocks, strips: Strips) -> str:
+        stream, neighbours = net.unit(prefix + "stream"), strips.with_neighbours()
         for i, mixer in enumerate(blocks):
             name = f"{body}.{i}."
             depthwise, expand = net.unit(f"{prefix}depthwise_{i}"), net.unit(f"{prefix}expand_{i}")
             groups = mixer.depthwise.groups
-            x = eight(conv(name + "depthwise", h, MIDDLE, mixer.depthwise, stream, depthwise, group=groups, pads=[1, 1, 1, 1]))
+            x = picture(b.op("Gather", b.op("Concat", h, none(K, groups), axis=0), neighbours, axis=0), groups, K + 2)
+            x = eight(conv(name + "depthwise", x, MIDDLE, mixer.depthwise, stream, depthwise, group=groups, pads=[1, 0, 1, 0]))
             x = eight(b.op("Relu", conv(name + "expand", x, MIDDLE, mixer.expand, depthwise, expand)), 0)
             x = eight(conv(name + "project", x, 0, mixer.project, expand, stream))
-            h = eight(b.op("Add", real(h), real(x)))  # of one unit: nothing is rounded, only clipped
+            h = eight(b.op("Add", real(h), real(patches(x, mixer.project))))  # of one unit: nothing is rounded, only clipped
         return h
 
     n, half = PATCH * PATCH, CELL // 2
-    rows, columns = lines_around(b, grid, coded_mask, reach(cfg))
-    seen = b.op("Add", b.op("Unsqueeze", b.op("Mul", rows.index, grid.x), b.ints(1)), columns.index)
-    seen = b.reshape(seen, -1)
-    count = lambda lines: b.op("Shape", lines.index)
-    rows_seen, columns_seen = count(rows), count(columns)
-    patch_rows, patch_columns = b.op("Mul", rows_seen, b.ints(K)), b.op("Mul", columns_seen, b.ints(K))
+    inner = 1 + cfg.chroma_blocks  # how far chroma's layers see: what is corrected is a patch away
+    outer = inner + cfg.blocks
+    near_strips, strips = (strips_around(b, grid, coded_mask, reach) for reach in (inner, outer))
     # where the residual of a cell is among those of the coded ones; the one after the last stands for cells that are not coded
-    nothing = b.op("Shape", coded.index)
-    at = b.op("Gather", b.op("Where", coded_mask, coded.place, nothing), seen, axis=0)
+    at = b.op("Where", coded_mask, coded.place, b.op("Shape", coded.index))
     reciprocal = of_step("reciprocal")
     by_rows = lambda x, size: b.op("Transpose", b.reshape(x, -1, t, K, size // K), perm=[0, 2, 1, 3])  # of patches, then frames
+    told = eight(b.op("Add", b.weight("filter.place", tables.place.transpose(1, 2, 0)), of_step("condition")))  # [K, K, 16]
+    told = b.op("Transpose", b.reshape(told, K, K, PATCH, PATCH), perm=[0, 2, 1, 3])
 
-    def given(which: int, size: int, *more: str) -> str:
-        """What the filter sees of luma or chroma, uint8 [1, patch_rows, patch_columns, channels]; `size`: of a cell in one frame. `more`:
-        uint8 [cells seen, K, m, size / K], further frames."""
-        recon = by_rows(b.op("Gather", shown[which], seen, axis=0), size)
+    def given(which: int, size: int, strips: Strips, reach: int) -> str:
+        """What the filter sees of luma or chroma, uint8 [n * K, channels] for n strips of that reach; `size`: of a cell in one frame."""
+        seen = listed(b, around(b, grid, coded_mask, -(-reach // K)))
+        recon = by_rows(b.op("Gather", shown[which], seen.index, axis=0), size)
         steps = by_rows(eight(b.op("Mul", residual[which], reciprocal)), size)
-        none = b.const(np.full((1, K, t, size // K), MIDDLE), np.uint8)
-        steps = b.op("Gather", b.op("Concat", steps, none, axis=0), at, axis=0)
-        x = b.op("Concat", recon, steps, *more, axis=2)  # [cells, K, frames, size / K]
+        steps = b.op("Gather", b.op("Concat", steps, none(1, K, t, size // K), axis=0), seen.of(at), axis=0)
+        parts = [recon, steps]
+        if which == 0:
+            parts.append(b.op("Expand", b.reshape(told, 1, K, 1, K * n), b.shape(b.op("Shape", seen.index), K, 1, K * n)))
+        x = b.op("Concat", *parts, axis=2)  # [cells, K, frames, size / K]
         side = PATCH * size // CELL**2  # of a patch
         x = b.op("Transpose", b.reshape(x, -1, K, side), perm=[1, 0, 2])
-        x = b.op("Transpose", b.reshape(x, K, rows_seen, columns_seen, K, (2 * t + len(more)) * size // K**2), perm=[1, 3, 2, 0, 4])
-        return b.reshape(x, 1, patch_rows, patch_columns, -1)
+        x = b.reshape(x, -1, (2 * t + (which == 0)) * size // K**2)  # by columns, cells and rows of patches
+        row, cell = strips.rows_and_cells()
+        strip = b.op("Add", b.op("Mul", b.op("Gather", seen.place, cell, axis=0), b.ints(K)), row)
+        column = b.op("Mul", b.ints(*range(K)), b.op("Mul", b.op("Shape", seen.index), b.ints(K)))
+        return b.op("Gather", x, b.reshape(b.op("Add", b.op("Unsqueeze", strip, b.ints(1)), column), -1), axis=0)
 
     def corrections(x: str, size: int, gain: str) -> str:
-        """The way back, from patches [1, channels, patch_rows, patch_columns] to cells: float32 [cells near coded ones, T * size]."""
+        """The way back, from patches uint8 [n * K, channels] to cells: float32 [cells near coded ones, T * size]."""
         channels = t * size // K**2
-        x = b.reshape(b.op("Transpose", x, perm=[0, 2, 3, 1]), -1, channels)
-        x = b.op("Concat", x, b.const(np.full((1, channels), MIDDLE), np.uint8), axis=0)
-        x = b.op("Gather", x, corrected, axis=0)  # [K, cells, K, channels]
+        x = b.op("Gather", b.op("Concat", x, none(1, channels), axis=0), corrected, axis=0)  # [K, cells, K, channels]
         x = b.op("Transpose", b.reshape(x, K, -1, PATCH * size // CELL**2), perm=[1, 0, 2])
         x = b.op("Transpose", b.reshape(x, -1, K, t, size // K), perm=[0, 2, 1, 3])
         return b.op("DequantizeLinear", b.reshape(x, -1, t * size), of_step(gain), middle)
 
-    told = eight(b.op("Add", b.weight("filter.place", tables.place.transpose(1, 2, 0)), of_step("condition")))  # [K, K, 16]
-    told = b.op("Transpose", b.reshape(told, K, K, PATCH, PATCH), perm=[0, 2, 1, 3])
-    told = b.op("Expand", b.reshape(told, 1, K, 1, K * n), b.shape(b.op("Shape", seen), K, 1, K * n))
-    channels_first = lambda x: b.op("Transpose", x, perm=[0, 3, 1, 2])
     unit = torch.cat([net.unit_luma, net.unit_embedding.expand(n)])
-    h = eight(conv("head", channels_first(given(0, CELL * CELL, told)), MIDDLE, net.head, unit, net.unit_stream))
-    h = mixers(h, "", "body", net.body)
-    luma = eight(conv("tail", h, MIDDLE, net.tail, net.unit_stream, net.unit_tail))
+    h = picture(given(0, CELL * CELL, strips, outer), len(unit))
+    h = patches(eight(conv("head", h, MIDDLE, net.head, unit, net.unit_stream)), net.head)
+    h = mixers(h, "", "body", net.body, strips)
+    h = b.reshape(b.op("Concat", h, none(K, cfg.channels), axis=0), -1, K * cfg.channels)
+    h = b.op("Gather", h, b.op("Gather", strips.place, near_strips.index, axis=0), axis=0)
+    luma = eight(conv("tail", picture(h, cfg.channels), MIDDLE, net.tail, net.unit_stream, net.unit_tail))
     # a patch's chroma samples are in the order frame, row, plane, column here; the constants' order is docs/builtin.md's
     swapped = np.arange(4 * n * t // 4).reshape(2 * t, 2, PATCH // 2, PATCH // 2).transpose(0, 2, 1, 3).ravel()
     weight = torch.cat([net.chroma_head.weight, net.chroma_luma.weight], 1)
-    x = channels_first(b.op("Concat", given(1, CELL * half), b.op("Transpose", h, perm=[0, 2, 3, 1]), axis=3))
     unit = torch.cat([net.unit_chroma, net.unit_stream])
+    x = picture(b.op("Concat", given(1, CELL * half, near_strips, inner), b.reshape(h, -1, cfg.channels), axis=1), len(unit))
     taken = np.concatenate([swapped, np.arange(len(swapped), len(unit))])
     c = eight(conv("chroma_head", x, MIDDLE, net.chroma_head, unit, net.unit_chroma_stream, weight, inputs=taken))
-    c = mixers(c, "chroma_", "chroma_body", net.chroma_body)
+    c = mixers(patches(c, net.chroma_head), "chroma_", "chroma_body", net.chroma_body, near_strips)
+    c = picture(c, cfg.chroma_channels)
     chroma = eight(conv("chroma_tail", c, MIDDLE, net.chroma_tail, net.unit_chroma_stream, net.unit_chroma_tail, outputs=swapped[:n * t // 2]))
 
-    # which patch of the filter's picture each patch of a cell is, int64 [K (columns), cells, K (rows)]; the one after the last: none
-    def lines_of(lines: Cells, kind: str) -> str:  # [cells, K]
-        line = b.op("Gather", lines.place, b.op(kind, near.index, grid.x), axis=0)
-        return b.op("Add", b.op("Mul", b.op("Unsqueeze", line, b.ints(1)), b.ints(K)), b.ints(*range(K)))
-
-    down = b.op("Mul", lines_of(rows, "Div"), patch_columns)
-    along = b.op("Unsqueeze", b.op("Transpose", lines_of(columns, "Mod"), perm=[1, 0]), b.ints(2))
+    # where in the list each patch of a cell is, int64 [K (columns), cells, K (rows)]; the one after the last: it is not corrected
+    line = lambda kind: b.op("Unsqueeze", b.op(kind, near.index, grid.x), b.ints(1))
+    at = near_strips.at(b.op("Add", b.op("Mul", line("Div"), b.ints(K)), b.ints(*range(K))), line("Mod"))
+    at = b.op("Add", b.op("Mul", at, b.ints(K)), b.const(np.arange(K).reshape(K, 1, 1), np.int64))
     corrected = b.reshape(b.op("Cast", corrected_patches(b, grid, counts), to=TensorProto.BOOL), grid.y, K, grid.x, K)
     corrected = b.reshape(b.op("Transpose", corrected, perm=[3, 0, 2, 1]), K, -1, K)
     corrected = b.op("Gather", corrected, near.index, axis=1)
-    corrected = b.op("Where", corrected, b.op("Add", down, along), b.op("Mul", patch_rows, patch_columns))
-    return [corrections(luma, CELL * CELL, "luma"), corrections(chroma, CELL * half, "chroma")]
+    corrected = b.op("Where", corrected, at, b.op("Mul", near_strips.count, b.ints(K)))
+    return [corrections(patches(luma, net.tail), CELL * CELL, "luma"), corrections(patches(chroma, net.chroma_tail), CELL * half, "chroma")]

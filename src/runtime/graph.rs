@@ -9,10 +9,11 @@ use ort::value::{DynTensor, TensorElementType as Type};
 use super::config::{ExecutionProvider, RuntimeConfig};
 use super::contract::{Contract, Side, Spec, check_contexts, check_handed, check_shared, dimensions};
 use super::memory::{self, Reservation};
-use super::provider::{OpenedSession, open};
+use super::provider::{Device, OpenedSession, open, settled};
 use super::session::{GraphSession, Handed, Named, buffer, values, values_mut};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
+use crate::pair::Pair;
 use crate::{Error, Result};
 
 /// What the encoder graph produced.
@@ -116,9 +117,8 @@ impl DecoderGraph {
         Self::load(("decoder", &bundle.decoder), bundle, geometry, config, picture)
     }
 
-    /// The decoder of an encoder's loop: the bundle's loop graph, where it has one. That one reads what the encoder graph has
-    /// computed, so it must only run after the encoder graph that was [opened](EncoderGraph::open) with it, on the same block.
-    pub fn open_loop(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<Self> {
+    /// The decoder of an encoder's loop: the bundle's loop graph, where it has one.
+    fn open_loop(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<Self> {
         // TensorRT tunes graph by graph: only the decoder's own engine is sure to give the decoder's picture.
         let graph = bundle.loop_graph.as_ref().filter(|_| config.provider != ExecutionProvider::TensorRt);
         let named = graph.map_or(("decoder", &bundle.decoder), |graph| ("loop", graph));
@@ -254,10 +254,33 @@ impl EncoderGraph {
     /// writes the `loop.*` tensors that `decoder` reads.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, decoder: &mut DecoderGraph) -> Result<Self> {
         let device = decoder.graph.device();
-        let opened =
-            open(&bundle.encoder, &dimensions(geometry), config, Some(device)).map_err(|e| of_graph("encoder", bundle, e))?;
+        let opened = Self::load(bundle, geometry, config, Some(device))?;
         let must_write = !decoder.handed.is_empty();
         Self::with(opened, bundle, geometry, config, must_write, |_| Ok(decoder))
+    }
+
+    /// Loads the bundle's encoder and the decoder of its loop, which may read what this encoder graph has computed: it must only run
+    /// after it, on the same block. Both are loaded at a time if there is a thread for each.
+    pub fn open_with_loop(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<(Self, DecoderGraph)> {
+        let config = &settled(config)?;
+        if config.provider != ExecutionProvider::Cpu {
+            // The encoder graph goes where the decoder could.
+            let mut decoder = DecoderGraph::open_loop(bundle, geometry, config)?;
+            return Ok((Self::open(bundle, geometry, config, &mut decoder)?, decoder));
+        }
+        let not_yet = || Error::Runtime("the graph was not loaded".into());
+        let (mut decoder, mut encoder) = (Err(not_yet()), Err(not_yet()));
+        Pair::new(config.thread_count(), "elastictok-loading")?.run(
+            || decoder = DecoderGraph::open_loop(bundle, geometry, config),
+            || encoder = Self::load(bundle, geometry, config, None),
+        );
+        let (mut decoder, encoder) = (decoder?, encoder?);
+        let must_write = !decoder.handed.is_empty();
+        Ok((Self::with(encoder, bundle, geometry, config, must_write, |_| Ok(&mut decoder))?, decoder))
+    }
+
+    fn load(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, like: Option<Device>) -> Result<OpenedSession> {
+        open(&bundle.encoder, &dimensions(geometry), config, like).map_err(|e| of_graph("encoder", bundle, e))
     }
 
     /// Loads the bundle's encoder, and the decoder only if its contexts are read. `decoder` is then called with the settings
@@ -268,7 +291,7 @@ impl EncoderGraph {
         config: &RuntimeConfig,
         decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d mut DecoderGraph>,
     ) -> Result<Self> {
-        let opened = open(&bundle.encoder, &dimensions(geometry), config, None).map_err(|e| of_graph("encoder", bundle, e))?;
+        let opened = Self::load(bundle, geometry, config, None)?;
         Self::with(opened, bundle, geometry, config, false, decoder)
     }
 

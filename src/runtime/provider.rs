@@ -158,6 +158,9 @@ fn open_on(device: Device, graph: &Graph, dimensions: &[(&str, usize)], config: 
     builder = builder.with_intra_op_spinning(false).map_err(options)?;
     builder = builder.with_inter_op_spinning(false).map_err(options)?;
     builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(options)?;
+    // A plan of the first run's memory stays allocated as a whole, beside what tensors of other sizes take later: graphs with lists of
+    // cells then hold nearly twice what they use.
+    builder = builder.with_memory_pattern(false).map_err(options)?;
     for (name, size) in dimensions {
         let size = i64::try_from(*size).map_err(|_| Error::Limit(format!("dimension {name} is too large")))?;
         builder = builder.with_dimension_override(name, size).map_err(|e| Error::Runtime(format!("dimension {name}: {e}")))?;
@@ -185,6 +188,21 @@ fn open_on(device: Device, graph: &Graph, dimensions: &[(&str, usize)], config: 
     Ok(OpenedSession { session, device })
 }
 
+/// `config`, asking for the CPU by name where that is all that `auto` can have.
+pub(super) fn settled(config: &RuntimeConfig) -> Result<RuntimeConfig> {
+    let nothing_else = match config.provider {
+        ExecutionProvider::Auto => missing(Device::Cuda)?,
+        _ => None,
+    };
+    let Some(why) = nothing_else else { return Ok(config.clone()) };
+    tell_cpu(config, &unavailable(Device::Cuda, config, &why));
+    Ok(Device::Cpu.settings(config))
+}
+
+fn tell_cpu(config: &RuntimeConfig, why: &Error) {
+    tell!(Info, "execution-provider=auto takes the CPU, {} threads, because {why}", config.thread_count());
+}
+
 /// Opens a graph; a provider asked for by name is never replaced by another. `like` is where the other graph of the bundle
 /// runs: `auto` then takes the same device, because the two share contexts.
 pub(super) fn open(
@@ -206,7 +224,7 @@ pub(super) fn open(
             Err(why) => {
                 // Without a runtime there is no CPU either.
                 environment()?;
-                tell!(Info, "execution-provider=auto takes the CPU, {} threads, because {why}", config.thread_count());
+                tell_cpu(config, &why);
                 Device::Cpu
             }
         },

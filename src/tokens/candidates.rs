@@ -33,8 +33,9 @@ pub(super) trait Before: Sync {
     /// The cell's transform size, if it has one.
     fn size(&self, cell: usize) -> Option<TransformSize>;
 
-    /// Adds coefficients that are not zero to the cell's candidates, which are in token order from `first` on.
-    fn add_shown(&self, cell: usize, latents: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize);
+    /// Adds coefficients that are not zero to the cell's candidates, which are in token order from `first` on; returns whether there were
+    /// any.
+    fn add_shown(&self, cell: usize, latents: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize) -> bool;
 }
 
 /// Candidates of all cells.
@@ -46,8 +47,40 @@ pub(super) struct Candidates {
 /// Candidates of a cell in the sizes of `TransformSize`, where they are worth a trial.
 type Sizes = [Option<Range<usize>>; 3];
 
+/// Puts candidates into token order. There are so many that comparing them takes longer.
+#[derive(Debug, Default)]
+pub(super) struct Sorter {
+    /// Which coefficients there are, one bit each, and the candidates in their places.
+    there: Vec<u64>,
+    places: Vec<Candidate>,
+}
+
+impl Sorter {
+    /// Sorts some candidates of the `coefficients` of a cell, at most one of each.
+    pub fn sort(&mut self, coefficients: usize, candidates: &mut [Candidate]) {
+        self.there.resize(coefficients.div_ceil(64), 0);
+        self.places.resize(coefficients, Candidate { i: 0, x: 0, above: 0, k: 0 });
+        for one in &*candidates {
+            let i = usize::from(one.i);
+            self.there[i / 64] |= 1 << (i % 64);
+            self.places[i] = *one;
+        }
+        let mut sorted = candidates.iter_mut();
+        for (places, there) in self.places.chunks(64).zip(&mut self.there) {
+            let mut left = std::mem::take(there);
+            while left != 0 {
+                if let Some(to) = sorted.next() {
+                    *to = places[left.trailing_zeros() as usize];
+                }
+                left &= left - 1;
+            }
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Band {
+    sorter: Sorter,
     candidates: Vec<Candidate>,
     cells: Vec<Sizes>,
     /// Energies.
@@ -122,15 +155,19 @@ impl Band {
 
     fn find_cell(&mut self, decider: &Decider<'_>, whole: &[i16], cell: usize, before: &impl Before) -> Sizes {
         let layout = decider.layer.layout;
-        let Self { candidates, luma: luma_energy, chroma: chroma_energy, planes, small, .. } = self;
+        let Self { sorter, candidates, luma: luma_energy, chroma: chroma_energy, planes, small, .. } = self;
+        let c = layout.coefficients;
         let start = candidates.len();
         let [a, b] = decider.collect(whole, candidates);
+        sorter.sort(c, &mut candidates[start..]);
         *luma_energy += a;
         *chroma_energy += b;
         let known = before.size(cell);
         let few = luma(layout, &candidates[start..]).count() < FEW;
         let mut least = if known.is_none() && !few { estimate(decider, luma(layout, &candidates[start..])) } else { 0.0 };
-        before.add_shown(cell, SizedLatents { whole, small: None }, candidates, start);
+        if before.add_shown(cell, SizedLatents { whole, small: None }, candidates, start) {
+            sorter.sort(c, &mut candidates[start..]);
+        }
         let end = candidates.len();
         let mut sizes: Sizes = [Some(start..end), None, None];
         let grid = match (&layout.luma, known) {
@@ -162,8 +199,10 @@ impl Band {
                     candidates.push(one);
                 }
             }
-            candidates[first..].sort_unstable_by_key(|one| one.i);
-            before.add_shown(cell, SizedLatents { whole, small: Some((grid, small)) }, candidates, first);
+            sorter.sort(c, &mut candidates[first..]);
+            if before.add_shown(cell, SizedLatents { whole, small: Some((grid, small)) }, candidates, first) {
+                sorter.sort(c, &mut candidates[first..]);
+            }
             sizes[1 + usize::from(size == TransformSize::Size4)] = Some(first..candidates.len());
         }
         if known.is_some() {

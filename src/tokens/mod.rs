@@ -8,6 +8,7 @@ mod choose_size;
 mod contexts;
 mod counts;
 pub mod fixed;
+mod large;
 mod layer;
 mod layout;
 pub mod motion;

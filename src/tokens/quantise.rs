@@ -7,6 +7,7 @@ use super::candidates::{Before, SizedLatents};
 use super::choose_size::{Bound, Decision, Trial};
 use super::contexts::{DENSITIES, INNER, OUTER, Set, UNARY};
 use super::counts::{self, CountContext};
+use super::large::{CHUNK, large};
 use super::layer::Layer;
 use super::layout::CLASSES;
 use super::neighbourhood::{Around, Neighbourhood};
@@ -18,7 +19,7 @@ use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 /// A coefficient below this many steps never gets a token.
 const HOPELESS: f32 = 0.6;
 /// Lagrangian multiplier in squared steps per bit when [`Rdo::lambda`] is 1.
-pub(super) const LAMBDA: f32 = 0.13;
+pub(super) const LAMBDA: f32 = 0.1;
 /// Settings of the RDO quantiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rdo {
@@ -128,22 +129,20 @@ impl<'a> Decider<'a> {
         self.reconstruction.value(k, self.groups[i])
     }
 
-    /// Adds the candidates of one cell in 16x16, in token order. `x`: its latents. Returns the energies of luma and chroma.
+    /// Adds the candidates of one cell in 16x16, in any order. `x`: its latents. Returns the energies of luma and chroma.
     pub(super) fn collect(&self, x: &[i16], candidates: &mut Vec<Candidate>) -> [f64; 2] {
         let layout = self.layer.layout;
         let (inverse, threshold) = self.limits();
-        let (first, mut energies) = (candidates.len(), [0.0; 2]);
+        let mut energies = [0.0; 2];
         for run in &layout.runs {
             let part = &x[run.range.clone()];
             for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
-                let peak = peak(chunk);
-                energies[usize::from(run.chroma)] += sum_squares(chunk, peak);
-                if peak >= threshold {
-                    self.collect_chunk(chunk, ranks, threshold, inverse, candidates);
-                }
+                let found = large(chunk, threshold);
+                let huge = if found == 0 { threshold > SMALL } else { large(chunk, SMALL) != 0 };
+                energies[usize::from(run.chroma)] += sum_squares(chunk, huge);
+                collect_chunk(chunk, ranks, found, inverse, candidates);
             }
         }
-        candidates[first..].sort_unstable_by_key(|one| one.i);
         energies
     }
 
@@ -151,32 +150,13 @@ impl<'a> Decider<'a> {
     pub(super) fn collect_luma(&self, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
         let (inverse, threshold) = self.limits();
         for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
-            if peak(chunk) >= threshold {
-                self.collect_chunk(chunk, ranks, threshold, inverse, candidates);
-            }
+            collect_chunk(chunk, ranks, large(chunk, threshold), inverse, candidates);
         }
     }
 
     /// One over the step, and the least latent that may get a token.
     pub(super) fn limits(&self) -> (f32, i16) {
         (1.0 / self.step as f32, (HOPELESS * self.step as f32).ceil().min(32_767.0) as i16)
-    }
-
-    fn collect_chunk(&self, x: &[i16], ranks: &[u16], threshold: i16, inverse: f32, candidates: &mut Vec<Candidate>) {
-        for (x, ranks) in x.chunks(BLOCK).zip(ranks.chunks(BLOCK)) {
-            if peak(x) < threshold {
-                continue;
-            }
-            for (&v, &i) in x.iter().zip(ranks) {
-                if v.saturating_abs() >= threshold {
-                    let v = v.max(-i16::MAX);
-                    let k = (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32;
-                    if k > 0 {
-                        candidates.push(Candidate { i, x: v, above: 0, k });
-                    }
-                }
-            }
-        }
     }
 
     /// Whether token `i` of layer 0 may be sent.
@@ -227,7 +207,9 @@ impl Before for Decider<'_> {
         None
     }
 
-    fn add_shown(&self, _: usize, _: SizedLatents<'_>, _: &mut Vec<Candidate>, _: usize) {}
+    fn add_shown(&self, _: usize, _: SizedLatents<'_>, _: &mut Vec<Candidate>, _: usize) -> bool {
+        false
+    }
 }
 
 impl Rule for Decider<'_> {
@@ -372,27 +354,26 @@ fn least_flags(costs: &CostTable, set: Set) -> [u32; CLASSES] {
     std::array::from_fn(|class| (class * EACH..(class + 1) * EACH).map(|flag| costs.bit(set.zero(flag), true)).min().unwrap_or(0))
 }
 
-/// Latents that are examined together.
-const CHUNK: usize = 64;
-/// The same, where some of them are large.
-const BLOCK: usize = 8;
-
-// As functions of their own these are vectorised; inlined into the loop above they are not.
-
-/// Largest magnitude, at most 32767.
-#[inline(never)]
-fn peak(x: &[i16]) -> i16 {
-    let (low, high) = x.iter().fold((0i16, 0i16), |(low, high), &v| (low.min(v), high.max(v)));
-    high.max(low.saturating_neg())
+/// Adds the latents of a chunk whose bits are set.
+#[inline]
+fn collect_chunk(x: &[i16], ranks: &[u16], mut found: u64, inverse: f32, candidates: &mut Vec<Candidate>) {
+    while found != 0 {
+        let n = found.trailing_zeros() as usize;
+        found &= found - 1;
+        let (v, i) = (x[n].max(-i16::MAX), ranks[n]);
+        candidates.push(Candidate { i, x: v, above: 0, k: (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32 });
+    }
 }
 
-/// Sum of squares of at most [`CHUNK`] latents whose largest magnitude is `peak`.
-fn sum_squares(x: &[i16], peak: i16) -> f64 {
+/// A magnitude below which the squares of [`CHUNK`] latents add up in 32 bits.
+const SMALL: i16 = 4096;
+
+/// Sum of squares of at most [`CHUNK`] latents; `huge`: some may be [`SMALL`] or more.
+fn sum_squares(x: &[i16], huge: bool) -> f64 {
+    // As a function of its own it is vectorised; inlined into the loop above it is not.
     #[inline(never)]
     fn small(x: &[i16]) -> i32 {
         x.iter().map(|&v| i32::from(v) * i32::from(v)).sum()
     }
-    debug_assert!(x.len() <= CHUNK);
-    // 64 * 2^24 fits
-    if peak < 4096 { f64::from(small(x)) } else { x.iter().map(|&v| f64::from(v) * f64::from(v)).sum() }
+    if huge { x.iter().map(|&v| f64::from(v) * f64::from(v)).sum() } else { f64::from(small(x)) }
 }

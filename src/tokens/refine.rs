@@ -46,7 +46,7 @@ impl Before for Refiner<'_> {
         self.base.sizes[self.place(cell)]
     }
 
-    fn add_shown(&self, cell: usize, x: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize) {
+    fn add_shown(&self, cell: usize, x: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize) -> bool {
         let (layout, place) = (self.decider.layer.layout, self.place(cell));
         let (c, large) = (layout.coefficients, candidates.len());
         let shown = &self.base.values[place * c..place * c + usize::from(self.base.extents[place])];
@@ -59,9 +59,7 @@ impl Before for Refiner<'_> {
                 candidates.push(Candidate { i: i as u16, x: x.get(layout, i).max(-i16::MAX), above: 0, k: 0 });
             }
         }
-        if candidates.len() > large {
-            candidates[first..].sort_unstable_by_key(|one| one.i);
-        }
+        candidates.len() > large
     }
 }
 

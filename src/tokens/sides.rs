@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Decisions on all cells of a layer, in the order of coding.
 //!
-//! A cell's contexts depend on the cells to the left and above, up to the next column. So two threads can take the left and the right side of
-//! the picture: the right one follows a row behind, and each hands the cells next to the line between them to the other.
+//! A cell's contexts depend on the cells to the left and above, up to the next column. So two threads can take two sides of the picture: the
+//! line between them moves one column to the left with every row, so that the left side needs nothing from the right one, which follows.
 
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -46,8 +46,7 @@ pub(super) trait Rule: Before {
 pub(super) struct Workspace {
     candidates: Candidates,
     sides: [Side; 2],
-    /// From the left side to the right one, and back.
-    border: [Border; 2],
+    border: Border,
 }
 
 impl Workspace {
@@ -55,28 +54,30 @@ impl Workspace {
         Self {
             candidates: Candidates::default(),
             sides: [(); 2].map(|()| Side::new(layout, classes)),
-            border: [(); 2].map(|()| Border::new(layout.cells_y)),
+            border: Border::new(layout.cells_y),
         }
     }
 
     /// Quantises all cells into `chosen`.
     pub fn run(&mut self, rule: &impl Rule, latents: &[i16], pair: &Pair, chosen: &mut ChosenLayer) -> Estimate {
         let layout = rule.decider().layer.layout;
-        let Self { candidates, sides: [left, right], border: [to_right, to_left] } = self;
+        let Self { candidates, sides: [left, right], border } = self;
         candidates.find(rule.decider(), latents, rule, pair);
-        let (candidates, width) = (&*candidates, layout.cells_x);
-        let line = if pair.is_two() { width.div_ceil(2) } else { width };
+        let (candidates, width, height) = (&*candidates, layout.cells_x, layout.cells_y);
         right.clear();
-        if line < width {
-            to_right.clear();
-            to_left.clear();
-            let (to_right, to_left) = (&*to_right, &*to_left);
+        if pair.is_two() {
+            border.clear();
+            let border = &*border;
+            let line = |y: usize| (width + height).div_ceil(2).saturating_sub(y).min(width);
             pair.run(
-                || left.run(rule, candidates, 0..line, None, Some((to_left, to_right))),
-                || right.run(rule, candidates, line..width, Some((to_right, to_left)), None),
+                || {
+                    let _closing = Closing(border);
+                    left.run(rule, candidates, |y| 0..line(y), |_, _| (), |y, row| border.give(y, row, line(y)));
+                },
+                || right.run(rule, candidates, |y| line(y)..width, |y, row| border.take(y, row, line(y)), |_, _| ()),
             );
         } else {
-            left.run(rule, candidates, 0..width, None, None);
+            left.run(rule, candidates, |_| 0..width, |_, _| (), |_, _| ());
         }
         chosen.clear(layout.coefficients);
         chosen.sizes.fill(None);
@@ -135,20 +136,25 @@ impl Row {
     }
 }
 
-/// Cells that one side hands to the other, one of each row.
+/// The last two cells of each row on the left side, for the right one.
 #[derive(Debug)]
 struct Border {
     /// Rows that are there, and their cells.
-    rows: Mutex<(usize, Vec<(Known, Vec<i16>)>)>,
+    rows: Mutex<(usize, Vec<BorderCells>)>,
     more: Condvar,
 }
+
+type BorderCells = [(Known, Vec<i16>); 2];
+
+/// The right side is told of rows in such numbers, since waking it takes time.
+const ROWS_AT_ONCE: usize = 4;
 
 impl Border {
     fn new(rows: usize) -> Self {
         Self { rows: Mutex::new((0, vec![Default::default(); rows])), more: Condvar::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, (usize, Vec<(Known, Vec<i16>)>)> {
+    fn lock(&self) -> MutexGuard<'_, (usize, Vec<BorderCells>)> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,28 +162,34 @@ impl Border {
         self.lock().0 = 0;
     }
 
-    fn give(&self, y: usize, row: &mut Row, at: usize) {
+    /// Gives the cells of row `y` up to `last`.
+    fn give(&self, y: usize, row: &Row, last: usize) {
         let mut rows = self.lock();
-        let (known, values) = &mut rows.1[y];
-        known.clone_from(&row.cells[at]);
-        values.clear();
-        values.extend_from_slice(&row.values_mut(at)[..known.extent.into()]);
-        rows.0 = rows.0.max(y + 1);
+        for ((known, values), at) in rows.1[y].iter_mut().zip([last.saturating_sub(1), last]) {
+            known.clone_from(&row.cells[at]);
+            values.clear();
+            values.extend_from_slice(&row.values(at)[..known.extent.into()]);
+        }
+        rows.0 = y + 1;
         drop(rows);
-        self.more.notify_one();
+        if (y + 1).is_multiple_of(ROWS_AT_ONCE) {
+            self.more.notify_one();
+        }
     }
 
-    /// Waits for the cell of row `y`.
-    fn take(&self, y: usize, row: &mut Row, at: usize) {
+    /// Waits for the cells of row `y`.
+    fn take(&self, y: usize, row: &mut Row, last: usize) {
         let mut rows = self.lock();
         while rows.0 <= y {
             rows = self.more.wait(rows).unwrap_or_else(PoisonError::into_inner);
         }
-        row.set(at, &rows.1[y]);
+        for (cell, at) in rows.1[y].iter().zip([last.saturating_sub(1), last]) {
+            row.set(at, cell);
+        }
     }
 }
 
-/// Lets the other side go on if this one ends in a panic.
+/// Lets the right side go on when the left one has ended, be it in a panic.
 struct Closing<'a>(&'a Border);
 
 impl Drop for Closing<'_> {
@@ -186,9 +198,6 @@ impl Drop for Closing<'_> {
         self.0.more.notify_one();
     }
 }
-
-/// Where a side gets cells from, and where it gives its own.
-type Borders<'a> = Option<(&'a Border, &'a Border)>;
 
 /// The decisions on one side of the picture.
 #[derive(Debug)]
@@ -224,51 +233,38 @@ impl Side {
         self.estimate = Estimate::default();
     }
 
-    /// Decides on the cells of some columns. `before`: the side to the left; `beyond`: that to the right.
+    /// Decides on the cells in the `columns` of each row. Rows are shown to `begin` and `end`.
     fn run(
         &mut self,
         rule: &impl Rule,
         candidates: &Candidates,
-        columns: Range<usize>,
-        before: Borders<'_>,
-        beyond: Borders<'_>,
+        columns: impl Fn(usize) -> Range<usize>,
+        begin: impl Fn(usize, &mut Row),
+        end: impl Fn(usize, &Row),
     ) {
         let layout = rule.decider().layer.layout;
-        let _closing = before.or(beyond).map(|(_, own)| Closing(own));
         self.clear();
         for y in 0..layout.cells_y {
             let [even, odd] = &mut self.rows;
-            let (above, row) = if y % 2 == 0 { (odd, even) } else { (even, odd) };
+            let (above, row) = if y % 2 == 0 { (&*odd, even) } else { (&*even, odd) };
             row.clear();
-            if let Some((left, _)) = before {
-                left.take(y, row, 0);
-            }
-            for x in columns.clone() {
-                let at = x - columns.start + 1;
-                if let (Some((right, _)), true, true) = (beyond, x + 1 == columns.end, y > 0) {
-                    right.take(y - 1, above, at + 1);
-                }
-                let size =
-                    Self::cell(rule, candidates, y * layout.cells_x + x, at, above, row, &mut self.around, &mut self.trials);
+            begin(y, row);
+            for x in columns(y) {
+                let (cell, at) = (y * layout.cells_x + x, x + 1);
+                let size = Self::cell(rule, candidates, cell, at, above, row, &mut self.around, &mut self.trials);
                 let extent = usize::from(row.cells[at].extent);
                 if extent > 0 || size.is_some() {
                     for one in self.trials.best.iter().filter(|one| one.k != 0) {
-                        let i = usize::from(one.i);
-                        let error = rule.error(one);
-                        *(if layout.chroma[i] { &mut self.estimate.chroma } else { &mut self.estimate.luma }) += error;
+                        let chroma = layout.chroma[usize::from(one.i)];
+                        *(if chroma { &mut self.estimate.chroma } else { &mut self.estimate.luma }) += rule.error(one);
                         self.indices.push((one.i, rule.index(one)));
                     }
-                    self.cells.push((y * layout.cells_x + x, size, self.indices.len()));
+                    self.cells.push((cell, size, self.indices.len()));
                     self.estimate.coded_cells += usize::from(extent > 0);
                 }
                 self.estimate.bits += f64::from(self.trials.bits) / f64::from(COST_ONE_BIT);
-                if let (Some((_, left)), true) = (before, x == columns.start) {
-                    left.give(y, row, at);
-                }
             }
-            if let Some((_, right)) = beyond {
-                right.give(y, row, columns.len());
-            }
+            end(y, row);
         }
     }
 

@@ -25,8 +25,7 @@ pub(super) struct CodingLoop {
 
 impl CodingLoop {
     pub fn open(config: &EncoderConfig, geometry: &Geometry) -> Result<Self> {
-        let mut decoder = DecoderGraph::open_loop(&config.bundle, geometry, &config.runtime)?;
-        let graph = EncoderGraph::open(&config.bundle, geometry, &config.runtime, &mut decoder)?;
+        let (graph, decoder) = EncoderGraph::open_with_loop(&config.bundle, geometry, &config.runtime)?;
         Ok(Self { graph, decoder, filled: FilledCells::default(), counts: vec![0; geometry.cells()] })
     }
 

@@ -158,7 +158,7 @@ mod tests {
                         depth = ladder.depth(key, quantiser, KEY_OFFSET as u8);
                     }
                     steps = ladder.steps(key, depth, if key { quantiser } else { quantiser + KEY_OFFSET as u8 });
-                    if trial == TRIALS || !ladder.reconsider(key, steps, &prefixes(steps, key, halving)[0].0) {
+                    if trial == TRIALS || !ladder.reconsider(key, steps, prefixes(steps, key, halving)[0].0) {
                         break;
                     }
                 }
