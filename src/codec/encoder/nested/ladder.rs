@@ -30,8 +30,8 @@ pub(super) struct Ladder {
     layers: StreamLayers,
     /// Quantiser indices from one layer to the next; `None`: as the stream's ratio says.
     spacing: Option<f64>,
-    /// Recent bits of layer 0 and of all layers, decaying sums; `None` before the first block.
-    bits: Option<(f64, f64)>,
+    /// What came of it in recent blocks; `None` before the first one.
+    recent: Option<Recent>,
     /// Holds the bitrate of layer 0, and the quantiser that it gave this block, if it was asked.
     base: Option<(RateController, Option<u8>)>,
 }
@@ -43,7 +43,7 @@ fn base_live(live: &LiveSettings) -> LiveSettings {
 impl Ladder {
     /// `fixed`: layers are as far apart as the stream's ratio says.
     pub fn new(layers: StreamLayers, fixed: bool, live: &LiveSettings) -> Self {
-        let mut ladder = Self { layers, spacing: (!fixed).then_some(SPACING), bits: None, base: None };
+        let mut ladder = Self { layers, spacing: (!fixed).then_some(SPACING), recent: None, base: None };
         ladder.set_live(live);
         ladder
     }
@@ -110,22 +110,41 @@ impl Ladder {
         if !whole {
             return;
         }
-        let mean = |before: f64, now: f64| before + WEIGHT * (now - before);
-        let (first, all) = self.bits.map_or(bits, |before| (mean(before.0, bits.0), mean(before.1, bits.1)));
-        self.bits = Some((first, all));
-        if let (Some(spacing), Some(better)) = (&mut self.spacing, better(steps, first, all)) {
+        let gaps = (steps.depth() - 1) as f64;
+        let spread = f64::from(steps.quantiser(0) - steps.quantiser(steps.depth() - 1));
+        let mut recent = Recent { first: bits.0, all: bits.1, spread: spread * bits.1 };
+        if let Some(before) = self.recent.filter(|_| steps.depth() > 1) {
+            let mean = |before: f64, now: f64| before + WEIGHT * (now - before);
+            recent = Recent {
+                first: mean(before.first, recent.first),
+                all: mean(before.all, recent.all),
+                spread: mean(before.spread, recent.spread),
+            };
+        }
+        self.recent = Some(recent);
+        if let (Some(spacing), Some(better)) = (&mut self.spacing, recent.better(gaps)) {
             *spacing += CORRECTION * (better - *spacing);
         }
     }
 }
 
-/// A better spacing than that of `steps`, of whose layers the first took `first` bits and all together `all`.
-fn better(steps: LayerSteps, first: f64, all: f64) -> Option<f64> {
-    let gaps = steps.depth().checked_sub(1).filter(|gaps| *gaps > 0)? as f64;
-    let used = f64::from(steps.quantiser(0) - steps.quantiser(steps.depth() - 1)) / gaps;
-    let apart = (all / first.max(LEAST_BITS)).powf(1.0 / gaps);
-    let out = first >= LEAST_BITS && used > 0.0 && apart > 1.0 && !WELL_APART.contains(&apart);
-    out.then(|| (used * APART.ln() / apart.ln()).clamp(SPACINGS.0, SPACINGS.1))
+/// Means over recent blocks.
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    /// Bits of layer 0, and of all layers.
+    first: f64,
+    all: f64,
+    /// Quantiser indices from layer 0 to the last one, times the latter bits.
+    spread: f64,
+}
+
+impl Recent {
+    /// A better spacing than the recent one, with so many gaps between layers.
+    fn better(&self, gaps: f64) -> Option<f64> {
+        let (used, apart) = (self.spread / self.all / gaps, (self.all / self.first).powf(1.0 / gaps));
+        let out = gaps > 0.0 && self.first >= LEAST_BITS && used > 0.0 && apart > 1.0 && !WELL_APART.contains(&apart);
+        out.then(|| (used * APART.ln() / apart.ln()).clamp(SPACINGS.0, SPACINGS.1))
+    }
 }
 
 #[cfg(test)]
@@ -188,9 +207,9 @@ mod tests {
 
     #[test]
     fn there_are_as_many_layers_as_there_is_room_for() {
-        let mut ladder = Ladder::new(stream(7), false, &LiveSettings::default());
         let mut depths = Vec::new();
         for quantiser in 20..=64 {
+            let mut ladder = Ladder::new(stream(7), false, &LiveSettings::default());
             let blocks = group(&mut ladder, 4, quantiser, 6.5);
             for (steps, ..) in &blocks {
                 assert!(steps.quantiser(0) <= COARSEST, "{steps:?}");
