@@ -8,7 +8,7 @@
 //!
 //! 1. `coarse.rs`: a search at a quarter of the resolution finds large motion.
 //! 2. Each cell, in coding order, takes the best of its neighbours' vectors, its own of the block before and the coarse one, and
-//!    refines it in shrinking steps.
+//!    refines it in shrinking steps, of which those that make the last frame worse are not looked at further.
 //! 3. Sweeps over the whole field let each cell take the vector of any neighbour. The cost of the cells predicted from it
 //!    counts too.
 //! 4. If a sample of cells gains enough from bends, each cell looks for its own and then moves its last frame again. One more

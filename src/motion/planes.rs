@@ -270,3 +270,30 @@ pub(super) fn activity(frame: &[u8], width: usize, y: usize, x: usize) -> u32 {
     let flat = |level: u8| compare(Common, rows, u32::MAX, Flat(level));
     flat(((flat(0) + 128) / (CELL * CELL) as u32) as u8)
 }
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn avx2_gives_the_same_sums() {
+        let (w, h) = (48, 32);
+        let mut state = 5u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let [reference, frame] = [(); 2].map(|()| (0..w * h).map(|_| random()).collect::<Vec<_>>());
+        let mut planes = Interpolated::new(w, h);
+        if planes.avx2.is_none() {
+            eprintln!("skipped: this processor has no AVX2");
+        }
+        planes.load(&reference);
+        for moved in (-20..20).flat_map(|y| (-20..20).map(move |x| (y, x))) {
+            for limit in [u32::MAX, 9000, 100] {
+                let plain = planes.sad_with(Common, &frame, (16, 16), moved, limit);
+                assert_eq!(planes.sad(&frame, (16, 16), moved, limit), plain, "{moved:?}, {limit}");
+            }
+        }
+    }
+}

@@ -8,6 +8,7 @@ use crate::bundle::Bundle;
 use crate::codec::setup::fixed;
 use crate::frame::Geometry;
 use crate::runtime::TokensMut;
+use crate::tokens::FilledCells;
 use crate::tokens::fixed::FixedCoder;
 
 pub(super) struct FixedSegments {
@@ -37,7 +38,7 @@ impl SegmentReader for FixedSegments {
         self.coder.store_counts(self.read, counts);
     }
 
-    fn tokens(&self, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()> {
+    fn tokens(&self, tokens: TokensMut<'_>, _: &mut FilledCells, counts: &mut [i32]) -> Result<()> {
         match tokens {
             TokensMut::I32(indices) => self.coder.store_indices(self.read, indices, counts),
             TokensMut::F32(means) => self.coder.store_means(self.read, means, counts),

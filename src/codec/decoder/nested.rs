@@ -43,10 +43,10 @@ impl SegmentReader for NestedSegments {
         self.decoder.counts(counts);
     }
 
-    fn tokens(&self, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()> {
+    fn tokens(&self, tokens: TokensMut<'_>, filled: &mut FilledCells, counts: &mut [i32]) -> Result<()> {
         match tokens {
-            TokensMut::I32(latents) => self.decoder.dequantise(latents, &mut FilledCells::default(), counts),
-            TokensMut::I16(latents) => self.decoder.dequantise(latents, &mut FilledCells::default(), counts),
+            TokensMut::I32(latents) => self.decoder.dequantise(latents, filled, counts),
+            TokensMut::I16(latents) => self.decoder.dequantise(latents, filled, counts),
             TokensMut::F32(_) => Err(wrong_tokens()),
         }
     }

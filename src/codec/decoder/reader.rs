@@ -8,13 +8,18 @@ use crate::bitstream::{Block, BlockHeader, SegmentFault, SequenceHeader};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::codec::setup::depth;
 use crate::frame::Geometry;
-use crate::runtime::{DecoderGraph, TokensMut};
+use crate::runtime::DecoderGraph;
+#[cfg(any(test, fuzzing))]
+use crate::runtime::TokensMut;
+use crate::tokens::FilledCells;
 use crate::{Error, Result};
 
 /// Reads blocks.
 pub struct BlockReader {
     segments: Box<dyn SegmentReader>,
     counts: Vec<i32>,
+    /// Of the graph's tokens.
+    filled: FilledCells,
 }
 
 impl BlockReader {
@@ -24,7 +29,7 @@ impl BlockReader {
             Bottleneck::Nested { .. } => Box::new(NestedSegments::new(bundle, geometry, header)?),
             Bottleneck::Fsq { .. } | Bottleneck::Vae { .. } => Box::new(FixedSegments::new(bundle, geometry)?),
         };
-        Ok(Self { segments, counts: vec![0; geometry.cells()] })
+        Ok(Self { segments, counts: vec![0; geometry.cells()], filled: FilledCells::default() })
     }
 
     /// Layers that a block can have.
@@ -81,13 +86,13 @@ impl BlockReader {
         &self.counts
     }
 
-    /// Gives `graph` the block read, which has this header.
+    /// Gives `graph`, always the same one, the block read, which has this header.
     pub fn load(&mut self, header: &BlockHeader, graph: &mut DecoderGraph) -> Result<()> {
         if let Some(motion) = self.motion() {
             graph.motion_mut().copy_from_slice(motion);
         }
-        let counts = self.tokens(graph.tokens_mut())?;
-        graph.counts_mut().copy_from_slice(counts);
+        self.segments.tokens(graph.tokens_mut(), &mut self.filled, &mut self.counts)?;
+        graph.counts_mut().copy_from_slice(&self.counts);
         if let Some(step) = self.step(header) {
             graph.set_step(step);
         }
@@ -100,8 +105,9 @@ impl BlockReader {
     }
 
     /// Writes the tokens of the block read; returns the cells' counts.
+    #[cfg(any(test, fuzzing))]
     pub fn tokens(&mut self, tokens: TokensMut<'_>) -> Result<&[i32]> {
-        self.segments.tokens(tokens, &mut self.counts)?;
+        self.segments.tokens(tokens, &mut FilledCells::default(), &mut self.counts)?;
         Ok(&self.counts)
     }
 

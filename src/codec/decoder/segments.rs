@@ -3,6 +3,7 @@
 
 use crate::bitstream::BlockHeader;
 use crate::runtime::TokensMut;
+use crate::tokens::FilledCells;
 use crate::{Error, Result};
 
 /// Reads the segments of one bottleneck: the decoder's side of the encoder's `BlockCoder`.
@@ -19,8 +20,9 @@ pub(super) trait SegmentReader: Send {
     /// Counts by the layers read, \[cells\].
     fn counts(&self, counts: &mut [i32]);
 
-    /// The decoder graph's tokens by the layers read, and the cells' counts.
-    fn tokens(&self, tokens: TokensMut<'_>, counts: &mut [i32]) -> Result<()>;
+    /// The decoder graph's tokens by the layers read, and the cells' counts. `filled` belongs to the tokens, and is new if anything else
+    /// was written there.
+    fn tokens(&self, tokens: TokensMut<'_>, filled: &mut FilledCells, counts: &mut [i32]) -> Result<()>;
 
     /// Motion planes dy, dx, mode, by, bx, \[5, cells\], for bottlenecks with motion.
     fn motion(&self) -> Option<&[i32]> {
