@@ -20,11 +20,6 @@ impl Pair {
         Self(None)
     }
 
-    /// Whether jobs run in parallel.
-    pub fn is_two(&self) -> bool {
-        self.0.is_some()
-    }
-
     pub fn run(&self, first: impl FnOnce(), second: impl FnOnce() + Send) {
         match &self.0 {
             None => {

@@ -91,7 +91,8 @@ fn cells_of_a_zoom_are_blended() {
     assert!(blended.iter().all(|&cell| may_blend(&motion, W / CELL, cell)));
     // where all cells move alike there is nothing to blend
     let (motion, _) = search(&[&picture(1.0, 2.0), &picture(2.0, 4.0)], &picture(0.0, 0.0));
-    assert!((0..n).all(|cell| motion[2 * n + cell] != BLENDED || may_blend(&motion, W / CELL, cell)));
+    let blended = (0..n).filter(|&cell| motion[2 * n + cell] == BLENDED).count();
+    assert!(blended * 8 < n, "{blended} of {n}");
 }
 
 #[test]

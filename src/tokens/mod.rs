@@ -7,6 +7,7 @@ mod candidates;
 mod choose_size;
 mod contexts;
 mod counts;
+mod decisions;
 pub mod fixed;
 mod large;
 mod layer;
@@ -16,7 +17,6 @@ mod neighbourhood;
 mod nested;
 mod quantise;
 mod refine;
-mod sides;
 mod step;
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,12 @@
 
 use super::above::Above;
 use super::contexts::{CONTEXTS, MOTION, Set};
+use super::decisions::Workspace;
 use super::layer::{ChosenLayer, Layer, code_layer};
 use super::motion::INTRA;
 use super::neighbourhood::{BlockState, Neighbourhood};
 use super::quantise::Decider;
 use super::refine::Refiner;
-use super::sides::Workspace;
 use super::step::{LayerSteps, Reconstruction};
 use super::{Estimate, NestedLayout, Rdo, TransformSize, motion};
 use crate::entropy::{BitCoder, Context, CostTable, RangeDecoder, RangeEncoder, Tables};

@@ -9,10 +9,10 @@ use super::candidates::{Before, SizedLatents};
 use super::choose_size::{Decision, Trial};
 use super::contexts::{MORE, Set};
 use super::counts::{self, CountContext};
+use super::decisions::Rule;
 use super::layer::ChosenLayer;
 use super::neighbourhood::{Around, Neighbourhood};
 use super::quantise::{Candidate, Decider, Possible, SLACK, bound};
-use super::sides::Rule;
 use super::step::{Part, Prediction, Predictions};
 use crate::entropy::COST_ONE_BIT;
 
