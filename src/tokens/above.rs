@@ -11,8 +11,8 @@ const WEIGHT: f32 = 1.0;
 /// .. whose bits count more than if it were the last, since all rungs above send them too.
 pub(super) const OWN_BITS: f32 = 1.4;
 
-/// Estimated bits of a coefficient in a layer above 0: one that stays zero, a new one of magnitude 1, each doubling of that, one that is as assumed,
-/// one that is not, and each step by which it is not.
+/// Estimated bits of a coefficient in a layer above 0: one that stays zero, a new one of magnitude 1, each doubling of that, one that is
+/// as assumed, one that is not, and each step by which it is not.
 const SILENT: f32 = 0.15;
 const NEW: f32 = 5.5;
 const DOUBLING: f32 = 1.5;

@@ -302,8 +302,8 @@ impl NestedEncoder {
     }
 
     /// Chooses the tokens of one layer, after those of the layers before. `latents` are those of the residual after prediction from
-    /// the reference of receivers of that many layers, so they do not drift; `above`: those of the next layer, where they are not the same,
-    /// and what it has to pay counts. Other arguments as in [`quantise`](Self::quantise).
+    /// the reference of receivers of that many layers, so they do not drift; `above`: those of the next layer, where they are others, and
+    /// what it pays for this layer's indices counts. Other arguments as in [`quantise`](Self::quantise).
     pub fn quantise_layer(
         &mut self,
         layer: usize,

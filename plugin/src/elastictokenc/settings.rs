@@ -141,10 +141,10 @@ impl Settings {
     /**
      * GstElasticTokEnc:base-bitrate:
      *
-     * A bitrate that layer 0 holds besides, in kbit/s, with any #GstElasticTokEnc:rate-control: the coarser the quantiser of layer 0, the
-     * fewer bits it takes. #GstElasticTokEnc:layer-ratio then has no say. Layer 0 is never finer than the last layer, so it takes less
-     * where all layers together do, and never coarser than the coarsest quantiser, so it takes more where that does. It may be changed while playing, and applies to the
-     * block that is filling; the number of layers changes with the next key block.
+     * A bitrate that layer 0 holds besides, in kbit/s, with any #GstElasticTokEnc:rate-control: the coarser the quantiser of layer 0,
+     * the fewer bits it takes. #GstElasticTokEnc:layer-ratio then has no say. Layer 0 is never finer than the last layer, so it takes
+     * less where all layers together do, and never coarser than the coarsest quantiser, so it takes more where that does. It may be
+     * changed while playing, and applies to the block that is filling; the number of layers changes with the next key block.
      *
      * Since: 0.1.0
      */
@@ -176,9 +176,9 @@ impl Settings {
      * * `layer-bitrates` (array of guint64): the rate of each layer in bit/s over about a second of video, without block headers.
      *   What a receiver of n layers gets is the sum of the first n.
      * * `block-layers` (guint): layers in the last block. Where they are fewer than #GstElasticTokEnc:layers,
-     *   `left-out-layers` (guint) is how many were left out since their quantisers would be coarser than the coarsest one (72), or too near to each
-     *   other to be worth a layer: a higher quality leaves out fewer. Others are
-     *   missing because of load (`shed-layers`), or at the end, because they hold nothing.
+     *   `left-out-layers` (guint) is how many were left out since their quantisers would be coarser than the coarsest one (72), or too
+     *   near to each other to be worth a layer: a higher quality leaves out fewer. Others are missing because of load (`shed-layers`), or
+     *   at the end, because they hold nothing.
      * * `encode-ms` (gdouble): time spent in the encoder; `runtime-ms`, `motion-ms` and `token-ms` are the parts of it in ONNX
      *   Runtime, in the motion search, and in quantisation and entropy coding.
      * * `evaluations` (guint64): candidates that searches evaluated.

@@ -11,7 +11,8 @@ use crate::{Error, Result};
 
 /// Layers of nested bundles' streams by default.
 pub const DEFAULT_LAYERS: u32 = 4;
-/// Ratio of neighbouring layers' steps by default: that which makes the rates of neighbouring rungs differ by a factor of about two.
+/// Ratio of neighbouring layers' steps by default: chosen for each block, so that the rates of neighbouring rungs differ by a factor of
+/// about 2.3.
 pub const DEFAULT_LAYER_RATIO: f64 = 0.0;
 /// Layer ratio that sequence headers have then; a block whose layers are spaced otherwise says so.
 const USUAL_LAYER_RATIO: u8 = 7;
@@ -45,7 +46,7 @@ pub struct EncoderConfig {
     /// Blocks whose quantiser is coarse have fewer.
     pub layers: u32,
     /// Ratio of the quantiser steps of neighbouring layers, [`LAYER_RATIOS`], in eighths of an octave; 0: it is chosen for each block, so
-    /// that the rates of neighbouring rungs differ by a factor of about two. Nested bundles only.
+    /// that the rates of neighbouring rungs differ by a factor of about 2.3. Nested bundles only.
     pub layer_ratio: f64,
     /// Gives every layer its own reference, so that no receiver of fewer layers drifts. Costs a run of both graphs for each
     /// layer but one, and some bits. Without it only receivers of all layers have the encoder's pictures; the others drift until
