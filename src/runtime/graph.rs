@@ -10,7 +10,7 @@ use super::config::{ExecutionProvider, RuntimeConfig};
 use super::contract::{Contract, Side, Spec, check_contexts, check_handed, check_shared, dimensions};
 use super::memory::{self, Reservation};
 use super::provider::{Device, Model, OpenedSession, open, settled};
-use super::session::{GraphSession, Handed, Named, buffer, values, values_mut};
+use super::session::{GraphSession, Handed, Named, buffer, copy, values, values_mut};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
 use crate::pair::Pair;
@@ -201,6 +201,11 @@ impl DecoderGraph {
     /// Blocks since the key block.
     pub fn set_position(&mut self, position: i64) {
         self.inputs.set_position(position);
+    }
+
+    /// Takes what the encoder graph handed to `other`, a graph of the same kind; both are in host memory.
+    pub fn take_handed(&mut self, other: &Self) -> Result<()> {
+        self.handed.iter_mut().zip(&other.handed).try_for_each(|(own, other)| copy(&mut own.tensor, &other.tensor))
     }
 
     /// Decodes. The context stays as it was until [`DecoderGraph::commit`].
@@ -419,6 +424,11 @@ impl EncoderGraph {
     /// The last run's predicted squared error of each cell at each layer, [cells, layers].
     pub fn distortion(&self) -> Option<&[f32]> {
         self.distortion.as_ref().map(values)
+    }
+
+    /// Whether equal inputs and decoders give equal outputs, which are in host memory: there is no context of the graph's own.
+    pub fn is_plain(&self) -> bool {
+        self.graph.contexts().is_empty() && !self.graph.device().is_gpu()
     }
 
     /// Whether the graph reads the decoder's context: the decoder must then run for every block.
