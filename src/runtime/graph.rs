@@ -107,14 +107,34 @@ pub struct DecoderGraph {
 }
 
 impl DecoderGraph {
-    /// Loads the bundle's decoder for pictures of `geometry`.
+    /// Loads the bundle's decoder before the pictures' size is known; `None` where the session depends on that.
+    pub(crate) fn load_ahead(bundle: &Bundle, config: &RuntimeConfig) -> Result<Option<OpenedSession>> {
+        let (exact, config) = (bundle.manifest.exact, settled(config)?);
+        if !exact || config.provider != ExecutionProvider::Cpu {
+            return Ok(None);
+        }
+        let model = Model { graph: &bundle.decoder, dimensions: &[], exact };
+        open(model, &config, None).map(Some).map_err(|e| of_graph("decoder", bundle, e))
+    }
+
+    /// Opens the bundle's decoder for pictures of `geometry`.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<Self> {
         Self::open_for(bundle, geometry, config, PictureOutput::Frames)
     }
 
+    /// As [`open`](Self::open), with what [`load_ahead`](Self::load_ahead) gave for the same bundle and settings.
+    pub(crate) fn open_loaded(
+        loaded: Option<OpenedSession>,
+        bundle: &Bundle,
+        geometry: &Geometry,
+        config: &RuntimeConfig,
+    ) -> Result<Self> {
+        Self::load(("decoder", &bundle.decoder), bundle, geometry, config, PictureOutput::Frames, loaded)
+    }
+
     /// As [`open`](Self::open), with the `picture` that is wanted.
     pub fn open_for(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, picture: PictureOutput) -> Result<Self> {
-        Self::load(("decoder", &bundle.decoder), bundle, geometry, config, picture)
+        Self::load(("decoder", &bundle.decoder), bundle, geometry, config, picture, None)
     }
 
     /// The decoder of an encoder's loop: the bundle's loop graph, where it has one.
@@ -122,7 +142,7 @@ impl DecoderGraph {
         // TensorRT tunes graph by graph: only the decoder's own engine is sure to give the decoder's picture.
         let graph = bundle.loop_graph.as_ref().filter(|_| config.provider != ExecutionProvider::TensorRt);
         let named = graph.map_or(("decoder", &bundle.decoder), |graph| ("loop", graph));
-        Self::load(named, bundle, geometry, config, PictureOutput::Frames)
+        Self::load(named, bundle, geometry, config, PictureOutput::Frames, None)
     }
 
     fn load(
@@ -131,18 +151,20 @@ impl DecoderGraph {
         geometry: &Geometry,
         config: &RuntimeConfig,
         picture: PictureOutput,
+        loaded: Option<OpenedSession>,
     ) -> Result<Self> {
         let (m, mut c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        let model = Model { graph, dimensions: &dimensions(geometry), exact: m.exact };
-        let opened = open(model, config, None).map_err(|e| of_graph(name, bundle, e))?;
-        let inputs = Side { graph: name, side: "input", outlets: opened.session.inputs() };
+        let dimensions = &dimensions(geometry);
+        let model = Model { graph, dimensions, exact: m.exact };
+        let opened = loaded.map_or_else(|| open(model, config, None).map_err(|e| of_graph(name, bundle, e)), Ok)?;
+        let inputs = Side { graph: name, side: "input", outlets: opened.session.inputs(), dimensions };
         if matches!(m.bottleneck, Bottleneck::Nested { .. }) && inputs.is(c.taken.name, Type::Int16) {
             c.taken.ty = Type::Int16; // bundles exported by 0.1 and before
         }
         let mut wanted = vec![&c.taken, &c.counts, &c.position];
         wanted.extend(m.takes_motion.then_some(&c.motion));
         wanted.extend(m.takes_step.then_some(&c.step));
-        let outputs = Side { graph: name, side: "output", outlets: opened.session.outputs() };
+        let outputs = Side { graph: name, side: "output", outlets: opened.session.outputs(), dimensions };
         let prefixes: &[&str] = if name == "loop" { &["dec.", HANDED] } else { &["dec."] };
         let (handed, contexts): (Vec<_>, Vec<_>) =
             inputs.check(&wanted, prefixes)?.into_iter().partition(|i| i.name.starts_with(HANDED));
@@ -311,8 +333,9 @@ impl EncoderGraph {
         decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d mut DecoderGraph>,
     ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs() };
-        let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs() };
+        let dimensions = &dimensions(geometry);
+        let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs(), dimensions };
+        let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs(), dimensions };
         // An encoder that leaves quantisation to the core does not need the step.
         let takes_step = m.takes_step && inputs.has("step");
         let mut wanted = vec![&c.frames, &c.position];

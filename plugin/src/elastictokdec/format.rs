@@ -75,11 +75,13 @@ impl ElasticTokDec {
     /// Begins to open the graph before the first key block is there. Headers may come from anywhere, so until a block was decoded only
     /// the first one causes such work.
     fn open_ahead(&self) {
-        let mut state = lock(&self.state);
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
         if std::mem::replace(&mut state.opened_ahead, true) {
             return;
         }
-        if let Some(Err(e)) = state.decoder.as_mut().map(Decoder::open_ahead) {
+        let loading = state.loading.take();
+        if let Some(Err(e)) = state.decoder.as_mut().map(|decoder| decoder.open_ahead(loading)) {
             gst::debug!(CAT, imp = self, "not opened ahead: {e}");
         }
     }

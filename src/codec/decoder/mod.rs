@@ -12,6 +12,7 @@ mod segments;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::opening::GraphAhead;
 use self::opening::{Opening, Source};
 pub(super) use self::reader::{BlockReader, usable};
 use super::FrameTime;
@@ -133,9 +134,10 @@ impl Decoder {
     }
 
     /// Begins to open the graph on a thread of its own, so that the first key block need not wait for it. That takes memory for
-    /// pictures of the stream's size. What fails is the result of decoding the first key block.
-    pub fn open_ahead(&mut self) -> Result<()> {
-        self.graph.begin(&self.source)
+    /// pictures of the stream's size. `ahead` is used if it is of the same bundle and settings. What fails is the result of decoding the
+    /// first key block.
+    pub fn open_ahead(&mut self, ahead: Option<GraphAhead>) -> Result<()> {
+        self.graph.begin(&self.source, ahead)
     }
 
     /// Most layers to decode, from the next block on; `None` = all that come.
@@ -236,7 +238,7 @@ impl Decoder {
         }
         check_quantiser(h, max_quantiser(&self.source.bundle))?;
         usable(&block)?;
-        self.graph.begin(&self.source)?;
+        self.graph.begin(&self.source, None)?;
         let reader = match &mut self.reader {
             Some(reader) => reader,
             none => none.insert(BlockReader::new(&self.source.bundle, &self.source.geometry, &self.header)?),
