@@ -254,7 +254,13 @@ impl RateController {
             RateControl::Bitrate => {
                 let ratio = (bits.max(1.0) / self.budget(key)).log2();
                 // Inter blocks may stray by a fifth: smooth quality is worth more than exact blocks.
-                let tolerance = if key { 0.2 } else if ratio > 0.6 { 0.1 } else { 0.3 };
+                let tolerance = if key {
+                    0.2
+                } else if ratio > 0.6 {
+                    0.1
+                } else {
+                    0.3
+                };
                 let change = if ratio.abs() < tolerance { 0.0 } else { ratio * INDICES_PER_HALVING };
                 f64::from(tried) + if key { change } else { change.clamp(-3.0, MOST_CHANGE) }
             }

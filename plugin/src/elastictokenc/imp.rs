@@ -41,7 +41,7 @@ use once_cell::sync::Lazy;
 
 use super::deadline::Deadline;
 use super::settings::Settings;
-use super::state::{CAT, ElasticTokEnc, InputState};
+use super::state::{CAT, ElasticTokEnc, InputState, State};
 use super::{stats, times};
 use crate::common::{MEDIA_TYPE, end_runs, error_message, lock, refuse};
 
@@ -235,10 +235,12 @@ impl VideoEncoderImpl for ElasticTokEnc {
         }
         let before = lock(&self.state).take();
         self.publish(None);
-        let blocks = before.as_ref().map_or(0, |state| state.block + 1);
-        let before = before.map(|state| state.encoder).or_else(|| lock(&self.prepared).take());
+        let (blocks, asked, before) = match before {
+            Some(State { encoder, block, asked, .. }) => (block + 1, asked, Some(encoder)),
+            None => (0, Vec::new(), lock(&self.prepared).take()),
+        };
         let (mut state, caps) = self.open(input, before).map_err(|message| refuse(self, &CAT, message))?;
-        state.block = blocks;
+        (state.block, state.asked) = (blocks, asked);
         let block_length = state.encoder.block_length();
         self.publish(Some(&state));
         *lock(&self.state) = Some(state);
