@@ -17,7 +17,7 @@ use crate::tokens::{LayerSteps, Rdo};
 const SEARCH_WINDOW: u8 = 16;
 /// Trials on a sample that place the first quantiser of a stream.
 const SAMPLED_TRIALS: usize = 3;
-/// Indices that a quantiser so placed may be off: half a dB, in one block.
+/// The last of them is one that moves the quantiser by no more indices.
 const NEAR: u8 = 1;
 
 impl NestedBlocks {
@@ -45,26 +45,26 @@ impl NestedBlocks {
             // The graph's prediction saves a trial where the picture is new.
             quantiser = self.rate.reconsider(analysis.key, quantiser, 0.0, psnr).unwrap_or(quantiser);
         }
-        let mut tolerance = 0;
-        if let Some(near) = if seeks_quality && self.first { self.place_first(quantiser)? } else { None } {
-            (quantiser, tolerance) = (near, NEAR);
+        if seeks_quality && self.first {
+            quantiser = self.place_first(quantiser)?;
         }
         let mut choice = self.quantise(analysis, quantiser)?;
         for _ in 0..2 {
-            let other = self.rate.reconsider(analysis.key, choice.quantiser, choice.bits, choice.estimated_psnr);
-            let Some(other) = other.filter(|other| other.abs_diff(choice.quantiser) > tolerance) else { break };
+            let Some(other) = self.rate.reconsider(analysis.key, choice.quantiser, choice.bits, choice.estimated_psnr) else {
+                break;
+            };
             choice = self.quantise(analysis, other)?;
         }
         Ok(choice)
     }
 
-    /// Looks for the quantiser of a stream's first block on a sample of its cells, from the proposed one on: a trial of the whole block is
-    /// most of what the first packet waits for. `None` where the picture is too small for that.
-    fn place_first(&mut self, mut quantiser: u8) -> Result<Option<u8>> {
+    /// Looks for the quantiser of a stream's first block on a sample of its cells, from the proposed one on: trials of the whole block are
+    /// much of what the first packet waits for. That one is returned where the picture is too small for a sample.
+    fn place_first(&mut self, mut quantiser: u8) -> Result<u8> {
         let started = Instant::now();
         let rdo = self.rdo();
         let size = (self.geometry.cells_x, self.geometry.cells_y);
-        let Some(mut sample) = Sample::new(&self.tokens, self.finest.latents()?, size)? else { return Ok(None) };
+        let Some(mut sample) = Sample::new(&self.tokens, self.finest.latents()?, size)? else { return Ok(quantiser) };
         for _ in 0..SAMPLED_TRIALS {
             let error = sample.luma_error(self.steps_for(true, quantiser), &rdo)?;
             let Some(other) = self.rate.reconsider(true, quantiser, 0.0, self.estimated_psnr(error)) else { break };
@@ -75,7 +75,7 @@ impl NestedBlocks {
             }
         }
         self.spent.token_time += started.elapsed();
-        Ok(Some(quantiser))
+        Ok(quantiser)
     }
 
     /// `full` and `binary`: the coarsest quantiser around the proposed one whose decoded block meets the target, or the finest tried.

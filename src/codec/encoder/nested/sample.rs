@@ -5,9 +5,9 @@ use crate::Result;
 use crate::tokens::{LayerSteps, NestedEncoder, Rdo};
 
 /// Cells that tell well enough how large the error of a quantiser is.
-const ENOUGH: usize = 400;
+const ENOUGH: usize = 200;
 /// The most cells for each that is taken, a power of two.
-const MOST: usize = 8;
+const MOST: usize = 16;
 
 /// The latents of cells that lie evenly over a picture. They are quantised as if they were a picture by themselves.
 pub(super) struct Sample {
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_sample_is_spread_over_the_picture() {
-        for (size, apart) in [((80, 45), 8), ((120, 68), 8), ((40, 23), 2), ((2, 400), 2), ((83, 5000), 8), ((801, 1), 2)] {
+        for (size, apart) in [((80, 45), 16), ((120, 68), 16), ((40, 23), 4), ((2, 400), 2), ((83, 5000), 16), ((401, 1), 2)] {
             let (across, cells) = choose(size).expect("large enough");
             let cells: Vec<_> = cells.collect();
             assert_eq!((across, cells.len()), (size.0 / apart, across * size.1));
@@ -63,7 +63,7 @@ mod tests {
                 assert_eq!(columns.len(), across * apart, "{size:?}");
             }
         }
-        for small in [(1, 1), (1, 5000), (20, 15), (799, 1)] {
+        for small in [(1, 1), (1, 5000), (20, 15), (22, 18), (399, 1)] {
             assert!(choose(small).is_none(), "{small:?}");
         }
     }
@@ -85,7 +85,7 @@ mod tests {
             let steps = LayerSteps::spaced(3, 7, finest);
             let whole = tokens.quantise(&latents, steps, None, &rdo).expect("valid").luma;
             let found = sample.luma_error(steps, &rdo).expect("valid");
-            assert!((found / whole - 1.0).abs() < 0.08, "{found} for {whole} at {finest}");
+            assert!((found / whole - 1.0).abs() < 0.15, "{found} for {whole} at {finest}");
         }
     }
 }
