@@ -60,20 +60,23 @@ def compensate(b: Builder, cfg: Config, grid: Grid, lists: list[Moved], referenc
     for picture, spec, height, width in zip(planes(b, grid, reference), (LUMA_MATRICES, CHROMA_MATRICES),
                                             (grid.height, grid.half_height), (grid.width, grid.half_width)):
         size, taps, phases, unit, window, count = spec
-        table, units = _windows(b, picture, spec, height, width)
-        # first tap of the cell's first sample: row and phase, unit of a row and offset and phase
+        copies = window // unit
+        table, across, copy = _windows(b, picture, spec, height, width)
+        # first tap of the cell's first sample: row and phase, unit of the row and offset with phase
         parts = i32(np.array([phases, unit * phases]).reshape(2, 1, 1))
         origin = (BIAS - (taps // 2 - 1)) * phases
         at = b.op("Add", displacement, b.op("Add", b.op("Mul", place, i32(size * phases)), i32(origin)))
         whole, rest = b.op("Div", at, parts), b.op("Mod", at, parts)
-        low = np.array([BIAS - spec.rows, (BIAS - window) // unit]).reshape(2, 1, 1)
-        most = b.op("Concat", to32(height), b.op("Div", to32(width), i32([unit])), axis=0)
-        most = b.op("Add", b.op("Reshape", most, b.ints(2, 1, 1)), i32([[[BIAS]], [[BIAS // unit + 1]]]))
-        whole = b.op("Sub", b.clip(whole, i32(low), most), i32(low))
+        low = i32(np.array([BIAS - spec.rows, (BIAS - window) // unit]).reshape(2, 1, 1))
+        high = b.op("Add", b.op("Concat", to32(height), b.op("Div", to32(width), i32([unit])), axis=0), i32([BIAS, BIAS // unit + 1]))
+        whole = b.op("Sub", b.clip(whole, low, b.op("Reshape", high, b.ints(2, 1, 1))), low)
         grey = b.op("Add", to32(height), i32([2 * spec.rows]))
-        units = to32(units)
-        first = b.op("Add", b.op("Mul", b.op("Where", column(intra, 1), grey, item(whole, 0)), units), item(whole, 1))
-        rows = b.op("Mul", i32(np.arange(spec.rows)), units)
+        row, at = b.op("Where", column(intra, 1), grey, item(whole, 0)), item(whole, 1)
+        first = b.op("Add", b.op("Mul", row, to32(across)), b.op("Div", at, i32(copies)))
+        first = b.op("Add", first, b.op("Mul", b.op("Mod", at, i32(copies)), to32(copy)))
+        plane = b.op("Mul", across, b.op("Add", height, b.ints(3 * spec.rows)))
+        rows = b.op("Add", b.op("Mul", b.const(np.arange(spec.rows).reshape(-1, 1), np.int64), across), b.op("Mul", b.ints(*range(count)), plane))
+        rows = to32(b.reshape(rows, -1))
         horizontal, vertical = (b.const(m) for m in spec.matrices())
         # samples stay bytes until they are few: ONNX Runtime fuses this to a product of integers on processors
         real = lambda x, dtype: b.op("DequantizeLinear", x, b.const(np.float32(1)), b.const(0, dtype))
@@ -82,32 +85,27 @@ def compensate(b: Builder, cfg: Config, grid: Grid, lists: list[Moved], referenc
             end = b.op("Add", start, n)
             of_list = lambda v: b.slice(v, start, end, 0)
             samples = b.op("Gather", table, b.op("Add", column(of_list(first), 2), rows), axis=0)
-            across = b.op("MatMul", real(samples, np.uint8), real(b.op("Gather", horizontal, of_list(item(rest, 1)), axis=0), np.int8))
-            blocks.append(b.op("MatMul", b.op("Gather", vertical, of_list(item(rest, 0)), axis=0), across))
+            samples = b.reshape(samples, -1, t_len, spec.rows, count * window)
+            across_rows = b.op("MatMul", real(samples, np.uint8), real(b.op("Gather", horizontal, of_list(item(rest, 1)), axis=0), np.int8))
+            blocks.append(b.op("MatMul", b.op("Gather", vertical, of_list(item(rest, 0)), axis=0), across_rows))
             start = end
         found.append(blocks)
     return list(zip(*found))
 
 
-def _windows(b: Builder, picture: str, spec: Interpolation, height: str, width: str) -> tuple[str, str]:
-    """uint8 [n, planes * window]: all windows of the picture's rows, those of all planes side by side; and int64 [1]: how many a row has. The
-    first one begins `window` samples left of the picture. Above and below it are as many rows as a cell needs, and below these as many grey
-    ones."""
-    edge, piece = spec.window, 16
-    across = b.op("Add", width, b.ints(edge + spec.unit + spec.window + 2 * piece - 1))
-    across = b.op("Mul", b.op("Div", across, b.ints(piece)), b.ints(piece))
-    right = b.op("Sub", across, b.op("Add", width, b.ints(edge)))
+def _windows(b: Builder, picture: str, spec: Interpolation, height: str, width: str) -> tuple[str, str, str]:
+    """Every window of a picture: table uint8 [m, window], and int64 [1] each: by how much the place of a window in it grows from row to row,
+    and between windows that begin a unit apart.
+
+    The table is copies of the picture, each shifted by a unit more than the one before, so that a row of the table begins at each unit once.
+    The first window of a row begins `window` samples left of the picture. Above and below it are as many rows as a cell needs, and below
+    these as many grey ones."""
+    size, edge = b.ints(spec.window), spec.window
+    across = b.op("Div", b.op("Add", width, b.ints(edge + spec.unit + 2 * spec.window - 1)), size)
+    right = b.op("Sub", b.op("Mul", across, size), b.op("Add", width, b.ints(edge)))
     padded = b.op("Pad", picture, b.shape(0, spec.rows, edge, 0, spec.rows, right), mode="edge")
-    padded = b.op("Pad", padded, b.ints(0, 0, 0, 0, spec.rows, 0), b.const(GREY, np.uint8))
-    samples = b.op("Mul", across, b.op("Add", height, b.ints(3 * spec.rows)))
-    flat = b.reshape(padded, spec.planes, samples)
-    most = piece * ((piece - spec.unit + spec.window - 1) // piece)  # that a piece begins after the first one
-    pieces = []
-    for shift in range(0, piece, spec.unit):
-        for plane in range(spec.planes):
-            for start in range(shift, shift + spec.window, piece):
-                end = b.op("Add", samples, b.ints(start - most))
-                one = b.op("Slice", flat, b.ints(plane, start), b.shape(plane + 1, end), b.ints(0, 1))
-                pieces.append(b.reshape(one, -1, piece))
-    table = b.reshape(b.op("Concat", *pieces, axis=1), -1, spec.planes * spec.window)
-    return table, b.op("Div", across, b.ints(spec.unit))
+    padded = b.reshape(b.op("Pad", padded, b.ints(0, 0, 0, 0, spec.rows, 0), b.const(GREY, np.uint8)), -1)
+    shift = b.const(np.zeros(spec.window - spec.unit), np.uint8)
+    table = b.reshape(b.op("Concat", *[padded, shift] * (spec.window // spec.unit), axis=0), -1, spec.window)
+    plane = b.op("Mul", across, b.op("Add", height, b.ints(3 * spec.rows)))
+    return table, across, b.op("Add", b.op("Mul", plane, b.ints(spec.planes)), b.ints(1))

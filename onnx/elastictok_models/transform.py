@@ -73,8 +73,8 @@ class Interpolation(NamedTuple):
     size: int  # of a cell
     taps: int
     phases: int
-    unit: int  # samples; divides 16
-    window: int  # samples, a multiple of 16
+    unit: int  # samples
+    window: int  # samples, a multiple of `unit`
     planes: int  # side by side in a cell, and their windows
 
     @property
