@@ -7,9 +7,9 @@ import numpy as np
 from onnx import TensorProto
 
 from .builder import Builder, Grid
-from .cells import Cells, first_cell, listed
+from .cells import listed
 from .config import CELL, Config
-from .prediction import Moved, compensate, intra_cells
+from .prediction import compensate, intra_cells
 
 BLENDED = 2  # mode of a cell
 PARTS = 32  # that a sample is blended of
@@ -23,58 +23,75 @@ def weights(size: int, planes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(parts[:, None], planes * size, 1), np.tile(parts, (size, planes))
 
 
-def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, reference: str, cells: Cells | None = None,
-            names: tuple[str | None, str | None] = (None, None)) -> tuple[str, str]:
-    """Prediction of `cells`, n of them, or of all: luma float32 [n, T, 16, 16], chroma [n, T, 8, 16]; under `names`, where given."""
-    t_len = cfg.block_length
+def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, reference: str, index: str | None = None,
+            bounds: list[str] | None = None) -> list[tuple[str, str]]:
+    """Prediction of the n cells `index`, int64 [n], or of all: luma float32 [.., T, 16, 16], chroma [.., T, 8, 16] of those between each two
+    neighbours of `bounds`, int64 [1] from 0 to n; without, of all in one."""
     i32 = lambda v: b.const(v, np.int32)
     column = lambda v, *axes: b.op("Unsqueeze", v, b.ints(*axes))
     pick = lambda v, index, axis: b.op("Gather", v, index, axis=axis)
+    counted = lambda v: b.op("Range", b.const(0, np.int64), b.op("Squeeze", b.op("Shape", v)), b.const(1, np.int64))
     field = b.reshape(motion, 5, -1)
     intra = b.reshape(intra_cells(b, motion, position), -1)
     every = b.op("Range", i32(0), b.op("Squeeze", b.op("Cast", grid.cells, to=TensorProto.INT32)), i32(1))
-    own = Moved(field, intra, every)
-    if cells is not None:
-        own = Moved(pick(field, cells.index, 1), cells.of(intra), cells.of(every))
     mask = b.op("And", b.op("Equal", pick(field, b.const(2, np.int64), 0), i32(BLENDED)), b.op("Not", intra))
-    blended = listed(b, b.op("Or", mask, first_cell(b, grid)))
-    # the cells around each, int32 [4, n], and which of them predict something else
-    beside = pick(_neighbours(b, grid, every), blended.index, 1)
+    of = lambda v, axis=0: v if index is None else pick(v, index, axis)
+    own, mask = (of(field, 1), of(intra), of(every)), of(mask)
+    bounds = bounds or [b.ints(0), b.op("Shape", mask)]
+    # the first cell of each part is listed, whatever its mode, so that no list is empty
+    starts = b.op("Concat", *bounds[:-1], axis=0)
+    blended = listed(b, b.op("ScatterND", mask, column(starts, 1), b.op("Expand", b.const([True]), b.op("Shape", starts))))
+    asked, place = blended.of(mask), blended.of(own[2])
+    # the cells around each, int32 [4, m], and which of them predict something else
+    beside = pick(_neighbours(b, grid, every), place, 1)
     moved = pick(field, beside, 1)
     vectors = lambda v: pick(v, b.ints(0, 1, 3, 4), 0)
-    same = b.op("Equal", vectors(moved), column(vectors(pick(field, blended.index, 1)), 1))
+    same = b.op("Equal", vectors(moved), column(vectors(pick(field, place, 1)), 1))
     differs = b.op("ReduceMax", b.op("Cast", b.op("Not", same), to=TensorProto.INT32), b.ints(0), keepdims=0)
-    takes = b.op("And", blended.of(mask), b.op("Not", pick(intra, beside, 0)))
+    takes = b.op("And", asked, b.op("Not", pick(intra, beside, 0)))
     takes = b.reshape(b.op("And", takes, b.op("Cast", differs, to=TensorProto.BOOL)), -1)
-    first = b.op("Equal", b.op("Range", b.const(0, np.int64), b.op("Squeeze", b.op("Shape", takes)), b.const(1, np.int64)), b.const(0, np.int64))
-    sides = listed(b, b.op("Or", takes, first))
-    n = b.op("Shape", blended.index)
-    place = pick(blended.of(every), b.op("Mod", sides.index, n), 0)
-    still = b.op("Expand", b.const([False]), b.op("Shape", place))
-    plain, sided = compensate(b, cfg, grid, [own, Moved(pick(b.reshape(moved, 5, -1), sides.index, 1), still, place)], reference)
-    # of the predictions of the listed cells, and then of their sides: which one stands for each side, int64 [n, 4]
-    which = b.op("Where", takes, b.op("Add", sides.place, n), b.op("Mod", b.op("Range", b.const(0, np.int64), b.op("Squeeze", b.op("Shape", takes)), b.const(1, np.int64)), n))
+    number, m = counted(takes), b.op("Shape", place)
+    sides = listed(b, b.op("Or", takes, b.op("Equal", number, b.const(0, np.int64))))
+    around = pick(b.reshape(moved, 5, -1), sides.index, 1), b.op("Expand", b.const([False]), b.op("Shape", sides.index)), pick(place, b.op("Mod", sides.index, m), 0)
+    entries = [b.op("Concat", *parts, axis=-1) for parts in zip(own, (pick(own[0], blended.index, 1), blended.of(own[1]), place), around)]
+    *plain, sources = compensate(b, cfg, grid, *entries, [*bounds, b.op("Shape", entries[2])], reference)
+    # which of the last ones stands for each side, int64 [m, 4]
+    which = b.op("Where", takes, b.op("Add", sides.place, m), b.op("Mod", number, m))
     which = b.op("Transpose", b.reshape(which, 4, -1), perm=[1, 0])
+    mixed = _mixed(b, cfg, sources, which, asked)
+    found = []
+    ends = [pick(blended.place, start, 0) for start in bounds[:-1]] + [m]
+    for parts, start, first, last in zip(plain, bounds, ends, ends[1:]):
+        at = column(b.op("Sub", b.slice(blended.index, first, last, 0), start), 1)
+        found.append(tuple(b.op("ScatterND", part, at, b.slice(rows, first, last, 0)) for part, rows in zip(parts, mixed)))
+    return found
 
-    def halves(x: str, part: int, *order: int) -> str:
+
+def _mixed(b: Builder, cfg: Config, sources: tuple[str, str], which: str, asked: str) -> list[str]:
+    """Blends of m cells where `asked`, bool [m], luma and chroma as predict() has them. `sources`: what they are blended of, first each
+    cell's own prediction; `which`: int64 [m, 4], of these, what the motion above, below, left and right predicts."""
+    t_len = cfg.block_length
+    column = lambda v, *axes: b.op("Unsqueeze", v, b.ints(*axes))
+    own = lambda v: b.slice(v, 0, b.op("Shape", asked), 0)
+
+    def halves(x: str, size: int, part: int, *order: int) -> str:
         """x, with every `part` samples from what one of the sides predicts."""
         per_cell = t_len * CELL * size // part
-        at = b.op("Mul", pick(which, b.ints(*order), 1), b.ints(per_cell))
+        at = b.op("Mul", b.op("Gather", which, b.ints(*order), axis=1), b.ints(per_cell))
         at = b.op("Add", column(at, 1), b.const(np.arange(per_cell).reshape(-1, len(order)), np.int64))
-        return b.reshape(pick(b.reshape(x, -1, part), at, 0), -1, t_len, size, CELL)
+        return b.reshape(b.op("Gather", b.reshape(x, -1, part), at, axis=0), -1, t_len, size, CELL)
 
-    asked = column(blended.of(mask), 1, 2, 3)
     found = []
-    for own, side, planes, size, name in zip(plain, sided, (1, 2), (CELL, CELL // 2), names):
-        old = blended.of(own, cells)
-        whole = b.op("Round", b.op("Mul", b.op("Concat", old, side, axis=0), b.const(np.float32(PRECISION))))
+    for source, planes, size in zip(sources, (1, 2), (CELL, CELL // 2)):
+        whole = b.op("Round", b.op("Mul", source, b.const(np.float32(PRECISION))))
         vertical, horizontal = weights(size, planes)
-        total = b.op("Mul", b.slice(whole, 0, n, 0), b.const((PARTS - vertical - horizontal) / PARTS, np.float32))
-        for weight, predicted in ((vertical, halves(whole, CELL * size // 2, 0, 1)), (horizontal, halves(whole, size // 2, *[2, 3] * planes))):
+        total = b.op("Mul", own(whole), b.const((PARTS - vertical - horizontal) / PARTS, np.float32))
+        for weight, predicted in ((vertical, halves(whole, size, CELL * size // 2, 0, 1)),
+                                  (horizontal, halves(whole, size, size // 2, *[2, 3] * planes))):
             total = b.op("Add", total, b.op("Mul", predicted, b.const(weight / PARTS, np.float32)))
         mean = b.op("Mul", b.op("Round", total), b.const(np.float32(1 / PRECISION)))
-        found.append(blended.put(b.op("Where", asked, mean, old), own, cells, out=name))
-    return found[0], found[1]
+        found.append(b.op("Where", column(asked, 1, 2, 3), mean, own(source)))
+    return found
 
 
 def _neighbours(b: Builder, grid: Grid, every: str) -> str:

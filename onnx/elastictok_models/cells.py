@@ -48,15 +48,21 @@ def every_cell(b: Builder, grid: Grid) -> str:
     return b.op("Expand", b.const([True]), grid.cells)
 
 
-def first_cell(b: Builder, grid: Grid) -> str:
-    """bool [cells]: cell 0."""
+def first_cells(b: Builder, grid: Grid, n: int = 1) -> str:
+    """bool [cells]: the first n."""
     cells = b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.cells), b.const(1, np.int64))
-    return b.op("Equal", cells, b.const(0, np.int64))
+    return b.op("Less", cells, b.const(n, np.int64))
+
+
+def parts_of(b: Builder, count: str, parts: int, start: str | None = None) -> list[str]:
+    """int64 [1] each, parts + 1 of them: bounds of equal parts of `count` (int64 [1]), from `start` on."""
+    bounds = [b.op("Div", b.op("Mul", count, b.ints(i)), b.ints(parts)) for i in range(parts)] + [count]
+    return bounds if start is None else [b.op("Add", start, one) for one in bounds]
 
 
 def coded_cells(b: Builder, grid: Grid, counts: str) -> str:
     """bool [cells]: cells with tokens, and cell 0."""
-    return b.op("Or", b.op("Greater", counts, b.const(0, np.int32)), first_cell(b, grid))
+    return b.op("Or", b.op("Greater", counts, b.const(0, np.int32)), first_cells(b, grid))
 
 
 def moving_cells(b: Builder, motion: str, position: str) -> str:

@@ -2,7 +2,7 @@
 """Motion compensation as a graph. docs/bundle.md defines the motion planes."""
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 from onnx import TensorProto
@@ -26,28 +26,21 @@ def planes(b: Builder, grid: Grid, reference: str) -> tuple[str, str]:
             b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 0), 2, grid.half_height, grid.half_width))
 
 
-class Moved(NamedTuple):
-    """n cells and what moves them: `field` int32 [5, n], their motion; `intra` bool [n]; `place` int32 [n], which cells of the picture they
-    are."""
-
-    field: str
-    intra: str
-    place: str
-
-
-def compensate(b: Builder, cfg: Config, grid: Grid, lists: list[Moved], reference: str) -> list[tuple[str, str]]:
-    """Motion-compensated prediction of the cells of each list: luma float32 [n, T, 16, 16], chroma [n, T, 8, 16].
+def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, place: str, bounds: list[str], reference: str) -> list[tuple[str, str]]:
+    """Motion-compensated prediction of n cells: luma float32 [.., T, 16, 16], chroma [.., T, 8, 16] of those between each two neighbours of
+    `bounds`, int64 [1] from 0 to n. `field`: int32 [5, n], their motion; `intra`: bool [n]; `place`: int32 [n], which cells of the picture
+    they are.
 
     A block of samples at an arbitrary place is gathered as rows of windows (Interpolation) from a table that has every window in one
     piece. Shifting inside the window and interpolating between samples is a product with a matrix picked by offset and phase. Samples
-    beyond the picture repeat its edge. Intra cells gather grey rows instead: the filters' gain is one, so they predict grey."""
+    beyond the picture repeat its edge. Intra cells gather grey rows instead: the filters' gain is one, so they predict grey.
+
+    Matrices and products of all cells would not stay in a processor's cache, and then take nearly twice as long."""
     t_len = cfg.block_length
     i32 = lambda v: b.const(v, np.int32)
     to32 = lambda v: b.op("Cast", v, to=TensorProto.INT32)
     column = lambda v, *axes: b.op("Unsqueeze", v, b.ints(*axes))
     item = lambda v, i: b.op("Gather", v, b.const(i, np.int64), axis=0)
-    field, intra, place = (b.op("Concat", *parts, axis=-1) for parts in zip(*lists))
-    counts = [b.op("Shape", one.place) for one in lists]
     # displacement of frame t in eighths of a luma pixel = sixteenths of a chroma pixel: on the straight line, and off it before the last;
     # rows and columns, int32 [2, n, T]
     factors = b.const(np.array([2 * (t + 1) // t_len for t in range(t_len)], np.int32))
@@ -80,15 +73,13 @@ def compensate(b: Builder, cfg: Config, grid: Grid, lists: list[Moved], referenc
         horizontal, vertical = (b.const(m) for m in spec.matrices())
         # samples stay bytes until they are few: ONNX Runtime fuses this to a product of integers on processors
         real = lambda x, dtype: b.op("DequantizeLinear", x, b.const(np.float32(1)), b.const(0, dtype))
-        start, blocks = b.ints(0), []
-        for n in counts:
-            end = b.op("Add", start, n)
-            of_list = lambda v: b.slice(v, start, end, 0)
-            samples = b.op("Gather", table, b.op("Add", column(of_list(first), 2), rows), axis=0)
+        blocks = []
+        for start, end in pairwise(bounds):
+            part = lambda v: b.slice(v, start, end, 0)
+            samples = b.op("Gather", table, b.op("Add", column(part(first), 2), rows), axis=0)
             samples = b.reshape(samples, -1, t_len, spec.rows, count * window)
-            across_rows = b.op("MatMul", real(samples, np.uint8), real(b.op("Gather", horizontal, of_list(item(rest, 1)), axis=0), np.int8))
-            blocks.append(b.op("MatMul", b.op("Gather", vertical, of_list(item(rest, 0)), axis=0), across_rows))
-            start = end
+            block = b.op("MatMul", real(samples, np.uint8), real(b.op("Gather", horizontal, part(item(rest, 1)), axis=0), np.int8))
+            blocks.append(b.op("MatMul", b.op("Gather", vertical, part(item(rest, 0)), axis=0), block))
         found.append(blocks)
     return list(zip(*found))
 
