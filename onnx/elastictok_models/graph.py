@@ -154,14 +154,16 @@ def pictures(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str) -> tup
 def cut(b: Builder, cfg: Config, grid: Grid, frames: str, start: str, end: str) -> tuple[str, str]:
     """Samples of the cells from `start` to `end` (int64 [1]), uint8, in the order of predict()'s outputs."""
     t = cfg.block_length
-    cell = b.op("Range", b.op("Squeeze", start), b.op("Squeeze", end), b.const(1, np.int64))
-    y, x = (b.op(kind, cell, grid.x) for kind in ("Div", "Mod"))
+    to32 = lambda v: b.op("Cast", v, to=TensorProto.INT32)
+    cells, across = to32(grid.cells), to32(grid.x)
+    cell = b.op("Range", b.op("Squeeze", to32(start)), b.op("Squeeze", to32(end)), b.const(1, np.int32))
+    y, x = (b.op(kind, cell, across) for kind in ("Div", "Mod"))
     found = []
     for size, planes, before in ((CELL, 1, 0), (HALF, 2, CELL * CELL // HALF)):  # runs of `size` samples
         frame, row, plane = np.meshgrid(np.arange(t), np.arange(size), np.arange(planes), indexing="ij")
         per_cell = CELL * CELL * 3 // 2 // size * frame + size * plane + before
-        offset = b.op("Add", b.op("Mul", b.ints(*per_cell.ravel()), grid.cells), b.op("Mul", b.ints(*row.ravel()), grid.x))
-        first = b.op("Add", b.op("Mul", y, b.op("Mul", grid.x, b.ints(size))), x)
+        offset = b.op("Add", b.op("Mul", b.const(per_cell.ravel(), np.int32), cells), b.op("Mul", b.const(row.ravel(), np.int32), across))
+        first = b.op("Add", b.op("Mul", y, b.op("Mul", across, b.const([size], np.int32))), x)
         runs = b.op("Gather", b.reshape(frames, -1, size), b.op("Add", b.op("Unsqueeze", first, b.ints(1)), offset), axis=0)
         found.append(b.reshape(runs, -1, t, size, CELL))
     return found[0], found[1]

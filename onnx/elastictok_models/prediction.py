@@ -42,13 +42,13 @@ def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, plac
     column = lambda v, *axes: b.op("Unsqueeze", v, b.ints(*axes))
     item = lambda v, i: b.op("Gather", v, b.const(i, np.int64), axis=0)
     # displacement of frame t in eighths of a luma pixel = sixteenths of a chroma pixel: on the straight line, and off it before the last;
-    # rows and columns, int32 [2, n, T]
-    factors = b.const(np.array([2 * (t + 1) // t_len for t in range(t_len)], np.int32))
-    bends = b.const(np.array([int(t + 1 < t_len) for t in range(t_len)], np.int32))
-    pair = lambda first: column(b.op("Gather", field, b.ints(first, first + 1), axis=0), 2)
+    # rows and columns, int32 [2, T, n]: operators are slow where the last dimension is short
+    factors = b.const(np.array([[2 * (t + 1) // t_len] for t in range(t_len)], np.int32))
+    bends = b.const(np.array([[int(t + 1 < t_len)] for t in range(t_len)], np.int32))
+    pair = lambda first: column(b.op("Gather", field, b.ints(first, first + 1), axis=0), 1)
     displacement = b.op("Add", b.op("Mul", pair(0), factors), b.op("Mul", pair(3), bends))
     cells_x = b.op("Squeeze", to32(grid.x))
-    place = b.op("Concat", *(column(b.op(kind, place, cells_x), 0, 2) for kind in ("Div", "Mod")), axis=0)
+    place = b.op("Concat", *(column(b.op(kind, place, cells_x), 0, 1) for kind in ("Div", "Mod")), axis=0)
     found = []
     for picture, spec, height, width in zip(planes(b, grid, reference), (LUMA_MATRICES, CHROMA_MATRICES),
                                             (grid.height, grid.half_height), (grid.width, grid.half_width)):
@@ -64,9 +64,10 @@ def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, plac
         high = b.op("Add", b.op("Concat", to32(height), b.op("Div", to32(width), i32([unit])), axis=0), i32([BIAS, BIAS // unit + 1]))
         whole = b.op("Sub", b.clip(whole, low, b.op("Reshape", high, b.ints(2, 1, 1))), low)
         grey = b.op("Add", to32(height), i32([2 * spec.rows]))
-        row, at = b.op("Where", column(intra, 1), grey, item(whole, 0)), item(whole, 1)
+        row, at = b.op("Where", intra, grey, item(whole, 0)), item(whole, 1)
         first = b.op("Add", b.op("Mul", row, to32(across)), b.op("Div", at, i32(copies)))
         first = b.op("Add", first, b.op("Mul", b.op("Mod", at, i32(copies)), to32(copy)))
+        first, offset, phase = (b.op("Transpose", v, perm=[1, 0]) for v in (first, item(rest, 1), item(rest, 0)))  # [n, T]
         plane = b.op("Mul", across, b.op("Add", height, b.ints(3 * spec.rows)))
         rows = b.op("Add", b.op("Mul", b.const(np.arange(spec.rows).reshape(-1, 1), np.int64), across), b.op("Mul", b.ints(*range(count)), plane))
         rows = to32(b.reshape(rows, -1))
@@ -78,8 +79,8 @@ def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, plac
             part = lambda v: b.slice(v, start, end, 0)
             samples = b.op("Gather", table, b.op("Add", column(part(first), 2), rows), axis=0)
             samples = b.reshape(samples, -1, t_len, spec.rows, count * window)
-            block = b.op("MatMul", real(samples, np.uint8), real(b.op("Gather", horizontal, part(item(rest, 1)), axis=0), np.int8))
-            blocks.append(b.op("MatMul", b.op("Gather", vertical, part(item(rest, 0)), axis=0), block))
+            block = b.op("MatMul", real(samples, np.uint8), real(b.op("Gather", horizontal, part(offset), axis=0), np.int8))
+            blocks.append(b.op("MatMul", b.op("Gather", vertical, part(phase), axis=0), block))
         found.append(blocks)
     return list(zip(*found))
 
