@@ -103,25 +103,50 @@ class Strips:
         return self.b.op("Shape", self.index)
 
     def with_neighbours(self) -> str:
-        """int64 [n, K + 2]: where among the patches of the list those of each strip are, and the ones to its left and right; n * K or more where
+        """int32 [n, K + 2]: where among the patches of the list those of each strip are, and the ones to its left and right; n * K or more where
         they are not in it."""
-        sides = self.b.op("Mul", self.down, self.b.ints(-1, 0, 1))
-        strip = self.b.op("Gather", self.place, self.b.op("Add", self.b.op("Unsqueeze", self.index, self.b.ints(1)), sides), axis=0)
-        first = self.b.op("Gather", self.b.op("Mul", strip, self.b.ints(K)), self.b.ints(0, *[1] * K, 2), axis=1)
-        return self.b.op("Add", first, self.b.ints(K - 1, *range(K), 0))
+        # of every strip, so that it is a constant: operators on the list are slow where its last dimension is short
+        sides = self.b.op("Mul", self.down, self.b.ints(-1, *[0] * K, 1))
+        sides = self.b.clip(self.b.op("Add", self.b.op("Unsqueeze", self._every, self.b.ints(1)), sides), self.b.ints(0), self._last)
+        sides = self.b.op("Gather", sides, self.index, axis=0)
+        first = self.b.op("Cast", self.b.op("Mul", self.place, self.b.ints(K)), to=TensorProto.INT32)
+        return self.b.op("Add", self.b.op("Gather", first, sides, axis=0), self.b.const([K - 1, *range(K), 0], np.int32))
 
     def rows_and_cells(self) -> tuple[str, str]:
         """int64 [n] each: in which row of its cell a strip is, and the cell; any cell for those that stand for none."""
-        last = self.b.op("Sub", self.grid.patches_y, self.b.ints(1))
-        row = self.b.op("Min", self.b.op("Mod", self.index, self.down), last)
-        column = self.b.op("Sub", self.b.op("Div", self.index, self.down), self.b.ints(1))
+        row = self.b.op("Min", self.b.op("Mod", self._every, self.down), self.b.op("Sub", self.grid.patches_y, self.b.ints(1)))
+        column = self.b.op("Sub", self.b.op("Div", self._every, self.down), self.b.ints(1))
+        column = self.b.clip(column, self.b.ints(0), self.b.op("Sub", self.grid.x, self.b.ints(1)))
         cell = self.b.op("Add", self.b.op("Mul", self.b.op("Div", row, self.b.ints(K)), self.grid.x), column)
-        return self.b.op("Mod", row, self.b.ints(K)), cell
+        return tuple(self.b.op("Gather", v, self.index, axis=0) for v in (self.b.op("Mod", row, self.b.ints(K)), cell))
+
+    @property
+    def _last(self) -> str:
+        return self.b.op("Sub", self.b.op("Mul", self.down, self.b.op("Add", self.grid.x, self.b.ints(2))), self.b.ints(1))
+
+    @property
+    def _every(self) -> str:
+        return self.b.op("Range", self.b.const(0, np.int64), self.b.op("Squeeze", self.b.op("Add", self._last, self.b.ints(1))), self.b.const(1, np.int64))
 
     def at(self, row: str, column: str) -> str:
         """Where in the list the strips in these rows (of patches) and columns (of cells) are, as `place` has it."""
         column = self.b.op("Mul", self.b.op("Add", column, self.b.ints(1)), self.down)
         return self.b.op("Gather", self.place, self.b.op("Add", row, column), axis=0)
+
+
+def corrected_patches(b: Builder, grid: Grid, counts: str, cells: Cells) -> str:
+    """bool [n, K (columns), K (rows)]: which patches of the cells are of cells with tokens, or next to one, diagonally too."""
+    axis = lambda n: b.op("Range", b.const(0, np.int64), b.op("Squeeze", n), b.const(1, np.int64))
+    frame = b.op("Add", grid.x, b.ints(2))  # cells are counted in a picture with a cell more on every side: a constant
+    place = b.op("Add", b.op("Mul", b.op("Unsqueeze", axis(grid.y), b.ints(1)), frame), axis(grid.x))
+    near = [b.op("Add", b.op("Mul", frame, b.ints(y)), b.ints(x)) for y in range(3) for x in range(3)]
+    near = b.op("Add", b.reshape(place, -1, 1), b.op("Concat", *near, axis=0))
+    coded = b.op("Cast", b.op("Greater", counts, b.const(0, np.int32)), to=TensorProto.FLOAT)
+    coded = b.op("Pad", b.reshape(coded, grid.y, grid.x), b.ints(1, 1, 1, 1), b.const(np.float32(0)))
+    coded = b.op("Gather", b.reshape(coded, -1), b.op("Gather", near, cells.index, axis=0), axis=0)  # [n, 9]
+    reached = [np.array([-1 * (k == 0), 0, 1 * (k == K - 1)]) for k in range(K)]
+    touches = np.array([[y in reached[row] and x in reached[column] for column in range(K) for row in range(K)] for y in (-1, 0, 1) for x in (-1, 0, 1)])
+    return b.reshape(b.op("Cast", b.op("MatMul", coded, b.const(touches, np.float32)), to=TensorProto.BOOL), -1, K, K)
 
 
 def strips_around(b: Builder, grid: Grid, mask: str, reach: int) -> Strips:
