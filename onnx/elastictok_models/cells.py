@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from .builder import Builder, Grid
-from .config import CELL, K, Config
-from .prediction import intra_cells, planes
+from .builder import INT64_MAX, Builder, Grid
+from .config import CELL, K
+from .prediction import intra_cells
 
 
 @dataclass(frozen=True)
@@ -169,21 +169,30 @@ def strips_around(b: Builder, grid: Grid, mask: str, reach: int) -> Strips:
     return Strips(b, grid, found.index, b.op("Where", framed(0), found.place, b.op("Shape", found.index)))
 
 
-def still_samples(b: Builder, cfg: Config, grid: Grid, cells: Cells, reference: str) -> tuple[str, str]:
-    """What the reference has in the place of `cells`, the same in every frame: uint8 [n, T * 256], [n, T * 128]."""
-    half, t = CELL // 2, cfg.block_length
-    y, x = (b.op(kind, cells.index, grid.x) for kind in ("Div", "Mod"))
-    found = []
-    for picture, size, count, height in zip(planes(b, grid, reference), (CELL, half), (1, 2), (grid.height, grid.half_height)):
-        rows, plane = np.meshgrid(np.arange(size), np.arange(count), indexing="ij")  # of a cell, in order
-        repeated = lambda v: b.ints(*np.tile(v.ravel(), t))
-        offset = b.op("Mul", b.op("Add", repeated(rows), b.op("Mul", repeated(plane), height)), grid.x)
-        first = b.op("Add", b.op("Mul", y, b.op("Mul", grid.x, b.ints(size))), x)
-        index = b.op("Add", b.op("Unsqueeze", first, b.ints(1)), offset)
-        found.append(b.reshape(b.op("Gather", b.reshape(picture, -1, size), index, axis=0), -1, t * size * size * count))
-    return found[0], found[1]
+# Bytes get from pictures to cells and back in runs of eight, as one axis that moves at a time: ONNX Runtime then moves a run in one
+# piece. Other transpositions take three to ten times as long.
 
 
-def empty(b: Builder, grid: Grid, samples: int) -> str:
-    """uint8 [cells, samples]"""
-    return b.op("Expand", b.const(0, np.uint8), b.shape(grid.cells, samples))
+def cut(b: Builder, grid: Grid, frames: str, t: int) -> tuple[str, str]:
+    """Samples of all cells of t frames, uint8 [t, frame_rows, width]: luma [cells, t * 256], chroma [cells, t * 128], in the order of
+    predict()'s outputs."""
+    flat, half = b.reshape(frames, t, -1), CELL // 2
+    luma = b.reshape(b.slice(flat, 0, grid.pixels, 1), t, grid.y, -1)
+    luma = b.reshape(b.op("Transpose", luma, perm=[1, 0, 2]), grid.y, t * CELL, -1, half)
+    luma = b.reshape(b.op("Transpose", luma, perm=[0, 2, 1, 3]), -1, 2, t * CELL, half)
+    luma = b.op("Transpose", luma, perm=[0, 2, 1, 3])
+    chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 1), t, 2, grid.y, half, -1)
+    chroma = b.reshape(b.op("Transpose", chroma, perm=[2, 0, 3, 1, 4]), grid.y, t * CELL, -1, half)
+    chroma = b.op("Transpose", chroma, perm=[0, 2, 1, 3])
+    return b.reshape(luma, -1, t * CELL * CELL), b.reshape(chroma, -1, t * CELL * half)
+
+
+def joined(b: Builder, grid: Grid, luma: str, chroma: str, t: int) -> tuple[str, str]:
+    """The way back: the planes of all frames, uint8 [t, rows, width] each."""
+    half = CELL // 2
+    luma = b.op("Transpose", b.reshape(luma, -1, t * CELL, 2, half), perm=[0, 2, 1, 3])
+    luma = b.op("Transpose", b.reshape(luma, grid.y, -1, t * CELL, half), perm=[0, 2, 1, 3])
+    luma = b.op("Transpose", b.reshape(luma, grid.y, t, -1), perm=[1, 0, 2])
+    chroma = b.op("Transpose", b.reshape(chroma, grid.y, grid.x, t * CELL, half), perm=[0, 2, 1, 3])
+    chroma = b.op("Transpose", b.reshape(chroma, grid.y, t, half, 2, -1), perm=[1, 3, 0, 2, 4])
+    return tuple(b.reshape(x, t, -1, grid.width) for x in (luma, chroma))

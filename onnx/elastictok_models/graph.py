@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from .blending import predict
 from .builder import INT64_MAX, Builder, Grid
-from .cells import around, coded_cells, empty, every_cell, first_cells, listed, moving_cells, parts_of, still_samples
+from .cells import around, coded_cells, cut, every_cell, first_cells, joined, listed, moving_cells, parts_of
 from .config import CELL, Config
 from .filter_graph import loop_filter
 from .prediction import intra_cells
@@ -121,14 +121,12 @@ def _decode_cells(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, t
     else:
         moving = moving_cells(b, "motion", "position")
         far = listed(b, b.op("Or", b.op("And", moving, b.op("Not", near_mask)), first_cells(b, grid, PARTS)))
-        still = listed(b, b.op("Or", b.op("Not", b.op("Or", moving, near_mask)), first_cells(b, grid)))
         count = b.op("Shape", near.index)
         bounds = parts_of(b, count, PARTS)[:-1] + parts_of(b, b.op("Shape", far.index), PARTS, count)
         parts = [flat(x) for x in predict(b, cfg, grid, "motion", "position", "dec.reference", b.op("Concat", near.index, far.index, axis=0), bounds)]
-        joined = lambda parts: [b.op("Concat", *one, axis=0) for one in zip(*parts)]
-        predicted = joined(parts[:PARTS])
-        shown = [still.put(x, empty(b, grid, n)) for x, n in zip(still_samples(b, cfg, grid, still, "dec.reference"), sizes)]
-        moved = joined([[samples(b, x) for x in part] for part in parts[PARTS:]])
+        whole = lambda parts: [b.op("Concat", *one, axis=0) for one in zip(*parts)]
+        predicted, moved = whole(parts[:PARTS]), whole([[samples(b, x) for x in part] for part in parts[PARTS:]])
+        shown = [b.op("Concat", *[x] * cfg.block_length, axis=1) for x in cut(b, grid, "dec.reference", 1)]
         shown = [far.put(x, s) for x, s in zip(moved, shown)]
     residual = flat(inverse_transform(b, cfg, coded.of("tokens")))
     recon = [b.op("Add", coded.of(x, near), r) for x, r in zip(predicted, residual)]
@@ -142,7 +140,7 @@ def _decode_cells(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, t
         shown = [near.put(samples(b, b.op("Add", x, c)), s) for x, c, s in zip(fine, corrections, shown)]
     if taps:
         recon, residual = pictures(b, cfg, grid, *recon), pictures(b, cfg, grid, *residual)
-    return *pictures(b, cfg, grid, *shown), recon, residual
+    return *joined(b, grid, *shown, cfg.block_length), recon, residual
 
 
 def samples(b: Builder, x: str) -> str:
@@ -156,24 +154,6 @@ def pictures(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str) -> tup
     luma = b.op("Transpose", b.reshape(luma, grid.y, grid.x, t, CELL, CELL), perm=[2, 0, 3, 1, 4])
     chroma = b.op("Transpose", b.reshape(chroma, grid.y, grid.x, t, HALF, 2, HALF), perm=[2, 4, 0, 3, 1, 5])
     return b.reshape(luma, 1, t, grid.height, grid.width), b.reshape(chroma, 1, 2 * t, grid.half_height, grid.half_width)
-
-
-def cut(b: Builder, cfg: Config, grid: Grid, frames: str, start: str, end: str) -> tuple[str, str]:
-    """Samples of the cells from `start` to `end` (int64 [1]), uint8, in the order of predict()'s outputs."""
-    t = cfg.block_length
-    to32 = lambda v: b.op("Cast", v, to=TensorProto.INT32)
-    cells, across = to32(grid.cells), to32(grid.x)
-    cell = b.op("Range", b.op("Squeeze", to32(start)), b.op("Squeeze", to32(end)), b.const(1, np.int32))
-    y, x = (b.op(kind, cell, across) for kind in ("Div", "Mod"))
-    found = []
-    for size, planes, before in ((CELL, 1, 0), (HALF, 2, CELL * CELL // HALF)):  # runs of `size` samples
-        frame, row, plane = np.meshgrid(np.arange(t), np.arange(size), np.arange(planes), indexing="ij")
-        per_cell = CELL * CELL * 3 // 2 // size * frame + size * plane + before
-        offset = b.op("Add", b.op("Mul", b.const(per_cell.ravel(), np.int32), cells), b.op("Mul", b.const(row.ravel(), np.int32), across))
-        first = b.op("Add", b.op("Mul", y, b.op("Mul", across, b.const([size], np.int32))), x)
-        runs = b.op("Gather", b.reshape(frames, -1, size), b.op("Add", b.op("Unsqueeze", first, b.ints(1)), offset), axis=0)
-        found.append(b.reshape(runs, -1, t, size, CELL))
-    return found[0], found[1]
 
 
 def band_energies(b: Builder, cfg: Config, luma: str) -> str:
@@ -213,9 +193,10 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
     bounds = parts_of(b, grid.cells, PARTS)
     predicted = predict(b, cfg, grid, "motion", "position", "dec.reference", bounds=bounds)
     tokens, energies = [], []
+    given = [b.reshape(x, -1, cfg.block_length, size, CELL) for x, size in zip(cut(b, grid, "frames", cfg.block_length), (CELL, HALF))]
     for start, end, part in zip(bounds, bounds[1:], predicted):
-        given = [b.op("Cast", x, to=TensorProto.FLOAT) for x in cut(b, cfg, grid, "frames", start, end)]
-        latents = transform(b, cfg, *(b.op("Sub", x, p) for x, p in zip(given, part)))
+        real = lambda x: b.op("Cast", b.slice(x, start, end, 0), to=TensorProto.FLOAT)
+        latents = transform(b, cfg, *(b.op("Sub", real(x), p) for x, p in zip(given, part)))
         # rounds half to even and saturates
         tokens.append(b.op("Concat", *(b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.int16)) for x in latents), axis=1))
         if head is not None:
