@@ -89,8 +89,12 @@ class Strips:
 
     b: Builder
     grid: Grid
-    index: str
+    listed: Cells
     place: str
+
+    @property
+    def index(self) -> str:
+        return self.listed.index
 
     @property
     def down(self) -> str:
@@ -102,14 +106,18 @@ class Strips:
         """int64 [1]: n."""
         return self.b.op("Shape", self.index)
 
-    def with_neighbours(self) -> str:
-        """int32 [n, K + 2]: where among the patches of the list those of each strip are, and the ones to its left and right; n * K or more where
-        they are not in it."""
+    def of(self, x: str, other: Strips) -> str:
+        """The rows of x, which has one for each strip of `other`, that are of the list; any row for those that stand for none."""
+        return self.b.op("Gather", x, self.b.op("Gather", other.listed.place, self.index, axis=0), axis=0)
+
+    def with_neighbours(self, other: Strips | None = None) -> str:
+        """int32 [n, K + 2]: where among the patches of `other` (m strips), or of the list itself, those of each strip are, and the ones to its
+        left and right; m * K or more where they are not in it."""
         # of every strip, so that it is a constant: operators on the list are slow where its last dimension is short
         sides = self.b.op("Mul", self.down, self.b.ints(-1, *[0] * K, 1))
         sides = self.b.clip(self.b.op("Add", self.b.op("Unsqueeze", self._every, self.b.ints(1)), sides), self.b.ints(0), self._last)
         sides = self.b.op("Gather", sides, self.index, axis=0)
-        first = self.b.op("Cast", self.b.op("Mul", self.place, self.b.ints(K)), to=TensorProto.INT32)
+        first = self.b.op("Cast", self.b.op("Mul", (other or self).place, self.b.ints(K)), to=TensorProto.INT32)
         return self.b.op("Add", self.b.op("Gather", first, sides, axis=0), self.b.const([K - 1, *range(K), 0], np.int32))
 
     def rows_and_cells(self) -> tuple[str, str]:
@@ -149,9 +157,10 @@ def corrected_patches(b: Builder, grid: Grid, counts: str, cells: Cells) -> str:
     return b.reshape(b.op("Cast", b.op("MatMul", coded, b.const(touches, np.float32)), to=TensorProto.BOOL), -1, K, K)
 
 
-def strips_around(b: Builder, grid: Grid, mask: str, reach: int) -> Strips:
-    """Strips with patches of cells of `mask`, or with some at most `reach` patches away, diagonally too."""
-    beside, (whole, rest) = -(-reach // K), divmod(reach, K)
+def strips_around(b: Builder, grid: Grid, mask: str, reach: int, across: int | None = None) -> Strips:
+    """Strips with patches of cells of `mask`, or with some at most `reach` patches away, diagonally too; left and right at most `across`,
+    where that is given."""
+    beside, (whole, rest) = -(-(reach if across is None else across) // K), divmod(reach, K)
     plane = b.reshape(b.op("Cast", mask, to=TensorProto.FLOAT), 1, 1, grid.y, grid.x)
     plane = b.op("MaxPool", plane, kernel_shape=[2 * whole + 1, 2 * beside + 1], pads=[whole, beside] * 2)
     plane = b.op("Transpose", b.reshape(plane, grid.y, grid.x), perm=[1, 0])
@@ -166,7 +175,7 @@ def strips_around(b: Builder, grid: Grid, mask: str, reach: int) -> Strips:
         return b.reshape(b.op("Cast", x, to=TensorProto.BOOL), -1)
 
     found = listed(b, framed(1))
-    return Strips(b, grid, found.index, b.op("Where", framed(0), found.place, b.op("Shape", found.index)))
+    return Strips(b, grid, found, b.op("Where", framed(0), found.place, b.op("Shape", found.index)))
 
 
 # Bytes get from pictures to cells and back in runs of eight, as one axis that moves at a time: ONNX Runtime then moves a run in one

@@ -91,9 +91,11 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     picture = lambda x, channels, across=K: b.op("Transpose", b.reshape(x, 1, -1, across, channels), perm=[0, 3, 1, 2])
     patches = lambda x, layer: b.reshape(b.op("Transpose", x, perm=[0, 2, 3, 1]), -1, channels_of(layer))  # uint8 [n * K, channels]
 
-    def mixers(h: str, prefix: str, body: str, blocks, strips: Strips) -> str:
-        stream, neighbours = net.unit(prefix + "stream"), strips.with_neighbours()
+    def mixers(h: str, prefix: str, body: str, blocks, strips: Strips, given: Strips | None = None) -> str:
+        """`given`: the strips of h, where these are more."""
+        stream = net.unit(prefix + "stream")
         for i, mixer in enumerate(blocks):
+            neighbours = strips.with_neighbours(given if i == 0 else None)
             name = f"{body}.{i}."
             depthwise, expand = net.unit(f"{prefix}depthwise_{i}"), net.unit(f"{prefix}expand_{i}")
             groups = mixer.depthwise.groups
@@ -101,13 +103,17 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
             x = eight(conv(name + "depthwise", x, MIDDLE, mixer.depthwise, stream, depthwise, group=groups, pads=[1, 0, 1, 0]))
             x = eight(b.op("Relu", conv(name + "expand", x, MIDDLE, mixer.expand, depthwise, expand)), 0)
             x = eight(conv(name + "project", x, 0, mixer.project, expand, stream))
+            if given is not None and i == 0:
+                h = b.reshape(strips.of(b.reshape(h, -1, K * groups), given), -1, groups)
             h = eight(b.op("Add", real(h), real(patches(x, mixer.project))))  # of one unit: nothing is rounded, only clipped
         return h
 
     n, half = PATCH * PATCH, CELL // 2
     inner = 1 + cfg.chroma_blocks  # how far chroma's layers see: what is corrected is a patch away
     outer = inner + cfg.blocks
-    near_strips, strips = (strips_around(b, grid, coded_mask, reach) for reach in (inner, outer))
+    near_strips, seen_strips = (strips_around(b, grid, coded_mask, reach) for reach in (inner, outer))
+    # what the first 3x3 layer gathers left and right need not be in its list
+    strips = strips_around(b, grid, coded_mask, outer, outer - 1)
     # where the residual of a cell is among those of the coded ones; the one after the last stands for cells that are not coded
     at = b.op("Where", coded_mask, coded.place, b.op("Shape", coded.index))
     reciprocal = of_step("reciprocal")
@@ -146,11 +152,10 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
         return b.op("DequantizeLinear", b.reshape(x, -1, t * size), of_step(gain), middle)
 
     unit = torch.cat([net.unit_luma, net.unit_embedding.expand(n)])
-    h = picture(given(0, CELL * CELL, strips, outer), len(unit))
+    h = picture(given(0, CELL * CELL, seen_strips, outer), len(unit))
     h = patches(eight(conv("head", h, MIDDLE, net.head, unit, net.unit_stream)), net.head)
-    h = mixers(h, "", "body", net.body, strips)
-    h = b.reshape(b.op("Concat", h, none(K, cfg.channels), axis=0), -1, K * cfg.channels)
-    h = b.op("Gather", h, b.op("Gather", strips.place, near_strips.index, axis=0), axis=0)
+    h = mixers(h, "", "body", net.body, strips, seen_strips)
+    h = near_strips.of(b.reshape(h, -1, K * cfg.channels), strips)
     luma = eight(conv("tail", picture(h, cfg.channels), MIDDLE, net.tail, net.unit_stream, net.unit_tail))
     # a patch's chroma samples are in the order frame, row, plane, column here; the constants' order is docs/builtin.md's
     swapped = np.arange(4 * n * t // 4).reshape(2 * t, 2, PATCH // 2, PATCH // 2).transpose(0, 2, 1, 3).ravel()

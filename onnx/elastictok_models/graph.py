@@ -29,8 +29,9 @@ CONTEXT_OUT = ".next"
 # What the encoder graph hands to the loop graph: the prediction, and that of exact bundles also as samples.
 HANDED = ("loop.luma", "loop.chroma")
 SHOWN = ("loop.luma.shown", "loop.chroma.shown")
-# Parts in which cells are predicted and transformed: what one takes stays in a processor's cache.
-PARTS = 4
+# Parts in which lists of cells are predicted, and in which the encoder predicts and transforms all: what one takes is to stay in a
+# processor's cache. Pictures of fewer cells have empty parts.
+PARTS, ENCODER_PARTS = 4, 8
 
 
 def _io(cfg: Config):
@@ -190,7 +191,7 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
     prediction, for the loop graph. Without `head` neither step nor distortion."""
     b, io = Builder(), _io(cfg)
     grid = Grid(b, "motion")
-    bounds = parts_of(b, grid.cells, PARTS)
+    bounds = parts_of(b, grid.cells, ENCODER_PARTS)
     predicted = predict(b, cfg, grid, "motion", "position", "dec.reference", bounds=bounds)
     tokens, energies = [], []
     given = [b.reshape(x, -1, cfg.block_length, size, CELL) for x, size in zip(cut(b, grid, "frames", cfg.block_length), (CELL, HALF))]
