@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 HALF = CELL // 2
 # A context has one name on both sides; ONNX wants them distinct inside a graph, so outputs carry this suffix.
 CONTEXT_OUT = ".next"
-# What the encoder graph hands to the loop graph: the prediction, and that of exact bundles also as samples.
+# What the encoder graph hands to the loop graph.
 HANDED = ("loop.luma", "loop.chroma")
-SHOWN = ("loop.luma.shown", "loop.chroma.shown")
 # Parts in which lists of cells are predicted, and in which the encoder predicts and transforms all: what one takes is to stay in a
 # processor's cache. Pictures of fewer cells have empty parts.
 PARTS, ENCODER_PARTS = 4, 8
@@ -48,17 +47,11 @@ def _io(cfg: Config):
         "dec.reference": value("dec.reference", TensorProto.UINT8, ["frame_rows", "width"]),
         "loop.luma": value("loop.luma", TensorProto.FLOAT, ["cells", t, CELL, CELL]),
         "loop.chroma": value("loop.chroma", TensorProto.FLOAT, ["cells", t, HALF, CELL]),
-        "loop.luma.shown": value("loop.luma.shown", TensorProto.UINT8, ["cells", cfg.luma_coefficients]),
-        "loop.chroma.shown": value("loop.chroma.shown", TensorProto.UINT8, ["cells", 2 * cfg.chroma_coefficients]),
     }
     out = onnx.ValueInfoProto()
     out.CopyFrom(found["dec.reference"])
     out.name += CONTEXT_OUT
     return found | {out.name: out}
-
-
-def _handed(cfg: Config) -> tuple[str, ...]:
-    return HANDED + SHOWN if cfg.exact else HANDED
 
 
 def decoder(cfg: Config, net: LoopFilter | None, taps: bool = False) -> onnx.ModelProto:
@@ -83,7 +76,7 @@ def _decoder(cfg: Config, net: LoopFilter | None, taps: bool, handed: bool) -> o
     rows = lambda x: b.reshape(x, t, -1, grid.width)
     frames = b.op("Concat", rows(luma), rows(chroma), axis=1, out="frames")
     b.op("Squeeze", b.slice(frames, t - 1, t, 0), b.ints(0), out="dec.reference" + CONTEXT_OUT)
-    inputs = ["tokens", "counts", "position", "motion", "step", "dec.reference", *(_handed(cfg) if handed else ())]
+    inputs = ["tokens", "counts", "position", "motion", "step", "dec.reference", *(HANDED if handed else ())]
     outputs = [io["frames"], io["dec.reference" + CONTEXT_OUT]]
     if taps:
         for kind, (y, uv) in (("recon", recon), ("residual", residual)):
@@ -117,7 +110,7 @@ def _decode_cells(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, t
     sizes = cfg.luma_coefficients, 2 * cfg.chroma_coefficients
     flat = lambda pair: [b.reshape(x, -1, n) for x, n in zip(pair, sizes)]
     if handed:
-        shown = SHOWN
+        shown = [samples(b, x) for x in flat(HANDED)]
         predicted = [near.of(x) for x in flat(HANDED)]
     else:
         moving = moving_cells(b, "motion", "position")
@@ -202,9 +195,8 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
         tokens.append(b.op("Concat", *(b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.int16)) for x in latents), axis=1))
         if head is not None:
             energies.append(band_energies(b, cfg, latents[0]))
-    inputs, outputs = ["frames", "position", "motion", "dec.reference"], [io[k] for k in ("latents", *_handed(cfg))]
-    shown = [[b.reshape(samples(b, x), -1, n) for x, n in zip(part, (cfg.luma_coefficients, 2 * cfg.chroma_coefficients))] for part in predicted]
-    for name, parts in zip(_handed(cfg), [*zip(*predicted), *zip(*shown)]):
+    inputs, outputs = ["frames", "position", "motion", "dec.reference"], [io[k] for k in ("latents", *HANDED)]
+    for name, parts in zip(HANDED, zip(*predicted)):
         b.op("Concat", *parts, axis=0, out=name)
     b.op("Concat", *tokens, axis=0, out="tokens")
     if head is not None:

@@ -52,7 +52,7 @@ def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, plac
     found = []
     for picture, spec, height, width in zip(planes(b, grid, reference), (LUMA_MATRICES, CHROMA_MATRICES),
                                             (grid.height, grid.half_height), (grid.width, grid.half_width)):
-        size, taps, phases, unit, window, count = spec
+        size, taps, phases, unit, window, _ = spec
         copies = window // unit
         table, across, copy = _windows(b, picture, spec, height, width)
         # first tap of the cell's first sample: row and phase, unit of the row and offset with phase
@@ -68,9 +68,7 @@ def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, plac
         first = b.op("Add", b.op("Mul", row, to32(across)), b.op("Div", at, i32(copies)))
         first = b.op("Add", first, b.op("Mul", b.op("Mod", at, i32(copies)), to32(copy)))
         first, offset, phase = (b.op("Transpose", v, perm=[1, 0]) for v in (first, item(rest, 1), item(rest, 0)))  # [n, T]
-        plane = b.op("Mul", across, b.op("Add", height, b.ints(3 * spec.rows)))
-        rows = b.op("Add", b.op("Mul", b.const(np.arange(spec.rows).reshape(-1, 1), np.int64), across), b.op("Mul", b.ints(*range(count)), plane))
-        rows = to32(b.reshape(rows, -1))
+        rows = b.op("Mul", i32(np.arange(spec.rows)), to32(across))
         horizontal, vertical = (b.const(m) for m in spec.matrices())
         # samples stay bytes until they are few: ONNX Runtime fuses this to a product of integers on processors
         real = lambda x, dtype: b.op("DequantizeLinear", x, b.const(np.float32(1)), b.const(0, dtype))
@@ -78,7 +76,6 @@ def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, plac
         for start, end in pairwise(bounds):
             part = lambda v: b.slice(v, start, end, 0)
             samples = b.op("Gather", table, b.op("Add", column(part(first), 2), rows), axis=0)
-            samples = b.reshape(samples, -1, t_len, spec.rows, count * window)
             block = b.op("MatMul", real(samples, np.uint8), real(b.op("Gather", horizontal, part(offset), axis=0), np.int8))
             blocks.append(b.op("MatMul", b.op("Gather", vertical, part(phase), axis=0), block))
         found.append(blocks)
@@ -86,18 +83,19 @@ def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, plac
 
 
 def _windows(b: Builder, picture: str, spec: Interpolation, height: str, width: str) -> tuple[str, str, str]:
-    """Every window of a picture: table uint8 [m, window], and int64 [1] each: by how much the place of a window in it grows from row to row,
-    and between windows that begin a unit apart.
+    """Every window of a picture: table uint8 [m, planes * window], and int64 [1] each: by how much the place of a window in it grows from row to
+    row, and between windows that begin a unit apart.
 
     The table is copies of the picture, each shifted by a unit more than the one before, so that a row of the table begins at each unit once.
     The first window of a row begins `window` samples left of the picture. Above and below it are as many rows as a cell needs, and below
     these as many grey ones."""
-    size, edge = b.ints(spec.window), spec.window
+    size, edge, planes = b.ints(spec.window), spec.window, spec.planes
     across = b.op("Div", b.op("Add", width, b.ints(edge + spec.unit + 2 * spec.window - 1)), size)
     right = b.op("Sub", b.op("Mul", across, size), b.op("Add", width, b.ints(edge)))
     padded = b.op("Pad", picture, b.shape(0, spec.rows, edge, 0, spec.rows, right), mode="edge")
-    padded = b.reshape(b.op("Pad", padded, b.ints(0, 0, 0, 0, spec.rows, 0), b.const(GREY, np.uint8)), -1)
-    shift = b.const(np.zeros(spec.window - spec.unit), np.uint8)
-    table = b.reshape(b.op("Concat", *[padded, shift] * (spec.window // spec.unit), axis=0), -1, spec.window)
-    plane = b.op("Mul", across, b.op("Add", height, b.ints(3 * spec.rows)))
-    return table, across, b.op("Add", b.op("Mul", plane, b.ints(spec.planes)), b.ints(1))
+    padded = b.op("Pad", padded, b.ints(0, 0, 0, 0, spec.rows, 0), b.const(GREY, np.uint8))
+    if planes > 1:
+        padded = b.op("Transpose", b.reshape(padded, planes, -1, spec.unit), perm=[1, 0, 2])
+    shift = b.const(np.zeros(planes * (spec.window - spec.unit)), np.uint8)
+    table = b.reshape(b.op("Concat", *[b.reshape(padded, -1), shift] * (spec.window // spec.unit), axis=0), -1, planes * spec.window)
+    return table, across, b.op("Add", b.op("Mul", across, b.op("Add", height, b.ints(3 * spec.rows))), b.ints(1))

@@ -68,14 +68,15 @@ def interpolation_taps(phase: float, taps: int) -> np.ndarray:
 
 
 class Interpolation(NamedTuple):
-    """How cells of a plane are interpolated from windows, runs of a row's samples that begin at multiples of `unit`."""
+    """How cells of a plane are interpolated from windows, runs of a row's samples that begin at multiples of `unit`. Planes that move together
+    have a unit of each in turn in a window."""
 
     size: int  # of a cell
     taps: int
     phases: int
     unit: int  # samples
     window: int  # samples, a multiple of `unit`
-    planes: int  # side by side in a cell, and their windows
+    planes: int  # side by side in a cell
 
     @property
     def rows(self) -> int:
@@ -96,8 +97,9 @@ class Interpolation(NamedTuple):
             for i in range(size):
                 vertical[phase, i, i:i + taps] = k / np.float32(TAP_UNIT**2)
                 for offset, plane in np.ndindex(self.unit, self.planes):
-                    at = plane * self.window + offset + i
-                    horizontal[offset, phase, at:at + taps, plane * size + i] = k
+                    at = offset + i + np.arange(taps)
+                    at = (at // self.unit * self.planes + plane) * self.unit + at % self.unit
+                    horizontal[offset, phase, at, plane * size + i] = k
         return horizontal.reshape(self.unit * phases, self.planes * self.window, self.planes * size), vertical
 
 
