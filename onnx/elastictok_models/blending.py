@@ -52,10 +52,12 @@ def predict(b: Builder, cfg: Config, grid: Grid, motion: str, position: str, ref
     takes = b.reshape(b.op("And", takes, b.op("Cast", differs, to=TensorProto.BOOL)), -1)
     number, m = counted(takes), b.op("Shape", place)
     sides = listed(b, b.op("Or", takes, b.op("Equal", number, b.const(0, np.int64))))
-    around = pick(b.reshape(moved, 5, -1), sides.index, 1), b.op("Expand", b.const([False]), b.op("Shape", sides.index)), pick(place, b.op("Mod", sides.index, m), 0)
-    entries = [b.op("Concat", *parts, axis=-1) for parts in zip(own, (pick(own[0], blended.index, 1), blended.of(own[1]), place), around)]
-    *plain, sources = compensate(b, cfg, grid, *entries, [*bounds, b.op("Shape", entries[2])], reference)
-    # which of the last ones stands for each side, int64 [m, 4]
+    again = pick(own[0], blended.index, 1), blended.of(own[1]), place
+    never = b.op("Expand", b.const([False]), b.op("Shape", sides.index))
+    around = pick(b.reshape(moved, 5, -1), sides.index, 1), never, pick(place, b.op("Mod", sides.index, m), 0)
+    field, intra, place = (b.op("Concat", *parts, axis=-1) for parts in zip(own, again, around))
+    *plain, sources = compensate(b, cfg, grid, field, intra, place, [*bounds, b.op("Shape", place)], reference)
+    # which of `sources` stands for each side, int64 [m, 4]
     which = b.op("Where", takes, b.op("Add", sides.place, m), b.op("Mod", number, m))
     which = b.op("Transpose", b.reshape(which, 4, -1), perm=[1, 0])
     mixed = _mixed(b, cfg, sources, which, asked)

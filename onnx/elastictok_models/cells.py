@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Lists of the cells, and of parts of them, that a block changes: work is done for those alone.
 
-No list is ever empty, since not every provider takes tensors without elements: cell 0 is always in it."""
+No list is ever empty, since not every provider takes tensors without elements: cell 0 is always in it. Parts of lists are empty only in
+pictures of a few cells."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ class Cells:
         """The rows of x, which has one for each cell of `other`, that are of the list."""
         return self.b.op("Gather", x, self.among(other), axis=0)
 
-    def put(self, rows: str, x: str, other: Cells | None = None, out: str | None = None) -> str:
+    def put(self, rows: str, x: str, other: Cells | None = None) -> str:
         """x, which has a row for each cell of `other`, with `rows` [n, ..] in their places."""
-        return self.b.op("ScatterND", x, self.b.op("Unsqueeze", self.among(other), self.b.ints(1)), rows, out=out)
+        return self.b.op("ScatterND", x, self.b.op("Unsqueeze", self.among(other), self.b.ints(1)), rows)
 
 
 def listed(b: Builder, mask: str) -> Cells:

@@ -26,7 +26,8 @@ def planes(b: Builder, grid: Grid, reference: str) -> tuple[str, str]:
             b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 0), 2, grid.half_height, grid.half_width))
 
 
-def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, place: str, bounds: list[str], reference: str) -> list[tuple[str, str]]:
+def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, place: str, bounds: list[str],
+               reference: str) -> list[tuple[str, str]]:
     """Motion-compensated prediction of n cells: luma float32 [.., T, 16, 16], chroma [.., T, 8, 16] of those between each two neighbours of
     `bounds`, int64 [1] from 0 to n. `field`: int32 [5, n], their motion; `intra`: bool [n]; `place`: int32 [n], which cells of the picture
     they are.
