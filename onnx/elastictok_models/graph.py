@@ -28,9 +28,9 @@ HALF = CELL // 2
 CONTEXT_OUT = ".next"
 # What the encoder graph hands to the loop graph.
 HANDED = ("loop.luma", "loop.chroma")
-# Parts in which lists of cells are predicted, and in which the encoder predicts and transforms all: what one takes is to stay in a
-# processor's cache. Pictures of fewer cells have empty parts.
-PARTS, ENCODER_PARTS = 4, 8
+# Parts in which cells are predicted, and transformed in the encoder: what one takes is to stay in a processor's cache, but more parts are
+# more work for several threads to begin. Pictures of fewer cells have empty parts.
+PARTS = 4
 
 
 def _io(cfg: Config):
@@ -184,7 +184,7 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
     prediction, for the loop graph. Without `head` neither step nor distortion."""
     b, io = Builder(), _io(cfg)
     grid = Grid(b, "motion")
-    bounds = parts_of(b, grid.cells, ENCODER_PARTS)
+    bounds = parts_of(b, grid.cells, PARTS)
     predicted = predict(b, cfg, grid, "motion", "position", "dec.reference", bounds=bounds)
     tokens, energies = [], []
     given = [b.reshape(x, -1, cfg.block_length, size, CELL) for x, size in zip(cut(b, grid, "frames", cfg.block_length), (CELL, HALF))]
