@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::coarse::Coarse;
 use super::field::{CELL, Motion, MotionField, RANGE};
 use super::planes::{Interpolated, activity};
-use crate::tokens::motion::{cost, predict};
+use crate::tokens::motion::{VectorCost, cost};
 
 /// Steps from which a refinement tries four neighbours instead of eight, in quarter pixels, for bends in eighths.
 const LONG_STEP: i32 = 4;
@@ -303,9 +303,9 @@ impl Band {
     fn first(&mut self, scene: Scene<'_>, y: usize, x: usize) {
         let Scene { frames, previous, .. } = scene;
         let cell = CellSearch::new(scene, y, x);
-        let prediction = Motion::straight(self.field.prediction(y, x));
-        let near = self.field.near(y, x);
-        let bits = |m: Motion| cost(m.vector, near);
+        let of_vector = VectorCost::new(self.field.near(y, x));
+        let prediction = Motion::straight(of_vector.prediction());
+        let bits = |m: Motion| of_vector.of(m.vector);
         let zero = Motion::default();
         let sad = cell.sad(zero, u32::MAX);
         let mut best = Priced { cost: sad.total() + cell.rate(bits(zero)), sad, motion: zero };
@@ -321,7 +321,7 @@ impl Band {
             let likely = likely.map(Motion::straight).filter(|m| *m != zero && *m != prediction);
             cell.consider_each(&mut best, Moves::Anywhere, likely, bits);
             cell.consider_each(&mut best, Moves::Anywhere, scene.jumps.iter().copied(), |m| {
-                cost(m.vector, near) + cost(m.bend, self.field.near_bends(y, x))
+                of_vector.of(m.vector) + cost(m.bend, self.field.near_bends(y, x))
             });
             cell.refine(&mut best, Moves::Vector, bits, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
         }
@@ -337,16 +337,16 @@ impl Band {
         let cell = CellSearch::new(scene, y, x);
         // Moves::Anywhere does not look at the parts.
         let sad = Sads { last: self.sad(y, x), others: 0 };
-        let cost = sad.total() + cell.rate(self.field.bits_with(y, x, Some(motion)));
-        let mut best = Priced { cost, sad, motion };
-        let prediction = Motion::straight(self.field.prediction(y, x));
+        let price = self.field.motion_cost(y, x);
+        let mut best = Priced { cost: sad.total() + cell.rate(price.bits(motion)), sad, motion };
+        let prediction = Motion::straight(price.prediction());
         let likely = self.field.around(y, x).into_iter().flatten().chain([prediction, Motion::default()]);
-        cell.consider_each(&mut best, Moves::Anywhere, likely, |m| self.field.bits_with(y, x, Some(m)));
+        cell.consider_each(&mut best, Moves::Anywhere, likely, |m| price.bits(m));
         if best.motion != motion {
             let centre = best.motion;
             for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1)] {
                 let m = Moves::Vector.moved(centre, [dy, dx]);
-                cell.consider(&mut best, m, || self.field.bits_with(y, x, Some(m)));
+                cell.consider(&mut best, m, || price.bits(m));
             }
             *self.sad_mut(y, x) = best.sad.total();
             self.field.set(y, x, Some(best.motion));
@@ -372,19 +372,19 @@ impl Band {
         let near = self.field.near_bends(y, x);
         let sad = cell.sad(motion, u32::MAX);
         // The cells that depend on the bend have none yet, so only its own bits count.
-        let of_vector = self.field.bits_with(y, x, Some(motion));
-        let bits = |m: Motion| of_vector + cost(m.bend, near);
+        let (price, of_bend) = (self.field.motion_cost(y, x), VectorCost::new(near));
+        let of_vector = price.bits(motion);
+        let bits = |m: Motion| of_vector + of_bend.of(m.bend);
         let mut best = Priced { cost: sad.total() + cell.rate(bits(motion)), sad, motion };
-        let likely = near.into_iter().flatten().chain([predict(near), scene.previous[y * self.cells_x + x].bend]);
+        let likely = near.into_iter().flatten().chain([of_bend.prediction(), scene.previous[y * self.cells_x + x].bend]);
         cell.consider_each(&mut best, Moves::Bend, likely.map(|bend| Motion { bend, ..motion }), bits);
         if best.sad.total() > (CELL * CELL * scene.frames.len()) as u32 {
             cell.refine(&mut best, Moves::Bend, bits, &[(16, 2), (8, 2), (4, 4), (2, 2), (1, 2)]);
             if best.motion.bend != [0; 2] {
-                let field = &mut self.field;
-                let bits = |m: Motion| field.bits_with(y, x, Some(m)) + cost(m.bend, near);
+                let bits = |m: Motion| price.bits(m) + of_bend.of(m.bend);
                 cell.refine(&mut best, Moves::Last, bits, &[(4, 2), (2, 2), (1, 2)]);
-                let of_vector = self.field.bits_with(y, x, Some(best.motion));
-                cell.refine(&mut best, Moves::Bend, |m| of_vector + cost(m.bend, near), &[(2, 1), (1, 1)]);
+                let of_vector = price.bits(best.motion);
+                cell.refine(&mut best, Moves::Bend, |m| of_vector + of_bend.of(m.bend), &[(2, 1), (1, 1)]);
             }
         }
         *self.sad_mut(y, x) = best.sad.total();

@@ -73,12 +73,75 @@ fn others(near: Near, prediction: [i32; 2]) -> ([[i32; 2]; 3], usize) {
 /// Approximate cost of an inter cell's vector, in 1/256 bit, given its neighbours: a rate model for motion search.
 #[inline]
 pub fn cost(vector: [i32; 2], near: Near) -> u32 {
-    let prediction = predict(near);
+    VectorCost::new(near).of(vector)
+}
+
+/// [`cost`] of several vectors of a cell.
+#[derive(Debug, Clone, Copy)]
+pub struct VectorCost {
+    near: Near,
+    prediction: [i32; 2],
+}
+
+impl VectorCost {
+    /// Of a cell with these neighbours.
+    #[inline]
+    pub fn new(near: Near) -> Self {
+        Self { near, prediction: predict(near) }
+    }
+
+    /// The neighbours' prediction.
+    pub fn prediction(&self) -> [i32; 2] {
+        self.prediction
+    }
+
+    /// Of one vector.
+    #[inline]
+    pub fn of(&self, vector: [i32; 2]) -> u32 {
+        difference_cost(vector, self.prediction, self.near.contains(&Some(vector)))
+    }
+}
+
+/// [`cost`] of a cell's vector for several vectors of one of its neighbours.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NeighbourCost {
+    vector: [i32; 2],
+    /// The median of a component with those of the two other neighbours is the nearest number of a range.
+    least: [i32; 2],
+    most: [i32; 2],
+    /// One of the two others has the vector.
+    known: bool,
+}
+
+impl NeighbourCost {
+    /// Of a cell with `vector`, whose other neighbours are `others`.
+    #[inline]
+    pub fn new(vector: [i32; 2], others: [Option<[i32; 2]>; 2]) -> Self {
+        let known = others.contains(&Some(vector));
+        if others == [None, None] {
+            return Self { vector, least: [i32::MIN; 2], most: [i32::MAX; 2], known };
+        }
+        let [a, b] = others.map(Option::unwrap_or_default);
+        let ends = |of: fn(i32, i32) -> i32| [of(a[0], b[0]), of(a[1], b[1])];
+        Self { vector, least: ends(i32::min), most: ends(i32::max), known }
+    }
+
+    /// With the vector `changing` of the neighbour.
+    #[inline]
+    pub fn with(&self, changing: [i32; 2]) -> u32 {
+        let nearest = |i: usize| changing[i].max(self.least[i]).min(self.most[i]);
+        difference_cost(self.vector, [nearest(0), nearest(1)], self.known || changing == self.vector)
+    }
+}
+
+/// [`cost`] of a vector that a neighbour has, or has not.
+#[inline]
+fn difference_cost(vector: [i32; 2], prediction: [i32; 2], known: bool) -> u32 {
     let (dy, dx) = ((vector[0] - prediction[0]).unsigned_abs(), (vector[1] - prediction[1]).unsigned_abs());
     if dy | dx == 0 {
         return 30;
     }
-    if near.contains(&Some(vector)) {
+    if known {
         return 750;
     }
     let part = |d: u32| if d == 0 { 400 } else { 700 + 440 * d.ilog2() };
