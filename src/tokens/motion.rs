@@ -138,15 +138,24 @@ impl NeighbourCost {
 #[inline]
 fn difference_cost(vector: [i32; 2], prediction: [i32; 2], known: bool) -> u32 {
     let (dy, dx) = ((vector[0] - prediction[0]).unsigned_abs(), (vector[1] - prediction[1]).unsigned_abs());
-    if dy | dx == 0 {
-        return 30;
-    }
-    if known {
-        return 750;
-    }
-    let part = |d: u32| if d == 0 { 400 } else { 700 + 440 * d.ilog2() };
-    700 + part(dy) + part(dx)
+    let part = |d: u32| u32::from(DIFFERENCE_COSTS[d.min(DIFFERENCES as u32 - 1) as usize]);
+    let far = 700 + part(dy) + part(dx);
+    let unlike = if known { 750 } else { far };
+    if dy | dx == 0 { 30 } else { unlike }
 }
+
+/// Differences of components: those of vectors of at most [`MAX_MOTION`].
+const DIFFERENCES: usize = 2 * MAX_MOTION as usize + 1;
+/// Approximate cost of a component's difference, in 1/256 bit.
+const DIFFERENCE_COSTS: [u16; DIFFERENCES] = {
+    let mut costs = [400; DIFFERENCES];
+    let mut d = 1;
+    while d < DIFFERENCES {
+        costs[d] = 700 + 440 * d.ilog2() as u16;
+        d += 1;
+    }
+    costs
+};
 
 /// Left, top and top-right neighbours of cell (x, y) in two planes, of which the cells before it in raster order are known.
 fn neighbours(pair: [&[i32]; 2], mode: &[i32], cells_x: usize, x: usize, y: usize) -> Near {
