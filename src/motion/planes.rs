@@ -84,6 +84,24 @@ impl Interpolated {
 
     /// Takes a new reference, `width` * `height` samples.
     pub(super) fn load(&mut self, reference: &[u8]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.avx2.is_some() {
+            #[allow(unsafe_code, reason = "a call of a function for processors with AVX2")]
+            // SAFETY: the processor has AVX2.
+            return unsafe { self.load_avx2(reference) };
+        }
+        self.load_anywhere(reference);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn load_avx2(&mut self, reference: &[u8]) {
+        self.load_anywhere(reference);
+    }
+
+    /// Inlined, so that it is compiled for every kind of processor.
+    #[inline(always)]
+    fn load_anywhere(&mut self, reference: &[u8]) {
         let (w, h, p) = (self.width, self.height, self.pitch);
         let [full, right, down, both] = &mut self.planes;
         for (y, row) in full.chunks_exact_mut(p).enumerate() {
