@@ -79,41 +79,51 @@ impl<'a> CellSearch<'a> {
         m.displacement(i, self.frames.len())
     }
 
-    /// Over some of the block's frames; or any number of at least `limit`, once it reaches that.
-    fn sad_of(&self, m: Motion, frames: Range<usize>, limit: u32) -> u32 {
+    /// Of frame `i`; or any number of at least `limit`, once it reaches that.
+    #[inline]
+    fn sad_of(&self, m: Motion, i: usize, limit: u32) -> u32 {
+        self.reference.sad(self.frames[i], (self.y, self.x), self.displacement(m, i), limit)
+    }
+
+    #[inline]
+    fn sad_of_last(&self, m: Motion, limit: u32) -> u32 {
+        self.sad_of(m, self.frames.len() - 1, limit)
+    }
+
+    /// Of the frames before the last.
+    #[inline]
+    fn sad_of_others(&self, m: Motion, limit: u32) -> u32 {
         let mut sum = 0;
-        for i in frames.rev() {
+        for i in (0..self.frames.len() - 1).rev() {
             if sum >= limit {
                 break;
             }
-            sum += self.reference.sad(self.frames[i], (self.y, self.x), self.displacement(m, i), limit - sum);
+            sum += self.sad_of(m, i, limit - sum);
         }
         sum
     }
 
     /// The last frame first: its vector is the most telling.
     fn sad(&self, m: Motion, limit: u32) -> Sads {
-        let last = self.frames.len() - 1;
-        let sum = self.sad_of(m, last..last + 1, limit);
-        Sads { last: sum, others: self.sad_of(m, 0..last, limit.saturating_sub(sum)) }
+        let last = self.sad_of_last(m, limit);
+        Sads { last, others: self.sad_of_others(m, limit.saturating_sub(last)) }
     }
 
     /// [`sad`](Self::sad), where `moves` made the motion from one with the SADs `before`; or any number of at least `limit` where that is
     /// likely.
     fn sad_moved(&self, m: Motion, moves: Moves, before: Sads, limit: u32) -> Sads {
-        let last = self.frames.len() - 1;
         match moves {
             Moves::Anywhere => self.sad(m, limit),
             Moves::Vector => {
                 let most = limit.min(before.last + before.last / GROWTH);
-                let sum = self.sad_of(m, last..last + 1, most);
-                if sum >= most {
+                let last = self.sad_of_last(m, most);
+                if last >= most {
                     return Sads { last: limit, others: 0 };
                 }
-                Sads { last: sum, others: self.sad_of(m, 0..last, limit.saturating_sub(sum)) }
+                Sads { last, others: self.sad_of_others(m, limit.saturating_sub(last)) }
             }
-            Moves::Last => Sads { last: self.sad_of(m, last..last + 1, limit.saturating_sub(before.others)), ..before },
-            Moves::Bend => Sads { others: self.sad_of(m, 0..last, limit.saturating_sub(before.last)), ..before },
+            Moves::Last => Sads { last: self.sad_of_last(m, limit.saturating_sub(before.others)), ..before },
+            Moves::Bend => Sads { others: self.sad_of_others(m, limit.saturating_sub(before.last)), ..before },
         }
     }
 
