@@ -132,11 +132,10 @@ impl<'a> CellSearch<'a> {
         ((u64::from(self.lambda) * u64::from(bits)) >> 16) as u32
     }
 
-    fn allowed(&self, m: Motion) -> bool {
-        let within = |d: i32, most: i32| d.abs() <= most;
-        let (ey, ex) = self.displacement(m, 0);
-        let all = m.vector.into_iter().chain(m.bend);
-        all.fold(true, |ok, d| ok & within(d, RANGE)) && within(ey, 2 * RANGE) && within(ex, 2 * RANGE)
+    fn allowed(m: Motion) -> bool {
+        let within = |d: i32| (d + RANGE) as u32 <= 2 * RANGE as u32;
+        let ([dy, dx], [by, bx]) = (m.vector, m.bend);
+        within(dy) & within(dx) & within(by) & within(bx)
     }
 
     fn consider(&self, best: &mut Priced, m: Motion, bits: impl FnOnce() -> u32) {
@@ -144,7 +143,7 @@ impl<'a> CellSearch<'a> {
     }
 
     fn consider_moved(&self, best: &mut Priced, m: Motion, moves: Moves, bits: impl FnOnce() -> u32) {
-        if m == best.motion || !self.allowed(m) {
+        if m == best.motion || !Self::allowed(m) {
             return;
         }
         let rate = self.rate(bits());

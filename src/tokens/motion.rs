@@ -76,10 +76,20 @@ pub fn cost(vector: [i32; 2], near: Near) -> u32 {
     VectorCost::new(near).of(vector)
 }
 
+/// A vector or bend as one number, for comparing.
+#[inline]
+fn key(vector: [i32; 2]) -> u32 {
+    u32::from(vector[0] as u16) << 16 | u32::from(vector[1] as u16)
+}
+
+/// The key of no vector.
+const NO_KEY: u32 = 1 << 31;
+const _: () = assert!(MAX_MOTION < 1 << 15);
+
 /// [`cost`] of several vectors of a cell.
 #[derive(Debug, Clone, Copy)]
 pub struct VectorCost {
-    near: Near,
+    near: [u32; 3],
     prediction: [i32; 2],
 }
 
@@ -87,7 +97,7 @@ impl VectorCost {
     /// Of a cell with these neighbours.
     #[inline]
     pub fn new(near: Near) -> Self {
-        Self { near, prediction: predict(near) }
+        Self { near: near.map(|v| v.map_or(NO_KEY, key)), prediction: predict(near) }
     }
 
     /// The neighbours' prediction.
@@ -98,7 +108,8 @@ impl VectorCost {
     /// Of one vector.
     #[inline]
     pub fn of(&self, vector: [i32; 2]) -> u32 {
-        difference_cost(vector, self.prediction, self.near.contains(&Some(vector)))
+        let ([a, b, c], key) = (self.near, key(vector));
+        difference_cost(vector, self.prediction, (a == key) | (b == key) | (c == key))
     }
 }
 
@@ -130,7 +141,8 @@ impl NeighbourCost {
     #[inline]
     pub fn with(&self, changing: [i32; 2]) -> u32 {
         let nearest = |i: usize| changing[i].max(self.least[i]).min(self.most[i]);
-        difference_cost(self.vector, [nearest(0), nearest(1)], self.known || changing == self.vector)
+        let same = (changing[0] == self.vector[0]) & (changing[1] == self.vector[1]);
+        difference_cost(self.vector, [nearest(0), nearest(1)], self.known | same)
     }
 }
 
