@@ -26,7 +26,7 @@ pub(super) struct Interpolated {
     /// What lies between whole samples, by eighths of a pixel down and right.
     phases: [[Phase; 8]; 8],
     #[cfg(target_arch = "x86_64")]
-    avx2: Option<Avx2>,
+    pub(super) avx2: Option<Avx2>,
 }
 
 /// Samples of `planes`, in their place relative to the whole sample: (plane, rows down, columns right).
@@ -183,16 +183,18 @@ impl Interpolated {
         }
     }
 
-    /// The samples that are (ey, ex) eighths of a pixel from a cell at (y, x), at the nearest quarters.
-    pub(super) fn fetch(&self, (y, x): (usize, usize), (ey, ex): (i32, i32), out: &mut [u8; CELL * CELL]) {
-        let (at, phase) = self.position((y, x), (ey & !1, ex & !1));
-        let of = |n: usize| &self.samples[at + phase.at[n] as usize..][..(CELL - 1) * self.pitch + CELL];
-        let (one, two) = (of(0).chunks(self.pitch), of(1).chunks(self.pitch));
-        for ((out, one), two) in out.chunks_exact_mut(CELL).zip(one).zip(two) {
-            for ((o, a), b) in out.iter_mut().zip(one).zip(two) {
-                *o = (u16::from(*a) + u16::from(*b)).div_ceil(2) as u8;
-            }
-        }
+    /// A cell of `frame`.
+    #[inline(always)]
+    pub(super) fn source<'a>(&self, frame: &'a [u8], (y, x): (usize, usize)) -> Rows<'a> {
+        Rows::new(&frame[y * self.width + x..], self.width)
+    }
+
+    /// What is `moved` eighths of a pixel from a cell, at the nearest quarters.
+    #[inline(always)]
+    pub(super) fn quarters(&self, at: (usize, usize), (ey, ex): (i32, i32)) -> Mean<'_> {
+        let (at, phase) = self.position(at, (ey & !1, ex & !1));
+        let of = |n: usize| Rows::new(&self.samples[at + phase.at[n] as usize..], self.pitch);
+        Mean([of(0), of(1)])
     }
 
     /// The whole sample up and left of what is (ey, ex) eighths of a pixel from (y, x), and what lies between.
@@ -222,9 +224,9 @@ impl Interpolated {
     }
 
     #[inline(always)]
-    fn sad_with<M: Machine>(&self, m: M, frame: &[u8], (y, x): (usize, usize), moved: (i32, i32), limit: u32) -> u32 {
-        let (at, phase) = self.position((y, x), moved);
-        let source = Rows::new(&frame[y * self.width + x..], self.width);
+    fn sad_with<M: Machine>(&self, m: M, frame: &[u8], at: (usize, usize), moved: (i32, i32), limit: u32) -> u32 {
+        let source = self.source(frame, at);
+        let (at, phase) = self.position(at, moved);
         let of = |n: usize| Rows::new(&self.samples[at + phase.at[n] as usize..], self.pitch);
         match phase.mix {
             Mix::Mean => compare(m, source, limit, Mean([of(0), of(1)])),
@@ -237,13 +239,13 @@ impl Interpolated {
 }
 
 /// What a cell is compared with. These are not closures, since those are not sure to be inlined.
-trait Prediction {
+pub(super) trait Prediction {
     /// Row `r`, below [`CELL`], and as many after it as `m` takes at a time.
     fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane;
 }
 
 /// [`Mix::Mean`].
-struct Mean<'a>([Rows<'a>; 2]);
+pub(super) struct Mean<'a>([Rows<'a>; 2]);
 
 impl Prediction for Mean<'_> {
     #[inline(always)]
@@ -297,7 +299,7 @@ impl Prediction for MeansDown<'_> {
 
 /// Rows of [`CELL`] samples.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     data: &'a [u8],
     pitch: usize,
 }
