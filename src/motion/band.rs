@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::coarse::Coarse;
 use super::field::{CELL, Motion, MotionField, RANGE};
-use super::planes::{Interpolated, activity};
+use super::planes::{Interpolated, Place, activity};
 use crate::tokens::motion::{VectorCost, cost};
 
 /// Steps from which a refinement tries four neighbours instead of eight, in quarter pixels, for bends in eighths.
@@ -18,8 +18,7 @@ const GROWTH: u32 = 32;
 struct CellSearch<'a> {
     frames: &'a [&'a [u8]],
     reference: &'a Interpolated,
-    y: usize,
-    x: usize,
+    place: Place,
     /// SAD that 1/256 bit is worth, in 1/65536.
     lambda: u32,
 }
@@ -72,7 +71,8 @@ impl Moves {
 
 impl<'a> CellSearch<'a> {
     fn new(scene: Scene<'a>, y: usize, x: usize) -> Self {
-        Self { frames: scene.frames, reference: scene.reference, y: y * CELL, x: x * CELL, lambda: scene.lambda }
+        let Scene { frames, reference, lambda, .. } = scene;
+        Self { frames, reference, place: reference.place(y * CELL, x * CELL), lambda }
     }
 
     fn displacement(&self, m: Motion, i: usize) -> (i32, i32) {
@@ -82,7 +82,7 @@ impl<'a> CellSearch<'a> {
     /// Of frame `i`; or any number of at least `limit`, once it reaches that.
     #[inline]
     fn sad_of(&self, m: Motion, i: usize, limit: u32) -> u32 {
-        self.reference.sad(self.frames[i], (self.y, self.x), self.displacement(m, i), limit)
+        self.reference.sad(self.frames[i], self.place, self.displacement(m, i), limit)
     }
 
     #[inline]

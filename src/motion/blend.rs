@@ -7,7 +7,7 @@ use super::field::{CELL, Motion};
 #[cfg(target_arch = "x86_64")]
 use super::pixels::Avx2;
 use super::pixels::{Common, Machine};
-use super::planes::{Interpolated, Prediction};
+use super::planes::{Interpolated, Place, Prediction};
 use crate::tokens::motion::{BLENDED, INTRA, may_blend};
 
 /// Bits that a blended cell must save: those of its flag, and some for the time that it takes.
@@ -39,7 +39,7 @@ impl MotionSearch {
                 beside(x > 0, cell.wrapping_sub(1)),
                 beside(x + 1 < self.cells_x, cell + 1),
             ];
-            if self.gain(frames, (y * CELL, x * CELL), around) > least {
+            if self.gain(frames, self.reference.place(y * CELL, x * CELL), around) > least {
                 motion[2 * cells + cell] = BLENDED;
             }
         }
@@ -52,8 +52,8 @@ impl MotionSearch {
         if y < upper.rows.end { upper.sad(y, x) } else { lower.sad(y, x) }
     }
 
-    /// By how much blending lowers the SAD of a cell at (y, x). `around`: its motion, and that above, below, left and right of it.
-    fn gain(&self, frames: &[&[u8]], at: (usize, usize), around: [Motion; 5]) -> i32 {
+    /// By how much blending lowers the SAD of a cell. `around`: its motion, and that above, below, left and right of it.
+    fn gain(&self, frames: &[&[u8]], at: Place, around: [Motion; 5]) -> i32 {
         let of = |(i, frame): (usize, &&[u8])| {
             let moved = around.map(|motion| motion.displacement(i, frames.len()));
             self.reference.blending_gain(frame, at, moved)
@@ -64,7 +64,7 @@ impl MotionSearch {
 
 impl Interpolated {
     /// By how much blending lowers the SAD of a cell of `frame`. `moved`: its displacement, and those above, below, left and right of it.
-    fn blending_gain(&self, frame: &[u8], at: (usize, usize), moved: [(i32, i32); 5]) -> i32 {
+    fn blending_gain(&self, frame: &[u8], at: Place, moved: [(i32, i32); 5]) -> i32 {
         #[cfg(target_arch = "x86_64")]
         if let Some(avx2) = self.avx2 {
             #[allow(unsafe_code, reason = "a call of a function for processors with AVX2")]
@@ -76,12 +76,12 @@ impl Interpolated {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn blending_gain_avx2(&self, avx2: Avx2, frame: &[u8], at: (usize, usize), moved: [(i32, i32); 5]) -> i32 {
+    fn blending_gain_avx2(&self, avx2: Avx2, frame: &[u8], at: Place, moved: [(i32, i32); 5]) -> i32 {
         self.blending_gain_with(avx2, frame, at, moved)
     }
 
     #[inline(always)]
-    fn blending_gain_with<M: Machine>(&self, m: M, frame: &[u8], at: (usize, usize), moved: [(i32, i32); 5]) -> i32 {
+    fn blending_gain_with<M: Machine>(&self, m: M, frame: &[u8], at: Place, moved: [(i32, i32); 5]) -> i32 {
         let (source, [here, above, below, left, right]) = (self.source(frame, at), moved.map(|moved| self.quarters(at, moved)));
         let (mut own, mut blended) = (m.zero(), m.zero());
         for (rows, vertical) in [(0..CELL / 2, above), (CELL / 2..CELL, below)] {

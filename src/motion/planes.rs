@@ -60,6 +60,13 @@ const QUARTERS: [[[Sample; 2]; 4]; 4] = {
     ]
 };
 
+/// Where a cell is: its first sample in a frame, and in a reference plane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    frame: usize,
+    reference: usize,
+}
+
 /// How samples at an eighth-pixel position are made of others.
 #[derive(Debug, Clone, Copy)]
 enum Mix {
@@ -183,31 +190,36 @@ impl Interpolated {
         }
     }
 
+    /// The place of the cell whose first sample is at (y, x).
+    pub(super) fn place(&self, y: usize, x: usize) -> Place {
+        Place { frame: y * self.width + x, reference: (y + PAD) * self.pitch + x + PAD }
+    }
+
     /// A cell of `frame`.
     #[inline(always)]
-    pub(super) fn source<'a>(&self, frame: &'a [u8], (y, x): (usize, usize)) -> Rows<'a> {
-        Rows::new(&frame[y * self.width + x..], self.width)
+    pub(super) fn source<'a>(&self, frame: &'a [u8], at: Place) -> Rows<'a> {
+        Rows::new(&frame[at.frame..], self.width)
     }
 
     /// What is `moved` eighths of a pixel from a cell, at the nearest quarters.
     #[inline(always)]
-    pub(super) fn quarters(&self, at: (usize, usize), (ey, ex): (i32, i32)) -> Mean<'_> {
+    pub(super) fn quarters(&self, at: Place, (ey, ex): (i32, i32)) -> Mean<'_> {
         let (at, phase) = self.position(at, (ey & !1, ex & !1));
         let of = |n: usize| Rows::new(&self.samples[at + phase.at[n] as usize..], self.pitch);
         Mean([of(0), of(1)])
     }
 
-    /// The whole sample up and left of what is (ey, ex) eighths of a pixel from (y, x), and what lies between.
+    /// The whole sample up and left of what is (ey, ex) eighths of a pixel from a cell, and what lies between.
     #[inline(always)]
-    fn position(&self, (y, x): (usize, usize), (ey, ex): (i32, i32)) -> (usize, &Phase) {
-        let place = |at: usize, e: i32| ((at + PAD) as i32 + (e >> 3)) as usize;
-        (place(y, ey) * self.pitch + place(x, ex), &self.phases[(ey & 7) as usize][(ex & 7) as usize])
+    fn position(&self, at: Place, (ey, ex): (i32, i32)) -> (usize, &Phase) {
+        let from = (ey >> 3) as isize * self.pitch as isize + (ex >> 3) as isize;
+        (at.reference.wrapping_add_signed(from), &self.phases[(ey & 7) as usize][(ex & 7) as usize])
     }
 
-    /// Sum of absolute differences of the cell of `frame` at (y, x) to the reference moved by (ey, ex) eighths of a pixel; or
+    /// Sum of absolute differences of a cell of `frame` to the reference moved by (ey, ex) eighths of a pixel; or
     /// any number of at least `limit`, once the sum reaches that.
     #[inline]
-    pub(super) fn sad(&self, frame: &[u8], at: (usize, usize), moved: (i32, i32), limit: u32) -> u32 {
+    pub(super) fn sad(&self, frame: &[u8], at: Place, moved: (i32, i32), limit: u32) -> u32 {
         #[cfg(target_arch = "x86_64")]
         if let Some(avx2) = self.avx2 {
             #[allow(unsafe_code, reason = "a call of a function for processors with AVX2")]
@@ -219,12 +231,12 @@ impl Interpolated {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn sad_avx2(&self, avx2: Avx2, frame: &[u8], at: (usize, usize), moved: (i32, i32), limit: u32) -> u32 {
+    fn sad_avx2(&self, avx2: Avx2, frame: &[u8], at: Place, moved: (i32, i32), limit: u32) -> u32 {
         self.sad_with(avx2, frame, at, moved, limit)
     }
 
     #[inline(always)]
-    fn sad_with<M: Machine>(&self, m: M, frame: &[u8], at: (usize, usize), moved: (i32, i32), limit: u32) -> u32 {
+    fn sad_with<M: Machine>(&self, m: M, frame: &[u8], at: Place, moved: (i32, i32), limit: u32) -> u32 {
         let source = self.source(frame, at);
         let (at, phase) = self.position(at, moved);
         let of = |n: usize| Rows::new(&self.samples[at + phase.at[n] as usize..], self.pitch);
@@ -386,10 +398,11 @@ mod tests {
             eprintln!("skipped: this processor has no AVX2");
         }
         planes.load(&reference);
+        let at = planes.place(16, 16);
         for moved in (-20..20).flat_map(|y| (-20..20).map(move |x| (y, x))) {
             for limit in [u32::MAX, 9000, 100] {
-                let plain = planes.sad_with(Common, &frame, (16, 16), moved, limit);
-                assert_eq!(planes.sad(&frame, (16, 16), moved, limit), plain, "{moved:?}, {limit}");
+                let plain = planes.sad_with(Common, &frame, at, moved, limit);
+                assert_eq!(planes.sad(&frame, at, moved, limit), plain, "{moved:?}, {limit}");
             }
         }
     }
