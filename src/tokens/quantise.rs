@@ -8,7 +8,7 @@ use super::choose_size::{Bound, Decision, Trial};
 use super::contexts::{DENSITIES, INNER, OUTER, Set, UNARY};
 use super::counts::{self, CountContext};
 use super::decisions::Rule;
-use super::large::{CHUNK, large};
+use super::large::{CHUNK, large, large_and_squares};
 use super::layer::{Layer, predict_constant};
 use super::layout::CLASSES;
 use super::neighbourhood::{Around, Neighbourhood};
@@ -155,9 +155,8 @@ impl<'a> Decider<'a> {
             let (inverse, threshold) = self.limits(run.part);
             let part = &x[run.range.clone()];
             for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
-                let found = large(chunk, threshold);
-                let huge = if found == 0 { threshold > SMALL } else { large(chunk, SMALL) != 0 };
-                energies[usize::from(run.chroma)] += sum_squares(chunk, huge);
+                let (found, squares) = large_and_squares(chunk, threshold);
+                energies[usize::from(run.chroma)] += squares;
                 collect_chunk(chunk, ranks, found, inverse, candidates);
             }
         }
@@ -188,12 +187,12 @@ impl<'a> Decider<'a> {
         i < self.rdo.min_tokens
     }
 
-    /// Costs of sending a candidate as `k`.
+    /// Costs of sending coefficient `i` as `k`, with the loss that this leaves.
     #[inline]
-    fn price(&self, set: Set, flag: usize, one: &Candidate, k: i32, lambda: f32, magnitude_class: usize) -> PricedIndex {
+    #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
+    fn price(&self, set: Set, flag: usize, i: usize, k: i32, loss: f32, lambda: f32, magnitude_class: usize) -> PricedIndex {
         let implied = self.costs.bit(flag, k != 0);
-        let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, one.i.into(), magnitude_class, k) } else { 0 };
-        let loss = self.loss(one, k);
+        let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, i, magnitude_class, k) } else { 0 };
         PricedIndex { total: loss + lambda * bits as f32, loss, k, bits, implied }
     }
 
@@ -243,11 +242,6 @@ impl<'a> Decider<'a> {
         let size = (value + 1).ilog2();
         (0..=size).map(|n| self.costs.bit(contexts + n as usize, n < size)).sum::<u32>() + size * COST_ONE_BIT
     }
-
-    /// The most that a candidate can take off the weighted squared error and what the next layer pays.
-    fn most_saved(&self, one: &Candidate) -> f32 {
-        self.loss(one, 0) - self.loss(one, one.k).min(self.loss(one, one.k - 1))
-    }
 }
 
 impl Before for Decider<'_> {
@@ -288,7 +282,7 @@ impl Rule for Decider<'_> {
         around.again();
         let separate = |i: usize| intra && layout.constant[i];
         let all = bound(bounds, candidates.iter().rev(), |one| Possible {
-            gain: self.most_saved(one),
+            losses: [0, one.k, one.k - 1].map(|k| self.loss(one, k)),
             least: lambda * self.least_bits(intra, one.i.into(), false) as f32,
             least_last: lambda * self.least_bits(intra, one.i.into(), true) as f32,
             count: counts::count_cost(self.costs, set, context, one.i + 1),
@@ -319,13 +313,13 @@ impl Rule for Decider<'_> {
             let rounded = one.k;
             let flag = set.zero(around.zero_flag(i));
             let magnitude_class = around.magnitude_class(i);
-            let candidate = *one;
-            let option = |k: i32| self.price(set, flag, &candidate, k, lambda, magnitude_class);
-            let mut choice = option(rounded);
+            let [of_none, of_rounded, of_lower] = bound.losses;
+            let option = |k: i32, loss: f32| self.price(set, flag, i, k, loss, lambda, magnitude_class);
+            let mut choice = option(rounded, of_rounded);
             if !self.protected(i) {
-                for lower in [rounded - 1, 0] {
+                for (lower, loss) in [(rounded - 1, of_lower), (0, of_none)] {
                     if lower < rounded && (lower > 0 || rounded <= 2) {
-                        let other = option(lower);
+                        let other = option(lower, loss);
                         if other.total < choice.total {
                             choice = other;
                         }
@@ -338,7 +332,7 @@ impl Rule for Decider<'_> {
             bits += own;
             if k > 0 {
                 around.add(layout, i, k);
-                let saved = loss - self.loss(&candidate, 0);
+                let saved = loss - of_none;
                 gain += saved;
                 let total = before + saved + lambda * (own - implied + bound.count) as f32;
                 if total < best.0 || self.protected(i) {
@@ -369,8 +363,8 @@ pub(super) const SLACK: f32 = 1e-4;
 
 /// What sending a candidate can change.
 pub(super) struct Possible {
-    /// The most that it takes off the squared error.
-    pub gain: f32,
+    /// Weighted squared error, and what the next layer pays, if nothing is sent, with the nearest index, and with the one next to that.
+    pub losses: [f32; 3],
     /// Least cost of its bits, and that if it is the last one sent, without the count.
     pub least: f32,
     pub least_last: f32,
@@ -388,10 +382,11 @@ pub(super) fn bound<'a>(
     bounds.clear();
     let (mut after, mut all) = (f32::NEG_INFINITY, 0.0);
     for one in candidates {
-        let Possible { gain, least, least_last, count, lambda } = possible(one);
+        let Possible { losses, least, least_last, count, lambda } = possible(one);
+        let gain = losses[0] - losses[1].min(losses[2]);
         after = (gain - least_last - lambda * count as f32).max((gain - least).max(0.0) + after);
         all += gain.max(0.0);
-        bounds.push(Bound { gain: after, count });
+        bounds.push(Bound { gain: after, count, losses });
     }
     all
 }
@@ -411,17 +406,4 @@ fn collect_chunk(x: &[i16], ranks: &[u16], mut found: u64, inverse: f32, candida
         let (v, i) = (x[n].max(-i16::MAX), ranks[n]);
         candidates.push(Candidate { i, x: v, above: 0, k: (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32 });
     }
-}
-
-/// A magnitude below which the squares of [`CHUNK`] latents add up in 32 bits.
-const SMALL: i16 = 4096;
-
-/// Sum of squares of at most [`CHUNK`] latents; `huge`: some may be [`SMALL`] or more.
-fn sum_squares(x: &[i16], huge: bool) -> f64 {
-    // As a function of its own it is vectorised; inlined into the loop above it is not.
-    #[inline(never)]
-    fn small(x: &[i16]) -> i32 {
-        x.iter().map(|&v| i32::from(v) * i32::from(v)).sum()
-    }
-    if huge { x.iter().map(|&v| f64::from(v) * f64::from(v)).sum() } else { f64::from(small(x)) }
 }
