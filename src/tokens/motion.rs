@@ -47,8 +47,8 @@ pub type Near = [Option<[i32; 2]>; 3];
 pub fn predict(near: Near) -> [i32; 2] {
     match near {
         [Some(v), None, None] | [None, Some(v), None] | [None, None, Some(v)] => v,
-        _ => {
-            let [a, b, c] = near.map(Option::unwrap_or_default);
+        [a, b, c] => {
+            let [a, b, c] = [a.unwrap_or_default(), b.unwrap_or_default(), c.unwrap_or_default()];
             [median(a[0], b[0], c[0]), median(a[1], b[1], c[1])]
         }
     }
@@ -97,7 +97,9 @@ impl VectorCost {
     /// Of a cell with these neighbours.
     #[inline]
     pub fn new(near: Near) -> Self {
-        Self { near: near.map(|v| v.map_or(NO_KEY, key)), prediction: predict(near) }
+        // map() of arrays is not inlined
+        let of = |v: Option<[i32; 2]>| v.map_or(NO_KEY, key);
+        Self { near: [of(near[0]), of(near[1]), of(near[2])], prediction: predict(near) }
     }
 
     /// The neighbours' prediction.
@@ -132,7 +134,7 @@ impl NeighbourCost {
         if others == [None, None] {
             return Self { vector, least: [i32::MIN; 2], most: [i32::MAX; 2], known };
         }
-        let [a, b] = others.map(Option::unwrap_or_default);
+        let [a, b] = [others[0].unwrap_or_default(), others[1].unwrap_or_default()];
         let ends = |of: fn(i32, i32) -> i32| [of(a[0], b[0]), of(a[1], b[1])];
         Self { vector, least: ends(i32::min), most: ends(i32::max), known }
     }

@@ -82,6 +82,8 @@ pub(super) struct Decider<'a> {
     pub reconstruction: Reconstruction,
     /// Steps of the layer's parts in latent units.
     pub steps: [i32; Part::COUNT],
+    /// One over them, and the least latents that may get a token.
+    limits: [(f32, i16); Part::COUNT],
     /// What a squared error of each part counts.
     weights: [f32; Part::COUNT],
     pub rdo: Rdo,
@@ -98,6 +100,7 @@ impl<'a> Decider<'a> {
         let weights = steps.map(|step| steps[Part::Main as usize] as f32 / step as f32);
         Self {
             reconstruction: Reconstruction::new(tables, layer.steps, layer.index),
+            limits: steps.map(|step| (1.0 / step as f32, (HOPELESS * step as f32).ceil().min(32_767.0) as i16)),
             steps,
             weights,
             layer,
@@ -152,12 +155,15 @@ impl<'a> Decider<'a> {
         let layout = self.layer.layout;
         let mut energies = [0.0; 2];
         for run in &layout.runs {
-            let (inverse, threshold) = self.limits(run.part);
+            let mut least = self.least(Part::Main);
+            if run.chroma {
+                least = least.min(self.least(Part::ChromaConstant));
+            }
             let part = &x[run.range.clone()];
             for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
-                let (found, squares) = large_and_squares(chunk, threshold);
+                let (found, squares) = large_and_squares(chunk, least);
                 energies[usize::from(run.chroma)] += squares;
-                collect_chunk(chunk, ranks, found, inverse, candidates);
+                self.collect_chunk(chunk, ranks, found, candidates);
             }
         }
         energies
@@ -165,16 +171,28 @@ impl<'a> Decider<'a> {
 
     /// The candidates of one cell's luma in a small transform size, in any order. `x`: as [`LumaGrid::forward`] left it.
     pub(super) fn collect_luma(&self, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
-        let (inverse, threshold) = self.limits(Part::Main);
         for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
-            collect_chunk(chunk, ranks, large(chunk, threshold), inverse, candidates);
+            self.collect_chunk(chunk, ranks, large(chunk, self.least(Part::Main)), candidates);
         }
     }
 
-    /// One over the step, and the least latent that may get a token.
-    pub(super) fn limits(&self, part: Part) -> (f32, i16) {
-        let step = self.steps[part as usize] as f32;
-        (1.0 / step, (HOPELESS * step).ceil().min(32_767.0) as i16)
+    /// Adds those latents of a chunk whose bits are set and that may get a token.
+    #[inline]
+    fn collect_chunk(&self, x: &[i16], ranks: &[u16], mut found: u64, candidates: &mut Vec<Candidate>) {
+        while found != 0 {
+            let n = found.trailing_zeros() as usize;
+            found &= found - 1;
+            let (v, i) = (x[n].max(-i16::MAX), ranks[n]);
+            let (inverse, least) = self.limits[self.layer.layout.parts[usize::from(i)] as usize];
+            if v.abs() >= least {
+                candidates.push(Candidate { i, x: v, above: 0, k: (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32 });
+            }
+        }
+    }
+
+    /// The least latent of a part that may get a token.
+    pub(super) fn least(&self, part: Part) -> i16 {
+        self.limits[part as usize].1
     }
 
     /// Whether token `i` of layer 0 may be sent.
@@ -282,7 +300,7 @@ impl Rule for Decider<'_> {
         around.again();
         let separate = |i: usize| intra && layout.constant[i];
         let all = bound(bounds, candidates.iter().rev(), |one| Possible {
-            losses: [0, one.k, one.k - 1].map(|k| self.loss(one, k)),
+            losses: [self.loss(one, 0), self.loss(one, one.k), self.loss(one, one.k - 1)],
             least: lambda * self.least_bits(intra, one.i.into(), false) as f32,
             least_last: lambda * self.least_bits(intra, one.i.into(), true) as f32,
             count: counts::count_cost(self.costs, set, context, one.i + 1),
@@ -395,15 +413,4 @@ pub(super) fn bound<'a>(
 fn least_flags(costs: &CostTable, set: Set) -> [u32; CLASSES] {
     const EACH: usize = INNER * OUTER * DENSITIES;
     std::array::from_fn(|class| (class * EACH..(class + 1) * EACH).map(|flag| costs.bit(set.zero(flag), true)).min().unwrap_or(0))
-}
-
-/// Adds the latents of a chunk whose bits are set.
-#[inline]
-fn collect_chunk(x: &[i16], ranks: &[u16], mut found: u64, inverse: f32, candidates: &mut Vec<Candidate>) {
-    while found != 0 {
-        let n = found.trailing_zeros() as usize;
-        found &= found - 1;
-        let (v, i) = (x[n].max(-i16::MAX), ranks[n]);
-        candidates.push(Candidate { i, x: v, above: 0, k: (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32 });
-    }
 }

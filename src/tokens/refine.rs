@@ -207,7 +207,7 @@ impl Rule for Refiner<'_> {
             let (rounded, nearer) = self.nearest(i, one.x, assumed);
             let least = |last: bool| if assumed == 0 { lambda * self.decider.least_bits(intra, i, last) as f32 } else { 0.0 };
             Possible {
-                losses: [assumed, rounded, nearer].map(|k| self.loss(one, k)),
+                losses: [self.loss(one, assumed), self.loss(one, rounded), self.loss(one, nearer)],
                 least: least(false),
                 least_last: least(true),
                 count: counts::count_cost(costs, set, context, one.i + 1),
