@@ -183,3 +183,21 @@ fn reduce(plane: &[u8], (w, h): (usize, usize), out: &mut [u8], pitch: usize, su
         out.copy_within((bottom - 1) * pitch..bottom * pitch, y * pitch);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_squares() {
+        let pitch = 40;
+        let picture: Vec<u8> = (0..pitch * 30).map(|i: usize| (i.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
+        let mut sums = vec![0; picture.len()];
+        sum_squares(&picture, pitch, &mut sums);
+        for at in (0..30 - SIDE).flat_map(|y| (0..pitch - SIDE).map(move |x| y * pitch + x)) {
+            let rows = picture[at..].chunks(pitch).take(SIDE);
+            let sum: u32 = rows.map(|row| row[..SIDE].iter().map(|s| u32::from(*s)).sum::<u32>()).sum();
+            assert_eq!((u32::from(sums[at]), u32::from(square_sum(&picture[at..], pitch))), (sum, sum));
+        }
+    }
+}

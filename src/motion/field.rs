@@ -202,3 +202,41 @@ impl MotionCost {
         self.fixed + vectors + bends
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cells_motion_costs_what_the_field_costs_with_it() {
+        let mut state = 3u32;
+        let mut random = |n: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) % n
+        };
+        // few different vectors, so that some are those of neighbours
+        let mut part = |n: u32| [random(n) as i32 * 3 - 4, random(n) as i32 * 40 - 80];
+        let mut motion = || Motion { vector: part(4), bend: part(3) };
+        for bent in [false, true] {
+            for (h, w) in [(1, 1), (1, 4), (4, 1), (4, 5)] {
+                let mut field = MotionField::new(h, w);
+                field.bent = bent;
+                for i in 0..h * w {
+                    let one = motion();
+                    field.set(i / w, i % w, (i == 0 || one.vector[0] != 2).then_some(one));
+                }
+                for (y, x) in (0..h * w).map(|i| (i / w, i % w)).filter(|&(y, x)| field.get(y, x).is_some()) {
+                    let cost = field.motion_cost(y, x);
+                    let prices = [(); 20].map(|()| {
+                        let one = motion();
+                        let mut with = field.clone();
+                        with.set(y, x, Some(one));
+                        let all: u32 = (0..h * w).map(|i| with.bits(i / w, i % w)).sum();
+                        all.wrapping_sub(cost.bits(one))
+                    });
+                    assert!(prices.iter().all(|rest| *rest == prices[0]), "{y}, {x} of {h}, {w}: {prices:?}");
+                }
+            }
+        }
+    }
+}
