@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 import y4m
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,17 +16,18 @@ RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 CODEC = RELEASE / "codec"
 
 X264 = ["-c:v", "libx264", "-g", "240"]
-CRF, CRF_AV1 = (21, 25, 29, 33, 37, 41), (25, 32, 39, 46, 53, 60)
-VERYFAST = "x264 veryfast zerolatency"
+CRF, CRF_AV1 = (13, 17, 21, 25, 29, 33, 37, 41, 45), (10, 18, 25, 32, 39, 46, 53, 60, 63)
+LIMITS = {CRF: 51, CRF_AV1: 63}
+VERYFAST, LOW_DELAY_AV1 = "x264 veryfast zerolatency", "SVT-AV1 p10 low delay"
 OTHERS = {
     VERYFAST: (CRF, [*X264, "-preset", "veryfast", "-tune", "zerolatency"]),
-    "x264 medium zerolatency": (CRF, [*X264, "-preset", "medium", "-tune", "zerolatency"]),
-    "x264 medium": (CRF, [*X264, "-preset", "medium"]),
     "x264 veryfast zerolatency, no psy": (CRF, [*X264, "-preset", "veryfast", "-tune", "zerolatency", "-x264-params", "psy=0:aq-mode=0"]),
+    "x264 medium zerolatency": (CRF, [*X264, "-preset", "medium", "-tune", "zerolatency"]),
     "x265 veryfast zerolatency": (CRF, ["-c:v", "libx265", "-preset", "veryfast", "-tune", "zerolatency", "-x265-params", "log-level=error:keyint=240"]),
     "libaom realtime cpu 8": (CRF_AV1, ["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "8", "-lag-in-frames", "0", "-b:v", "0", "-g", "240"]),
-    "SVT-AV1 p10 low delay": (CRF_AV1, ["-c:v", "libsvtav1", "-preset", "10", "-svtav1-params", "pred-struct=1", "-g", "240"]),
+    LOW_DELAY_AV1: (CRF_AV1, ["-c:v", "libsvtav1", "-preset", "10", "-svtav1-params", "pred-struct=1", "-g", "240"]),
     "SVT-AV1 p8 low delay": (CRF_AV1, ["-c:v", "libsvtav1", "-preset", "8", "-svtav1-params", "pred-struct=1", "-g", "240"]),
+    "x264 medium": (CRF, [*X264, "-preset", "medium"]),
     "x265 medium": (CRF, ["-c:v", "libx265", "-preset", "medium", "-x265-params", "log-level=error:keyint=240"]),
     "SVT-AV1 p8": (CRF_AV1, ["-c:v", "libsvtav1", "-preset", "8", "-g", "240"]),
 }
@@ -74,6 +77,18 @@ class ElasticTok:
         """In one layer, which is what other encoders' streams compare with, or in more."""
         run(CODEC, "encode", clip, stream, "--target-psnr", target, "--layers", layers, *self.model)
 
+    def encode_at(self, clip: Path, source: y4m.Video, stream: Path, rate: float):
+        """In one layer, at the whole target-psnr whose rate in bits per pixel is nearest to `rate`."""
+        low, high, rates = 20, 60, {}
+        while low <= high:
+            middle = (low + high) // 2
+            self.encode(clip, stream, middle)
+            rates[middle] = per_pixel(stream.stat().st_size, source)
+            low, high = (middle + 1, high) if rates[middle] < rate else (low, middle - 1)
+        best = min(rates, key=lambda t: abs(np.log(rates[t] / rate)))
+        if best != middle:
+            self.encode(clip, stream, best)
+
     def ladder(self, stream: Path, source: y4m.Video, work: Path) -> list:
         """Points of the stream thinned to one layer, two, and so on."""
         thin, points = work / "t.etok", []
@@ -102,6 +117,18 @@ def other(clip: Path, source: y4m.Video, work: Path, options: list, value, decod
     size = sum(int(x) for x in sizes.replace(",", " ").split())
     run("ffmpeg", "-v", "error", "-y", "-i", out, "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", decoded)
     return per_pixel(size, source), quality(source, decoded)
+
+
+def matched(clip: Path, source: y4m.Video, work: Path, name: str, rate: float, decoded: Path) -> tuple:
+    """(bits per pixel, dB) of the encoder of OTHERS at the whole -crf whose rate is nearest to `rate`; its pictures go to `decoded`."""
+    values, options = OTHERS[name]
+    low, high, points = 1, LIMITS[values], {}
+    while low <= high:
+        middle = (low + high) // 2
+        points[middle] = other(clip, source, work, options, middle, decoded)
+        low, high = (middle + 1, high) if points[middle][0] > rate else (low, middle - 1)
+    best = min(points, key=lambda v: abs(np.log(points[v][0] / rate)))
+    return points[best] if best == middle else other(clip, source, work, options, best, decoded)
 
 
 def other_curve(clip: Path, source: y4m.Video, work: Path, name: str, cache: Path | None = None) -> list:
