@@ -16,8 +16,9 @@ RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 CODEC = RELEASE / "codec"
 
 X264 = ["-c:v", "libx264", "-g", "240"]
-CRF, CRF_AV1 = (13, 17, 21, 25, 29, 33, 37, 41, 45), (10, 18, 25, 32, 39, 46, 53, 60, 63)
-LIMITS = {CRF: 51, CRF_AV1: 63}
+CRF, CRF_AV1 = (21, 25, 29, 33, 37, 41), (25, 32, 39, 46, 53, 60)
+ENDS = {CRF: (13, 17, 45), CRF_AV1: (18,)}  # more points, for ranges of quality
+COARSEST = {CRF: 51, CRF_AV1: 63}
 VERYFAST, LOW_DELAY_AV1 = "x264 veryfast zerolatency", "SVT-AV1 p10 low delay"
 OTHERS = {
     VERYFAST: (CRF, [*X264, "-preset", "veryfast", "-tune", "zerolatency"]),
@@ -122,7 +123,7 @@ def other(clip: Path, source: y4m.Video, work: Path, options: list, value, decod
 def matched(clip: Path, source: y4m.Video, work: Path, name: str, rate: float, decoded: Path) -> tuple:
     """(bits per pixel, dB) of the encoder of OTHERS at the whole -crf whose rate is nearest to `rate`; its pictures go to `decoded`."""
     values, options = OTHERS[name]
-    low, high, points = 1, LIMITS[values], {}
+    low, high, points = 1, COARSEST[values], {}
     while low <= high:
         middle = (low + high) // 2
         points[middle] = other(clip, source, work, options, middle, decoded)
@@ -131,11 +132,11 @@ def matched(clip: Path, source: y4m.Video, work: Path, name: str, rate: float, d
     return points[best] if best == middle else other(clip, source, work, options, best, decoded)
 
 
-def other_curve(clip: Path, source: y4m.Video, work: Path, name: str, cache: Path | None = None) -> list:
-    """The curve of one of OTHERS, from `cache` where the same pictures went through the same encoder before. The count of
+def other_curve(clip: Path, source: y4m.Video, work: Path, name: str, cache: Path | None = None, ends: bool = False) -> list:
+    """The curve of one of OTHERS, or the ends that it lacks, from `cache` where the same pictures went through the same encoder before. The count of
     processors is part of what is the same: zerolatency makes x264 cut pictures into a slice for each."""
     values, options = OTHERS[name]
-    kept = None
+    values, kept = ENDS[values] if ends else values, None
     if cache:
         key = hashlib.sha256(source.frames.tobytes())
         key.update(json.dumps([options, values, source.format.rate, os.cpu_count(), run("ffmpeg", "-version").splitlines()[0]]).encode())

@@ -21,8 +21,8 @@ from scipy.interpolate import PchipInterpolator
 
 import encoders
 
-TARGETS = (25, 28, 31, 34, 38, 42, 45, 48)
-ALL, PARTS = (28, 42), ((28, 34), (34, 40), (40, 48))  # dB
+TARGETS, ENDS = (28, 31, 34, 38, 42), (24, 46)  # dB; ends are for ranges of quality
+PARTS = {"28 to 34 dB": (28, 34), "34 to 40 dB": (34, 40), "above 40 dB": (40, np.inf)}
 SCREENS = "screen recordings"
 MEAN_BAR, CLIP_BAR, SCREEN_BAR = -32.0, 0.0, 10.0  # per cent, against x264 veryfast zerolatency
 
@@ -44,26 +44,30 @@ def bd_rate(reference, test, within=(-np.inf, np.inf)):
 
 
 def measure(path: Path, others: list, etok: encoders.ElasticTok, cache: Path | None) -> dict:
-    """Points (bits per pixel, dB) of each encoder by its name."""
+    """By encoder, points (bits per pixel, dB): its usual ones and the ends."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         clip, source = encoders.load(path, work)
-        curve = []
-        for target in TARGETS:
+        def own(target):
             etok.encode(clip, work / "o.etok", target)
-            curve.append(etok.point(work / "o.etok", source, work))
-        curves = {"ElasticTok": curve} | {k: encoders.other_curve(clip, source, work, k, cache) for k in others}
-    print(path.stem, *(f"{k}: {percent(bd_rate(curves[k], curve, ALL))}" for k in others), sep="  ", file=sys.stderr, flush=True)
+            return etok.point(work / "o.etok", source, work)
+        curves = {"ElasticTok": {"usual": [own(t) for t in TARGETS], "ends": [own(t) for t in ENDS]}}
+        for k in others:
+            curves[k] = {part: encoders.other_curve(clip, source, work, k, cache, part == "ends") for part in ("usual", "ends")}
+    print(path.stem, *(f"{k}: {percent(difference(curves, k))}" for k in others), sep="  ", file=sys.stderr, flush=True)
     return curves
+
+
+def difference(curves: dict, other: str, within: tuple | None = None):
+    """BD-rate of ElasticTok against another within a range of qualities, or over what their usual points have in common."""
+    if within is None:
+        return bd_rate(curves[other]["usual"], curves["ElasticTok"]["usual"])
+    reference, own = ([*c["usual"], *c["ends"]] for c in (curves[other], curves["ElasticTok"]))
+    return bd_rate(reference, own, within)
 
 
 def percent(v) -> str:
     return "-" if v is None else f"{v:+.1f} %"
-
-
-def columns(clips: dict, within) -> dict:
-    """The BD-rate within a range, by clip, against each encoder in turn."""
-    return {name: [bd_rate(curve, curves["ElasticTok"], within) for k, curve in curves.items() if k != "ElasticTok"] for name, curves in clips.items()}
 
 
 def mean(values):
@@ -71,12 +75,12 @@ def mean(values):
     return float(np.mean(known)) if known else None
 
 
-def table(groups: dict, within) -> str:
+def table(groups: dict, within: tuple | None = None) -> str:
     """groups: curves of each clip, by the name of its group."""
     others = [k for k in next(iter(next(iter(groups.values())).values())) if k != "ElasticTok"]
     lines = ["| clip | " + " | ".join(others) + " |", "| --- |" + " --- |" * len(others)]
     for group, clips in groups.items():
-        rows = columns(clips, within)
+        rows = {name: [difference(curves, k, within) for k in others] for name, curves in clips.items()}
         lines += [f"| {name} | " + " | ".join(map(percent, row)) + " |" for name, row in rows.items()]
         lines.append(f"| **mean, {group}** | " + " | ".join(f"**{percent(mean(column))}**" for column in zip(*rows.values())) + " |")
     return "\n".join(lines)
@@ -86,11 +90,11 @@ def bars(groups: dict) -> list:
     """[(text, met)], of groups with a curve of x264's."""
     out = []
     for group, clips in groups.items():
-        found = {name: v for name, c in clips.items() if encoders.VERYFAST in c and (v := bd_rate(c[encoders.VERYFAST], c["ElasticTok"], ALL)) is not None}
+        found = {name: v for name, c in clips.items() if encoders.VERYFAST in c and (v := difference(c, encoders.VERYFAST)) is not None}
         if not found:
             continue
-        bar = SCREEN_BAR if group == SCREENS else MEAN_BAR
-        out.append((f"mean of {group} against {encoders.VERYFAST}: {percent(mean(found.values()))}, at most {percent(bar)}", mean(found.values()) <= bar))
+        average, bar = mean(found.values()), SCREEN_BAR if group == SCREENS else MEAN_BAR
+        out.append((f"mean of {group} against {encoders.VERYFAST}: {percent(average)}, at most {percent(bar)}", average <= bar))
         if group != SCREENS:
             worst = max(found, key=found.get)
             out.append((f"worst of {group}: {worst}, {percent(found[worst])}, at most {percent(CLIP_BAR)}", found[worst] <= CLIP_BAR))
@@ -98,15 +102,19 @@ def bars(groups: dict) -> list:
 
 
 def page(groups: dict, command: str, plotted: str | None) -> str:
+    of = lambda values: ", ".join(map(str, values))
     text = (f"# Rate and distortion\n\nMade by\n\n    {command}\n\non {os.cpu_count()} processors, with {' '.join(encoders.run('ffmpeg', '-version').split()[:3])}. "
             "ElasticTok's streams are of one layer; [ladder.md](ladder.md) has what more cost. Rates are those of whole streams, quality is luma PSNR, mean of the "
-            "frames' dB. The last three encoders look ahead, so they delay more.\n\n")
+            "frames' dB. BD-rate is the mean difference in rate at equal quality. Negative: ElasticTok needs fewer bits; -: less than 1 dB in common.\n\n")
     if plotted:
         text += f"![Rate and PSNR of each encoder]({plotted})\n\n"
-    text += f"## BD-rate, {ALL[0]} to {ALL[1]} dB\n\nNegative: ElasticTok needs fewer bits; -: less than 1 dB in common.\n\n{table(groups, ALL)}\n\n"
+    text += (f"## Over all\n\nOver the qualities that both have, ElasticTok with `target-psnr` {of(TARGETS)} dB, the others with CRF {of(encoders.CRF)} "
+             f"(AV1: {of(encoders.CRF_AV1)}).\n\n{table(groups)}\n\n")
     text += "\n".join(f"- {'met' if met else '**MISSED**'}: {bar}" for bar, met in bars(groups))
-    for part in PARTS:
-        text += f"\n\n## BD-rate, {part[0]} to {part[1]} dB\n\n{table(groups, part)}"
+    text += (f"\n\n## By range of quality\n\nWith further points: ElasticTok {of(ENDS)} dB, CRF {of(encoders.ENDS[encoders.CRF])} (AV1: "
+             f"{of(encoders.ENDS[encoders.CRF_AV1])}).")
+    for name, part in PARTS.items():
+        text += f"\n\n### {name[0].upper() + name[1:]}\n\n{table(groups, part)}"
     return text + "\n"
 
 
@@ -122,7 +130,7 @@ def plot(path: Path, groups: dict):
     for axis, (name, curves) in zip(axes.ravel(), clips.items()):
         for label, curve in curves.items():
             style = dict(marker="o", markersize=4, linewidth=2.2, color="black", zorder=3) if label == "ElasticTok" else dict(marker=".", linewidth=1.1)
-            axis.plot(*zip(*sorted(curve, key=lambda p: p[1])), label=label, **style)
+            axis.plot(*zip(*sorted([*curve["usual"], *curve["ends"]], key=lambda p: p[1])), label=label, **style)
         axis.set(xscale="log", xlabel="bit/pixel", ylabel="luma PSNR, dB", title=name, ylim=(24, 50))
         axis.xaxis.set_major_locator(LogLocator(numticks=6))
         axis.xaxis.set_major_formatter("{x:g}")
