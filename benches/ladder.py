@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """The rungs of ElasticTok's streams: how far apart they are, and what they cost.
 
-usage: ladder.py [--out PAGE.md] [--plot PLOT.png] [--frames N] [--targets DB,..] [--model DIR] [--codec CODEC] CLIP...
+usage: ladder.py [--out PAGE.md] [--plot PLOT.png] [--cache] [--frames N] [--targets DB,..] [--model DIR] [--codec CODEC] CLIP...
 A stream of up to four layers is encoded at each target, thinned to every number of layers and decoded. Each rung is compared with
 streams of one layer at the same quality (piecewise cubic through a curve of those, of the logarithm of the rate over dB); simulcast is
-the sum of such streams, one for each rung. A receiver that goes down decodes the first half of the frames whole and the others at a
+the sum of such streams, one for each rung, of ElasticTok or of x264 veryfast zerolatency. A receiver that goes down decodes the first half of the frames whole and the others at a
 lower rung, without a key block between; it is compared with a receiver that had that rung from the beginning. Rates are those of whole files, quality is luma PSNR, mean of the frames' dB. The exit status is 1 where a
 bar is missed."""
 import argparse
@@ -22,7 +22,7 @@ from scipy.interpolate import PchipInterpolator
 import encoders
 import y4m
 
-CURVE = (24, 27, 30, 33, 36, 39, 42, 45)
+CURVE = (20, 23, 26, 29, 32, 35, 38, 41, 44)
 RUNGS, APART, MEAN_BAR, WHOLE_BAR, WORST_BAR = 4, (1.8, 2.7), 12.0, 12.0, 30.0
 
 
@@ -57,7 +57,7 @@ def after_going_down(etok: encoders.ElasticTok, stream: Path, source: y4m.Video,
     return made
 
 
-def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | None) -> dict:
+def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | None, cache: Path | None) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         clip, source = encoders.load(path, work, frames)
@@ -70,16 +70,19 @@ def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | 
             points = etok.ladder(stream, source, work)
             ladders.append([p for i, p in enumerate(points) if p not in points[:i]])
             down.append(after_going_down(etok, stream, source, len(ladders[-1]), work))
-    single = Single(curve)
+        x264 = encoders.other_curve(clip, source, work, encoders.VERYFAST, cache)
+    single, other = Single(curve), Single(x264)
     result = []
     for target, rungs, after in zip(targets, ladders, down):
         alone = [single.rate(q) for _, q in rungs]
         over = [100 * (r / a - 1) if a else None for (r, _), a in zip(rungs, alone)]
         simulcast = 100 * (sum(alone) / alone[-1] - 1) if all(alone) else None
-        result.append({"target": target, "rungs": rungs, "over": over, "simulcast": simulcast,
+        by_other = [other.rate(q) for _, q in rungs]
+        by_other = 100 * (sum(by_other) / rungs[-1][0] - 1) if all(by_other) else None
+        result.append({"target": target, "rungs": rungs, "over": over, "simulcast": simulcast, "x264": by_other,
                        "apart": [b[0] / a[0] for a, b in zip(rungs, rungs[1:])], "down": after})
     print(path.stem, [[o and round(o, 1) for o in r["over"]] for r in result], file=sys.stderr, flush=True)
-    return {"curve": curve, "ladders": result}
+    return {"curve": curve, "x264": x264, "ladders": result}
 
 
 def bars(results: dict) -> list:
@@ -106,13 +109,13 @@ def bars(results: dict) -> list:
 def table(results: dict) -> str:
     percent = lambda o: "-" if o is None else f"{o:+.1f} %"
     lines = ["Rungs as dB, and bits above a stream of one layer at equal dB (-: outside that curve). *Rates apart*: of neighbouring rungs. *Simulcast*: bits of streams of one layer at "
-             "the same rungs above the finest of them. *Down to*: a receiver of the whole stream that goes down to the rung in the middle of a group, in dB above one that had the rung from the beginning; mean over the rest of the group.", "",
-             "| clip | target | " + " | ".join(f"rung {i + 1}" for i in range(RUNGS)) + " | rates apart | simulcast | down to rung 1, 2, .. |", "| --- |" + " --- |" * (RUNGS + 4)]
+             "the same rungs above the finest of them. *x264*: bits of streams of x264 veryfast zerolatency at the same rungs, all together, above the whole stream. *Down to*: a receiver of the whole stream that goes down to the rung in the middle of a group, in dB above one that had the rung from the beginning; mean over the rest of the group.", "",
+             "| clip | target | " + " | ".join(f"rung {i + 1}" for i in range(RUNGS)) + " | rates apart | simulcast | x264 | down to rung 1, 2, .. |", "| --- |" + " --- |" * (RUNGS + 5)]
     for name, clip in results.items():
         for r in clip["ladders"]:
             rungs = [f"{q:.1f}, {percent(o)}" for (_, q), o in zip(r["rungs"], r["over"])]
             rungs += [""] * (RUNGS - len(rungs))
-            lines.append(f"| {name} | {r['target']:g} dB | " + " | ".join(rungs) + " | " + ", ".join(f"{a:.2f}" for a in r["apart"]) + f" | {percent(r['simulcast'])} | " + ", ".join(f"{d:+.1f}" for d, _ in r["down"]) + " |")
+            lines.append(f"| {name} | {r['target']:g} dB | " + " | ".join(rungs) + " | " + ", ".join(f"{a:.2f}" for a in r["apart"]) + f" | {percent(r['simulcast'])} | {percent(r['x264'])} | " + ", ".join(f"{d:+.1f}" for d, _ in r["down"]) + " |")
     lines += ["", "Requirements:", ""] + [f"- {'met' if met else '**MISSED**'}: {text}" for text, met in bars(results)]
     every = [d for clip in results.values() for r in clip["ladders"] for d in r["down"]]
     if every:
@@ -141,8 +144,14 @@ def plot(path: Path, results: dict):
     figure, axes = plt.subplots(-(-len(results) // columns), columns, figsize=(4.6 * columns, 3.4 * -(-len(results) // columns)), squeeze=False)
     for axis, (name, clip) in zip(axes.ravel(), results.items()):
         axis.plot(*zip(*sorted(clip["curve"], key=lambda p: p[1])), color="grey", label="streams of one layer")
+        axis.plot(*zip(*sorted(clip["x264"], key=lambda p: p[1])), color="grey", linestyle=":", label="x264 veryfast zerolatency")
+        other = Single(clip["x264"])
         for r in clip["ladders"]:
-            axis.plot(*zip(*r["rungs"]), marker="o", markersize=4, label=f"rungs of one stream, {r['target']:g} dB")
+            line, = axis.plot(*zip(*r["rungs"]), marker="o", markersize=4, label=f"rungs of one stream, {r['target']:g} dB")
+            alone = [other.rate(q) for _, q in r["rungs"]]
+            if all(alone):  # what a sender of all rungs up to this one sends
+                axis.plot(np.cumsum(alone), [q for _, q in r["rungs"]], marker="x", markersize=4, linestyle="--", linewidth=0.8, color=line.get_color(),
+                          label=f"the same rungs as x264 simulcast, {r['target']:g} dB")
         axis.set(xscale="log", xlabel="bit/pixel", ylabel="luma PSNR, dB", title=name)
         axis.xaxis.set_minor_formatter("")
         axis.grid(alpha=0.3, which="both")
@@ -160,6 +169,7 @@ def main():
     ap.add_argument("--out", type=Path)
     ap.add_argument("--plot", type=Path)
     ap.add_argument("--frames", type=int, help="of each clip; otherwise all")
+    ap.add_argument("--cache", action="store_true", help="keep x264's curves in .cache/rd, and take them from there")
     ap.add_argument("--targets", default="36,39,42")
     ap.add_argument("--model")
     ap.add_argument("--codec", type=Path, help="a program `codec` that was built before; otherwise it is built")
@@ -171,7 +181,7 @@ def main():
         encoders.build()
     etok, targets = encoders.ElasticTok(a.model), [float(t) for t in a.targets.split(",")]
     with ThreadPoolExecutor(a.jobs) as pool:
-        results = dict(zip([c.stem for c in a.clips], pool.map(lambda c: measure(c, etok, targets, a.frames), a.clips)))
+        results = dict(zip([c.stem for c in a.clips], pool.map(lambda c: measure(c, etok, targets, a.frames, encoders.ROOT / ".cache/rd" if a.cache else None), a.clips)))
     if a.plot:
         plot(a.plot, results)
     text = page(results, a)

@@ -30,6 +30,8 @@ pub struct LiveSettings {
     pub target_mse: f64,
     /// Bitrate to hold in kbit/s, 1..=2_000_000.
     pub bitrate: u32,
+    /// Bitrate of layer 0 to hold besides, in kbit/s, as far as quantisers reach; 0 = none, up to 2_000_000. For models with a quantiser.
+    pub base_bitrate: u32,
     /// Count of tokens of every cell; 0 = all.
     pub tokens: u32,
     /// Tokens with an index below this are kept whatever they cost.
@@ -45,6 +47,7 @@ impl Default for LiveSettings {
             target_psnr: 36.0,
             target_mse: 0.0,
             bitrate: 2048,
+            base_bitrate: 0,
             tokens: 0,
             min_tokens: 0,
             max_tokens: 0,
@@ -63,6 +66,9 @@ impl LiveSettings {
         }
         if !(1..=2_000_000).contains(&self.bitrate) {
             return Err(Error::Settings(format!("bitrate {} is outside 1 to 2000000 kbit/s", self.bitrate)));
+        }
+        if self.base_bitrate > 2_000_000 {
+            return Err(Error::Settings(format!("base-bitrate {} is outside 0 to 2000000 kbit/s", self.base_bitrate)));
         }
         if self.max_tokens > 0 && self.min_tokens > self.max_tokens {
             return Err(Error::Settings(format!("min-tokens {} is above max-tokens {}", self.min_tokens, self.max_tokens)));

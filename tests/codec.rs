@@ -336,17 +336,48 @@ fn the_number_of_layers_is_the_streams_choice() {
     assert!(
         wrong(6, 2.0).contains("layers 6") && wrong(4, 1.0).contains("layer-ratio 1") && wrong(4, 4.5).contains("layer-ratio")
     );
-    assert!(wrong(4, f64::NAN).contains("layer-ratio"));
+    assert!(wrong(4, f64::NAN).contains("layer-ratio") && wrong(4, 0.5).contains("layer-ratio 0.5"));
+}
+
+#[test]
+fn the_first_layer_holds_a_bitrate_of_its_own() {
+    let live = LiveSettings { target_psnr: 42.0, base_bitrate: 40, ..Default::default() };
+    let mut e = encoder(live, SearchMethod::Regression, 0);
+    let rates = |packets: &[(Packet, f64)]| {
+        let rate = |bytes: usize| bytes as f64 * 8.0 / packets.len() as f64 * 12.5 / 1000.0;
+        let first = packets.iter().map(|p| thin(&p.0.data, 1).unwrap().len()).sum();
+        (rate(first), rate(packets.iter().map(|p| p.0.data.len()).sum()))
+    };
+    let quality = |packets: &[(Packet, f64)]| packets.iter().map(|p| p.1).sum::<f64>() / packets.len() as f64;
+    let high = encode(&mut e, 38);
+    e.set_live(LiveSettings { base_bitrate: 20, ..live }).unwrap();
+    let low = encode(&mut e, 38);
+    let ((first_high, all_high), (first_low, all_low)) = (rates(&high[7..]), rates(&low[7..]));
+    assert!((30.0..50.0).contains(&first_high) && (14.0..26.0).contains(&first_low), "{first_high} and {first_low} kbit/s");
+    assert!(first_high * 1.5 < all_high && first_low * 3.0 < all_low, "of {all_high} and {all_low} kbit/s");
+    assert!([high, low].iter().all(|p| (41.0..43.5).contains(&quality(&p[7..]))), "the whole stream still holds its quality");
+    assert!(e.set_live(LiveSettings { base_bitrate: 3_000_000, ..live }).is_err());
 }
 
 #[test]
 fn thinned_receivers_have_the_pictures_of_the_encoders_loops() {
-    let live = LiveSettings { target_psnr: 44.0, ..Default::default() };
-    let mut e = encoder(live, SearchMethod::Regression, 16);
+    for (layer_ratio, base_bitrate) in [(2.0, 0), (0.0, 0), (0.0, 20)] {
+        let live = LiveSettings { target_psnr: 44.0, base_bitrate, ..Default::default() };
+        thinned_receivers_have_the_pictures_of(EncoderConfig { layer_ratio, ..config(live, SearchMethod::Regression, 16) });
+    }
+}
+
+fn thinned_receivers_have_the_pictures_of(config: EncoderConfig) {
+    let named = config.layer_ratio == 0.0;
+    let mut e = Encoder::new(config).unwrap();
+    let mut bases = Vec::new();
     let mut decoders: Vec<_> = (1..=4).map(|_| decoder(&e, None)).collect();
     let (aligned_width, aligned_height) = (W.next_multiple_of(16), H.next_multiple_of(16));
     for n in 0..24 {
         let Some(packet) = push(&mut e, n) else { continue };
+        let header = Block::parse(&packet.data, 2).unwrap().header().clone();
+        assert!(header.left_out < 2, "{header:?}");
+        bases.extend(header.base_quantiser);
         for (layers, d) in (1..).zip(&mut decoders) {
             let block = d.decode(thin(&packet.data, layers).unwrap(), None).unwrap();
             let loops = e.reconstruction(layers).unwrap().chunks_exact(aligned_width * aligned_height * 3 / 2);
@@ -358,6 +389,7 @@ fn thinned_receivers_have_the_pictures_of_the_encoders_loops() {
             }
         }
     }
+    assert_eq!(!bases.is_empty(), named, "blocks name their base quantisers: {bases:?}");
 }
 
 #[test]

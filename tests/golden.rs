@@ -75,6 +75,11 @@ fn recipes() -> Vec<Recipe> {
             settings: |c| (c.layers, c.layer_ratio, c.live.target_psnr) = (5, 1.5, 46.0),
             ..builtin
         },
+        Recipe {
+            name: "builtin-base-quantisers",
+            settings: |c| (c.layer_ratio, c.live.base_bitrate, c.live.target_psnr) = (0.0, 40, 42.0),
+            ..builtin
+        },
         Recipe { name: "builtin-single-loop", settings: |c| (c.drift_free, c.live.target_psnr) = (false, 46.0), ..builtin },
         Recipe { name: "builtin-thinned", thin: Some(2), ..builtin },
         Recipe { name: "builtin-odd-size", width: 51, height: 35, ..builtin },

@@ -199,9 +199,12 @@ pub struct EncodeArgs {
     /// Layers to code in at the most; all but the first can be thinned out [default: 4, or as many as the model has]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32))]
     pub layers: Option<u32>,
-    /// Ratio of the quantiser steps of neighbouring layers, 1.25 to 4: how far apart the rates are [default: 2]
+    /// Ratio of the quantiser steps of neighbouring layers, 1.25 to 4: how far apart the rates are [default: so that they differ by about 2.3]
     #[arg(long, value_name = "R", value_parser = layer_ratio)]
     pub layer_ratio: Option<f64>,
+    /// Hold this bitrate of the first layer as well, in kbit/s
+    #[arg(long, value_name = "KBPS", value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
+    pub base_bitrate: Option<u32>,
     /// Code all layers in one prediction loop: faster and, whole, smaller, but thinned streams drift until the next key block
     #[arg(long)]
     pub single_loop: bool,

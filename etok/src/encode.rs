@@ -87,6 +87,9 @@ fn encoder(args: &EncodeArgs) -> anyhow::Result<gst::Element> {
     if let Some(ratio) = args.layer_ratio {
         encoder.set_property("layer-ratio", ratio);
     }
+    if let Some(bitrate) = args.base_bitrate {
+        encoder.set_property("base-bitrate", bitrate);
+    }
     encoder.set_property("drift-free", !args.single_loop);
     encoder.set_property("key-int-max", args.key_int_max);
     Ok(encoder)

@@ -38,7 +38,16 @@ fn inputs_that_cannot_be_encoded() {
     assert!(said("test:nothing", 2).contains("pattern"));
     said("file:///nothing.mp4", 3);
     assert!(f.bad("encode test x.etok --model nowhere", 4, "x.etok").contains("bundle"));
-    for option in ["--layer-ratio 0.5", "--layer-ratio 5", "--layer-ratio NaN", "--layers 0", "--psnr 99", "--bitrate 0"] {
+    let options = [
+        "--layer-ratio 0.5",
+        "--layer-ratio 5",
+        "--layer-ratio NaN",
+        "--layers 0",
+        "--psnr 99",
+        "--bitrate 0",
+        "--base-bitrate 0",
+    ];
+    for option in options {
         assert!(
             f.bad(&format!("encode test x.etok {option}"), 2, "x.etok").contains(option.split(' ').next().unwrap()),
             "{option}"

@@ -28,11 +28,12 @@ fn at(n: u64) -> gst::ClockTime {
 #[test]
 fn every_property_is_described_and_live_ones_are_as_promised() {
     init();
-    let live = ["target-psnr", "target-mse", "bitrate", "tokens", "min-tokens", "max-tokens"];
+    let live = ["target-psnr", "target-mse", "bitrate", "base-bitrate", "tokens", "min-tokens", "max-tokens"];
     let named = ["model", "execution-provider", "device-id", "threads", "rate-control", "search", "key-int-max", "stats"];
+    let named = named.iter().chain(&["layers", "layer-ratio", "drift-free"]);
     let playing = gst::PARAM_FLAG_MUTABLE_PLAYING;
     let enc = gst::ElementFactory::make("elastictokenc").build().unwrap();
-    for name in live.iter().chain(&named) {
+    for name in live.iter().chain(named) {
         let p = enc.find_property(name).unwrap_or_else(|| panic!("no property {name}"));
         assert!(!p.nick().is_empty() && p.blurb().is_some_and(|b| b.len() > 10), "{name}");
         assert_eq!(p.flags().contains(playing), live.contains(name), "{name}");
@@ -237,6 +238,30 @@ fn a_lower_bitrate_takes_hold_while_playing() {
     bytes(&mut h, 120..150);
     let after = bytes(&mut h, 150..210);
     assert!(after * 3 < before, "{before} then {after} bytes in two seconds");
+}
+
+#[test]
+fn a_lower_base_bitrate_takes_hold_of_the_first_layer_alone() {
+    let caps = raw_caps("I420", 160, 96, RATE);
+    let mut h = encoder(&caps, "packetized", "target-psnr=42 base-bitrate=100");
+    let element = h.element().unwrap();
+    let bytes = |h: &mut gst_check::Harness, frames: std::ops::Range<u64>| {
+        let seconds = (frames.end - frames.start) as f64 * 1001.0 / 30000.0;
+        let layers = || element.property::<gst::Structure>("stats").get::<gst::Array>("layer-bytes").unwrap();
+        let kbits = || layers().iter().map(|v| v.get::<u64>().unwrap() as f64 * 0.008 / seconds).collect::<Vec<_>>();
+        let before = kbits();
+        push(h, &caps, frames);
+        drain(h);
+        let made: Vec<f64> = kbits().iter().zip(&before).map(|(after, before)| after - before).collect();
+        (made[0], made.iter().sum::<f64>())
+    };
+    push(&mut h, &caps, 0..60);
+    let (first, whole) = bytes(&mut h, 60..120);
+    element.set_property("base-bitrate", 30u32);
+    bytes(&mut h, 120..150);
+    let (lower, then) = bytes(&mut h, 150..210);
+    assert!((70.0..125.0).contains(&first) && (20.0..40.0).contains(&lower), "{first}, then {lower} kbit/s");
+    assert!(then > 0.7 * whole && then < 1.5 * whole, "{whole}, then {then} kbit/s");
 }
 
 #[test]

@@ -103,6 +103,12 @@ impl StreamLayers {
         }
     }
 
+    /// The base quantiser that the header of a block with these steps must name.
+    pub fn named_base(&self, steps: &LayerSteps) -> Option<u8> {
+        let finest = steps.quantiser(steps.depth() - 1);
+        (*steps != self.steps(steps.depth(), finest, None)).then(|| steps.quantiser(0))
+    }
+
     /// Those of the block with this header.
     pub fn steps_of(&self, header: &BlockHeader) -> LayerSteps {
         self.steps(depth(self.layers, header), header.quantiser, header.base_quantiser)

@@ -61,7 +61,7 @@ impl Sorter {
     /// Sorts some candidates of the `coefficients` of a cell, at most one of each.
     pub fn sort(&mut self, coefficients: usize, candidates: &mut [Candidate]) {
         self.there.resize(coefficients.div_ceil(64), 0);
-        self.places.resize(coefficients, Candidate { i: 0, x: 0, k: 0 });
+        self.places.resize(coefficients, Candidate { i: 0, x: 0, above: 0, k: 0 });
         for one in &*candidates {
             let i = usize::from(one.i);
             self.there[i / 64] |= 1 << (i % 64);
@@ -91,6 +91,9 @@ struct Band {
     /// Luma of a cell: of 16x16, and of another size.
     planes: Vec<Plane>,
     small: Vec<i16>,
+    /// The same of the next layer.
+    planes_above: Vec<Plane>,
+    small_above: Vec<i16>,
 }
 
 impl Candidates {
@@ -125,7 +128,30 @@ impl Band {
         (self.luma, self.chroma) = (0.0, 0.0);
         for (n, latents) in latents.chunks_exact(decider.layer.layout.coefficients).enumerate() {
             let sizes = self.find_cell(decider, latents, first_cell + n, before);
+            self.look_above(decider, first_cell + n, &sizes);
             self.cells.push(sizes);
+        }
+    }
+
+    /// Gives a cell's candidates their latents of the next layer, where that counts.
+    fn look_above(&mut self, decider: &Decider<'_>, cell: usize, sizes: &Sizes) {
+        let Some(above) = decider.above else { return };
+        let layout = decider.layer.layout;
+        let whole = &above.latents[cell * layout.coefficients..][..layout.coefficients];
+        let mut loaded = false;
+        for (size, own) in TransformSize::ALL.into_iter().zip(sizes) {
+            let Some(own) = own.clone().filter(|own| !own.is_empty()) else { continue };
+            let mut x = SizedLatents { whole, small: None };
+            if let (Some(grid), TransformSize::Size8 | TransformSize::Size4) = (&layout.luma, size) {
+                if !std::mem::replace(&mut loaded, true) {
+                    grid.load(whole, &mut self.planes_above);
+                }
+                grid.forward(size, &self.planes_above, 0, &mut self.small_above);
+                x.small = Some((grid, &self.small_above));
+            }
+            for one in &mut self.candidates[own] {
+                one.above = x.get(layout, one.i.into());
+            }
         }
     }
 
@@ -208,7 +234,7 @@ fn add_constants(
     let large = candidates.len();
     for &i in &layout.constants {
         if !candidates[first..large].iter().any(|one| usize::from(one.i) == i) {
-            candidates.push(Candidate { i: i as u16, x: latents.get(layout, i).max(-i16::MAX), k: 0 });
+            candidates.push(Candidate { i: i as u16, x: latents.get(layout, i).max(-i16::MAX), above: 0, k: 0 });
         }
     }
     candidates.len() > large

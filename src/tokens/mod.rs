@@ -2,6 +2,7 @@
 //! The payload of segments: motion, counts and the indices of the layers' quantisers, or fixed-width tokens. Also the encoder's
 //! rate-distortion decisions about them. `docs/bitstream.md` is the specification.
 
+mod above;
 mod candidates;
 mod choose_size;
 mod contexts;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Encoder and decoder of the `nested` bottleneck: latents in, segments out, and back.
 
+use super::above::Above;
 use super::contexts::{CONTEXTS, MOTION, Set};
 use super::decisions::Workspace;
 use super::layer::{ChosenLayer, Layer, code_layer};
@@ -284,7 +285,7 @@ impl NestedEncoder {
         self.begin_block(steps)?;
         let (mut bits, mut estimate) = (0.0, Estimate::default());
         for layer in 0..steps.depth() {
-            estimate = self.quantise_layer(layer, latents, motion, rdo)?;
+            estimate = self.quantise_layer(layer, latents, None, motion, rdo)?;
             bits += estimate.bits;
         }
         Ok(Estimate { bits, ..estimate })
@@ -301,13 +302,24 @@ impl NestedEncoder {
     }
 
     /// Chooses the tokens of one layer, after those of the layers before. `latents` are those of the residual after prediction from
-    /// the reference of receivers of that many layers, so they do not drift. Arguments as in [`quantise`](Self::quantise).
-    pub fn quantise_layer(&mut self, layer: usize, latents: &[i16], motion: Option<&[i32]>, rdo: &Rdo) -> Result<Estimate> {
+    /// the reference of receivers of that many layers, so they do not drift; `above`: those of the next layer, where they are others, and
+    /// what it pays for this layer's indices counts. Other arguments as in [`quantise`](Self::quantise).
+    pub fn quantise_layer(
+        &mut self,
+        layer: usize,
+        latents: &[i16],
+        above: Option<&[i16]>,
+        motion: Option<&[i32]>,
+        rdo: &Rdo,
+    ) -> Result<Estimate> {
         let Common { layout, tables, classes, groups, .. } = &self.common;
         check_latents(layout, latents.len())?;
+        above.map_or(Ok(()), |above| check_latents(layout, above.len()))?;
         check_motion(layout, motion)?;
         let layer = Layer { layout, classes, steps: self.steps, index: layer, motion };
-        let decider = Decider::new(layer, groups, tables, &self.costs, rdo);
+        let above = above.filter(|_| layer.index + 1 < self.steps.depth());
+        let above = above.map(|latents| Above::new(latents, self.steps, layer.index, rdo));
+        let decider = Decider::new(layer, groups, tables, &self.costs, rdo).under(above);
         let (coarser, finer) = self.chosen.split_at_mut(layer.index);
         Ok(match (layer.predictions(), coarser.last()) {
             (Some(predictions), Some(base)) => {

@@ -2,6 +2,7 @@
 //! The RDO quantiser of layer 0: the quantisation index of each coefficient, and the end of block of each cell, by
 //! rate-distortion optimisation. `refine.rs` has the other layers.
 
+use super::above::{Above, OWN_BITS};
 use super::candidates::{Before, SizedLatents};
 use super::choose_size::{Bound, Decision, Trial};
 use super::contexts::{DENSITIES, INNER, OUTER, Set, UNARY};
@@ -18,7 +19,7 @@ use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 /// A coefficient below this many steps never gets a token.
 const HOPELESS: f32 = 0.6;
 /// Lagrangian multiplier in squared steps per bit when [`Rdo::lambda`] is 1.
-const LAMBDA: f32 = 0.1;
+pub(super) const LAMBDA: f32 = 0.1;
 /// Settings of the RDO quantiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rdo {
@@ -53,8 +54,9 @@ pub struct Estimate {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Candidate {
     pub i: u16,
-    /// Latent.
+    /// Latent, here and in the next layer where that counts.
     pub x: i16,
+    pub above: i16,
     /// Magnitude: first rounded, then as decided.
     pub k: i32,
 }
@@ -62,8 +64,10 @@ pub(super) struct Candidate {
 /// A possible quantisation index of a coefficient, and its costs.
 #[derive(Debug, Clone, Copy)]
 struct PricedIndex {
-    /// Distortion and weighted bits.
+    /// Distortion, with what the next layer pays, and weighted bits.
     total: f32,
+    /// The former alone.
+    loss: f32,
     k: i32,
     /// Bits, and those of the flag that is not sent for the last token of a cell, in 1/256.
     bits: u32,
@@ -81,6 +85,8 @@ pub(super) struct Decider<'a> {
     /// What a squared error of each part counts.
     weights: [f32; Part::COUNT],
     pub rdo: Rdo,
+    /// The next layer, where it has latents of its own.
+    pub above: Option<Above<'a>>,
     /// Least bits (1/256) of the flag of a coefficient that is not zero, by class, of inter and of intra cells.
     least_flags: [[u32; CLASSES]; 2],
 }
@@ -98,8 +104,14 @@ impl<'a> Decider<'a> {
             groups,
             costs,
             rdo: *rdo,
+            above: None,
             least_flags: [false, true].map(|intra| least_flags(costs, Set::new(layer.index, intra))),
         }
+    }
+
+    /// With the next layer, where that has latents of its own.
+    pub fn under(self, above: Option<Above<'a>>) -> Self {
+        Self { above, ..self }
     }
 
     /// Step of most coefficients in latent units.
@@ -114,7 +126,21 @@ impl<'a> Decider<'a> {
 
     /// Squared latent units that 1/256 bit is worth.
     pub(super) fn lambda(&self) -> f32 {
-        self.rdo.lambda * LAMBDA * (self.main_step() as f32).powi(2) / COST_ONE_BIT as f32
+        let weight = if self.above.is_some() { OWN_BITS } else { 1.0 };
+        weight * self.rdo.lambda * LAMBDA * (self.main_step() as f32).powi(2) / COST_ONE_BIT as f32
+    }
+
+    /// What the next layer pays if a candidate gets the signed index `k` here.
+    pub(super) fn cost_above(&self, one: &Candidate, k: i32) -> f32 {
+        let part = self.layer.layout.parts[usize::from(one.i)];
+        self.above.as_ref().map_or(0.0, |above| above.cost(part, one.above, k))
+    }
+
+    /// Weighted squared error of a candidate with magnitude `k`, and what the next layer pays for it.
+    fn loss(&self, one: &Candidate, k: i32) -> f32 {
+        let i = usize::from(one.i);
+        let d = f32::from(one.x.unsigned_abs()) - self.value(k, i) as f32;
+        self.weight(i) * d * d + self.cost_above(one, k * i32::from(one.x.signum()))
     }
 
     pub(super) fn value(&self, k: i32, i: usize) -> i32 {
@@ -162,14 +188,13 @@ impl<'a> Decider<'a> {
         i < self.rdo.min_tokens
     }
 
-    /// Costs of sending coefficient `i`, |latent| = `x`, as `k`.
+    /// Costs of sending a candidate as `k`.
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
-    fn price(&self, set: Set, flag: usize, i: usize, k: i32, x: f32, lambda: f32, magnitude_class: usize) -> PricedIndex {
+    fn price(&self, set: Set, flag: usize, one: &Candidate, k: i32, lambda: f32, magnitude_class: usize) -> PricedIndex {
         let implied = self.costs.bit(flag, k != 0);
-        let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, i, magnitude_class, k) } else { 0 };
-        let d = x - self.value(k, i) as f32;
-        PricedIndex { total: self.weight(i) * d * d + lambda * bits as f32, k, bits, implied }
+        let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, one.i.into(), magnitude_class, k) } else { 0 };
+        let loss = self.loss(one, k);
+        PricedIndex { total: loss + lambda * bits as f32, loss, k, bits, implied }
     }
 
     /// Bits (1/256) of coefficients that stay zero.
@@ -201,8 +226,7 @@ impl<'a> Decider<'a> {
             if difference > 0 {
                 bits += COST_ONE_BIT + self.escape_cost(contexts + 1, difference - 1);
             }
-            let d = f32::from(one.x.unsigned_abs()) - self.value(k, i) as f32;
-            (self.weight(i) * d * d + self.lambda() * bits as f32, k, bits)
+            (self.loss(one, k) + self.lambda() * bits as f32, k, bits)
         };
         let exact = price(one.k);
         if self.protected(i) {
@@ -220,11 +244,9 @@ impl<'a> Decider<'a> {
         (0..=size).map(|n| self.costs.bit(contexts + n as usize, n < size)).sum::<u32>() + size * COST_ONE_BIT
     }
 
-    /// The most that a candidate can take off the weighted squared error.
+    /// The most that a candidate can take off the weighted squared error and what the next layer pays.
     fn most_saved(&self, one: &Candidate) -> f32 {
-        let (x, i) = (f32::from(one.x.unsigned_abs()), usize::from(one.i));
-        let error = |k: i32| (x - self.value(k, i) as f32).powi(2);
-        self.weight(i) * (x * x - error(one.k).min(error(one.k - 1)))
+        self.loss(one, 0) - self.loss(one, one.k).min(self.loss(one, one.k - 1))
     }
 }
 
@@ -294,10 +316,11 @@ impl Rule for Decider<'_> {
             around.reach(of, i + 1);
             bits += self.silence(set, next..i, around);
             next = i + 1;
-            let (x, rounded) = (f32::from(one.x.unsigned_abs()), one.k);
+            let rounded = one.k;
             let flag = set.zero(around.zero_flag(i));
             let magnitude_class = around.magnitude_class(i);
-            let option = |k: i32| self.price(set, flag, i, k, x, lambda, magnitude_class);
+            let candidate = *one;
+            let option = |k: i32| self.price(set, flag, &candidate, k, lambda, magnitude_class);
             let mut choice = option(rounded);
             if !self.protected(i) {
                 for lower in [rounded - 1, 0] {
@@ -309,14 +332,13 @@ impl Rule for Decider<'_> {
                     }
                 }
             }
-            let PricedIndex { k, bits: own, implied, .. } = choice;
+            let PricedIndex { k, loss, bits: own, implied, .. } = choice;
             one.k = k;
             let before = gain + lambda * bits as f32;
             bits += own;
             if k > 0 {
                 around.add(layout, i, k);
-                let d = x - self.value(k, i) as f32;
-                let saved = self.weight(i) * (d * d - x * x);
+                let saved = loss - self.loss(&candidate, 0);
                 gain += saved;
                 let total = before + saved + lambda * (own - implied + bound.count) as f32;
                 if total < best.0 || self.protected(i) {
@@ -387,7 +409,7 @@ fn collect_chunk(x: &[i16], ranks: &[u16], mut found: u64, inverse: f32, candida
         let n = found.trailing_zeros() as usize;
         found &= found - 1;
         let (v, i) = (x[n].max(-i16::MAX), ranks[n]);
-        candidates.push(Candidate { i, x: v, k: (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32 });
+        candidates.push(Candidate { i, x: v, above: 0, k: (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32 });
     }
 }
 

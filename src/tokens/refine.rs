@@ -28,8 +28,8 @@ pub(super) struct Refiner<'a> {
 #[derive(Debug, Clone, Copy)]
 struct PricedRefinement {
     k: i32,
-    /// Weighted squared error.
-    error: f32,
+    /// Weighted squared error in latent units, and what the next layer pays.
+    loss: f32,
     /// Bits (1/256), and the part that is not sent for the last token of a cell.
     bits: u32,
     implied: u32,
@@ -56,7 +56,7 @@ impl Before for Refiner<'_> {
                 next += 1;
             }
             if next == large || usize::from(candidates[next].i) != i {
-                candidates.push(Candidate { i: i as u16, x: x.get(layout, i).max(-i16::MAX), k: 0 });
+                candidates.push(Candidate { i: i as u16, x: x.get(layout, i).max(-i16::MAX), above: 0, k: 0 });
             }
         }
         candidates.len() > large
@@ -93,6 +93,11 @@ impl Refiner<'_> {
         (f32::from(x) - value as f32).powi(2)
     }
 
+    /// Weighted squared error of a candidate with the index `k`, and what the next layer pays for it.
+    fn loss(&self, one: &Candidate, k: i32) -> f32 {
+        self.weighted_error(one.i.into(), one.x, k) + self.decider.cost_above(one, k)
+    }
+
     fn token(&self, i: usize) -> usize {
         self.decider.layer.index * self.decider.layer.layout.coefficients + i
     }
@@ -101,11 +106,12 @@ impl Refiner<'_> {
         self.token(i) < self.decider.rdo.min_tokens
     }
 
-    fn choose(&self, set: Set, i: usize, x: i16, assumed: i32, lambda: f32, around: &Neighbourhood) -> PricedRefinement {
-        let (rounded, nearer) = self.nearest(i, x, assumed);
+    fn choose(&self, set: Set, one: &Candidate, assumed: i32, lambda: f32, around: &Neighbourhood) -> PricedRefinement {
+        let i = usize::from(one.i);
+        let (rounded, nearer) = self.nearest(i, one.x, assumed);
         let price = |k: i32| {
             let (bits, implied) = self.bits(set, i, k, assumed, around);
-            PricedRefinement { k, error: self.weighted_error(i, x, k), bits, implied }
+            PricedRefinement { k, loss: self.loss(one, k), bits, implied }
         };
         if self.protected(i) {
             return price(rounded);
@@ -113,7 +119,7 @@ impl Refiner<'_> {
         if self.token(i) >= self.decider.rdo.max_tokens {
             return price(assumed);
         }
-        let total = |c: &PricedRefinement| c.error + lambda * c.bits as f32;
+        let total = |c: &PricedRefinement| c.loss + lambda * c.bits as f32;
         let mut best = price(rounded);
         for (k, before) in [(nearer, rounded), (assumed, nearer)] {
             if k != before {
@@ -191,8 +197,7 @@ impl Rule for Refiner<'_> {
             let (rounded, nearer) = self.nearest(i, one.x, assumed);
             let least = |last: bool| if assumed == 0 { lambda * self.decider.least_bits(intra, i, last) as f32 } else { 0.0 };
             Possible {
-                gain: self.weighted_error(i, one.x, assumed)
-                    - self.weighted_error(i, one.x, rounded).min(self.weighted_error(i, one.x, nearer)),
+                gain: self.loss(one, assumed) - self.loss(one, rounded).min(self.loss(one, nearer)),
                 least: least(false),
                 least_last: least(true),
                 count: counts::count_cost(costs, set, context, one.i + 1),
@@ -213,18 +218,18 @@ impl Rule for Refiner<'_> {
             bits += self.decider.silence(set, next..i, around);
             next = i + 1;
             let assumed = self.assumed(place, i);
-            let default = self.weighted_error(i, one.x, assumed);
-            let choice = self.choose(set, i, one.x, assumed, lambda, around);
+            let default = self.loss(one, assumed);
+            let choice = self.choose(set, one, assumed, lambda, around);
             one.k = choice.k;
             let magnitude = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
             if magnitude > 0 {
                 around.add(layout, i, magnitude);
             }
             let before = gain + lambda * bits as f32;
-            gain += choice.error - default;
+            gain += choice.loss - default;
             bits += choice.bits;
             if choice.k != assumed {
-                let total = before + choice.error - default + lambda * (choice.bits - choice.implied + bound.count) as f32;
+                let total = before + choice.loss - default + lambda * (choice.bits - choice.implied + bound.count) as f32;
                 if total < best.0 || self.protected(i) {
                     best = (total, i + 1, bits - choice.implied + bound.count);
                 }

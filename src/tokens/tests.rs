@@ -78,7 +78,7 @@ fn round_trip_sizes(
     } else {
         encoder.begin_block(steps).expect("depth");
         for (layer, latents) in latents.iter().enumerate() {
-            encoder.quantise_layer(layer, latents, motion, rdo).expect("quantises");
+            encoder.quantise_layer(layer, latents, None, motion, rdo).expect("quantises");
         }
     }
     let n = latents[0].len();
@@ -156,7 +156,7 @@ fn a_second_thread_changes_nothing() {
                 encoder.begin_block(LayerSteps::spaced(3, 8, 12 + 4 * seed as u8)).expect("depth");
                 let latents = [&x, &x, &y].into_iter().enumerate();
                 let estimates: Vec<_> = latents
-                    .map(|(layer, x)| encoder.quantise_layer(layer, x, motion, &Rdo::default()).expect("quantises"))
+                    .map(|(layer, x)| encoder.quantise_layer(layer, x, None, motion, &Rdo::default()).expect("quantises"))
                     .collect();
                 let (mut segments, mut latents, mut counts) = (vec![vec![7]; 3], vec![0i16; 15 * 768], vec![0; 15]);
                 let meanwhile = |block: ChosenBlock<'_>| {
@@ -383,8 +383,8 @@ fn estimates_are_near_the_truth() {
         assert!((told / error - 1.0).abs() < 1e-4, "quantiser {quantiser}: distortion {told} for {error}");
         let ratio: f64 = {
             encoder.begin_block(LayerSteps::spaced(2, 8, quantiser)).expect("depth");
-            encoder.quantise_layer(0, &x, None, &Rdo::default()).expect("quantises");
-            let finest = encoder.quantise_layer(1, &x, None, &Rdo::default()).expect("quantises");
+            encoder.quantise_layer(0, &x, None, None, &Rdo::default()).expect("quantises");
+            let finest = encoder.quantise_layer(1, &x, None, None, &Rdo::default()).expect("quantises");
             encoder.block().dequantise(2, None, &mut y, &mut FilledCells::default(), &mut n).expect("sizes fit");
             let error: f64 = x.iter().zip(&y).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
             (finest.luma + finest.chroma) / error

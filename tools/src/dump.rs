@@ -42,7 +42,7 @@ impl DumpBlock {
         encoder.begin_block(self.steps)?;
         let mut sum = Estimate::default();
         for (layer, latents) in self.latents.iter().enumerate() {
-            let one = encoder.quantise_layer(layer, latents, motion, rdo)?;
+            let one = encoder.quantise_layer(layer, latents, self.latents.get(layer + 1).map(|above| &above[..]), motion, rdo)?;
             sum = Estimate { bits: sum.bits + one.bits, ..one };
         }
         Ok(sum)

@@ -65,6 +65,7 @@ pub struct Settings {
     pub target_psnr: f64,
     pub target_mse: f64,
     pub bitrate: u32,
+    pub base_bitrate: u32,
     pub tokens: u32,
     pub min_tokens: u32,
     pub max_tokens: u32,
@@ -86,6 +87,7 @@ impl Default for Settings {
             target_psnr: DEFAULT_TARGET_PSNR,
             target_mse: DEFAULT_TARGET_MSE,
             bitrate: DEFAULT_BITRATE,
+            base_bitrate: 0,
             tokens: 0,
             min_tokens: 0,
             max_tokens: 0,
@@ -110,6 +112,7 @@ impl Settings {
             target_psnr: self.target_psnr,
             target_mse: self.target_mse,
             bitrate: self.bitrate,
+            base_bitrate: self.base_bitrate,
             tokens: self.tokens,
             min_tokens: self.min_tokens,
             max_tokens: self.max_tokens,
@@ -136,6 +139,25 @@ impl Settings {
      * Since: 0.1.0
      */
     /**
+     * GstElasticTokEnc:base-bitrate:
+     *
+     * A bitrate that layer 0 holds besides, in kbit/s, with any #GstElasticTokEnc:rate-control: the coarser the quantiser of layer 0,
+     * the fewer bits it takes. #GstElasticTokEnc:layer-ratio then has no say. Layer 0 is never finer than the last layer, so it takes
+     * less where all layers together do, and never coarser than the coarsest quantiser, so it takes more where that does. It may be
+     * changed while playing, and applies to the block that is filling; the number of layers changes with the next key block.
+     *
+     * Since: 0.1.0
+     */
+    /**
+     * GstElasticTokEnc:layer-ratio:
+     *
+     * Ratio of the quantiser steps of neighbouring layers, 1.25 to 4. With 2, a further layer takes one to two times the bits
+     * of all before it, depending on the video. With 0 it is chosen for every block, so that the rates of neighbouring rungs differ
+     * by a factor of about 2.3.
+     *
+     * Since: 0.1.0
+     */
+    /**
      * GstElasticTokEnc:search:
      *
      * How the tokens that meet the target are found. Where it is not set and the model predicts no distortion, `binary` is
@@ -154,9 +176,9 @@ impl Settings {
      * * `layer-bitrates` (array of guint64): the rate of each layer in bit/s over about a second of video, without block headers.
      *   What a receiver of n layers gets is the sum of the first n.
      * * `block-layers` (guint): layers in the last block. Where they are fewer than #GstElasticTokEnc:layers,
-     *   `left-out-layers` (guint) is how many were left out since their steps would be coarser than 110 of the 255 levels of a sample,
-     *   which the model does not serve: a higher quality or a smaller #GstElasticTokEnc:layer-ratio leaves out fewer. Others are
-     *   missing because of load (`shed-layers`), or at the end, because they hold nothing.
+     *   `left-out-layers` (guint) is how many were left out since their quantisers would be coarser than the coarsest one (72), or too
+     *   near to each other to be worth a layer: a higher quality leaves out fewer. Others are missing because of load (`shed-layers`), or
+     *   at the end, because they hold nothing.
      * * `encode-ms` (gdouble): time spent in the encoder; `runtime-ms`, `motion-ms` and `token-ms` are the parts of it in ONNX
      *   Runtime, in the motion search, and in quantisation and entropy coding.
      * * `evaluations` (guint64): candidates that searches evaluated.
@@ -204,6 +226,12 @@ impl Settings {
                 .default_value(DEFAULT_BITRATE)
                 .mutable_playing()
                 .build(),
+            glib::ParamSpecUInt::builder("base-bitrate")
+                .nick("Base Bitrate")
+                .blurb("Bitrate that layer 0 is to hold besides, in kbit/s (0 = none); not with FSQ and VAE models")
+                .maximum(2_000_000)
+                .mutable_playing()
+                .build(),
             glib::ParamSpecUInt::builder("tokens")
                 .nick("Tokens")
                 .blurb("Tokens that every cell keeps with rate-control=tokens (0 = all)")
@@ -242,8 +270,8 @@ impl Settings {
                 .build(),
             glib::ParamSpecDouble::builder("layer-ratio")
                 .nick("Layer Ratio")
-                .blurb("Ratio of the quantiser steps of neighbouring layers: with 2, each further layer takes about as many bits again and a half as all before it; not with FSQ and VAE models")
-                .minimum(*LAYER_RATIOS.start())
+                .blurb("Ratio of the quantiser steps of neighbouring layers, 1.25 to 4 (0 = chosen for each block, so that the rates of neighbouring rungs differ by a factor of about 2.3); not with FSQ and VAE models")
+                .minimum(DEFAULT_LAYER_RATIO)
                 .maximum(*LAYER_RATIOS.end())
                 .default_value(DEFAULT_LAYER_RATIO)
                 .mutable_ready()
@@ -275,6 +303,7 @@ impl Settings {
             "rate-control" => self.rate_control = value.get().expect("type checked upstream"),
             "target-psnr" => self.target_psnr = value.get().expect("type checked upstream"),
             "target-mse" => self.target_mse = value.get().expect("type checked upstream"),
+            "base-bitrate" => self.base_bitrate = value.get().expect("type checked upstream"),
             "bitrate" => self.bitrate = value.get().expect("type checked upstream"),
             "tokens" => self.tokens = value.get().expect("type checked upstream"),
             "min-tokens" => self.min_tokens = value.get().expect("type checked upstream"),
@@ -295,6 +324,7 @@ impl Settings {
             "rate-control" => self.rate_control.to_value(),
             "target-psnr" => self.target_psnr.to_value(),
             "target-mse" => self.target_mse.to_value(),
+            "base-bitrate" => self.base_bitrate.to_value(),
             "bitrate" => self.bitrate.to_value(),
             "tokens" => self.tokens.to_value(),
             "min-tokens" => self.min_tokens.to_value(),

@@ -11,8 +11,11 @@ use crate::{Error, Result};
 
 /// Layers of nested bundles' streams by default.
 pub const DEFAULT_LAYERS: u32 = 4;
-/// Ratio of neighbouring layers' steps by default.
-pub const DEFAULT_LAYER_RATIO: f64 = 2.0;
+/// Ratio of neighbouring layers' steps by default: chosen for each block, so that the rates of neighbouring rungs differ by a factor of
+/// about 2.3.
+pub const DEFAULT_LAYER_RATIO: f64 = 0.0;
+/// Layer ratio that sequence headers have then; a block whose layers are spaced otherwise says so.
+const USUAL_LAYER_RATIO: u8 = 7;
 /// Ratios of neighbouring layers' steps that there are.
 pub const LAYER_RATIOS: std::ops::RangeInclusive<f64> = 1.25..=4.0;
 
@@ -42,7 +45,8 @@ pub struct EncoderConfig {
     /// Most layers to code a block in: 1 to 5 with nested bundles, where 0 is [`DEFAULT_LAYERS`]; 0 = as many as there are with others.
     /// Blocks whose quantiser is coarse have fewer.
     pub layers: u32,
-    /// Ratio of the quantiser steps of neighbouring layers, [`LAYER_RATIOS`], in eighths of an octave. Nested bundles only.
+    /// Ratio of the quantiser steps of neighbouring layers, [`LAYER_RATIOS`], in eighths of an octave; 0: it is chosen for each block, so
+    /// that the rates of neighbouring rungs differ by a factor of about 2.3. Nested bundles only.
     pub layer_ratio: f64,
     /// Gives every layer its own reference, so that no receiver of fewer layers drifts. Costs a run of both graphs for each
     /// layer but one, and some bits. Without it only receivers of all layers have the encoder's pictures; the others drift until
@@ -63,9 +67,12 @@ impl EncoderConfig {
         if layers as usize > MAX_NESTED_LAYERS {
             return Err(Error::Settings(format!("layers {layers} is outside 1 to {MAX_NESTED_LAYERS} for '{}'", manifest.name)));
         }
+        if self.layer_ratio == 0.0 {
+            return Ok((layers as u8, USUAL_LAYER_RATIO));
+        }
         if !LAYER_RATIOS.contains(&self.layer_ratio) {
             let (least, most) = LAYER_RATIOS.into_inner();
-            return Err(Error::Settings(format!("layer-ratio {} is outside {least} to {most}", self.layer_ratio)));
+            return Err(Error::Settings(format!("layer-ratio {} is neither 0 nor from {least} to {most}", self.layer_ratio)));
         }
         Ok((layers as u8, (8.0 * self.layer_ratio.log2()).round() as u8))
     }

@@ -123,6 +123,12 @@ impl FixedBlocks {
                 self.bundle.manifest.name
             )));
         }
+        if live.base_bitrate > 0 {
+            return Err(Error::Settings(format!(
+                "base-bitrate is for models with a quantiser, and '{}' has none",
+                self.bundle.manifest.name
+            )));
+        }
         Ok(())
     }
 

@@ -93,9 +93,12 @@ struct EncodeArgs {
     /// Most layers to code in; 0 = the default
     #[arg(long, default_value_t = 0)]
     layers: u32,
-    /// Ratio of the steps of neighbouring layers
+    /// Ratio of the steps of neighbouring layers; 0 = so that rates differ by a factor of about 2.3
     #[arg(long, default_value_t = DEFAULT_LAYER_RATIO)]
     layer_ratio: f64,
+    /// Hold this bitrate of layer 0 as well, in kbit/s
+    #[arg(long, default_value_t = 0)]
+    base_bitrate: u32,
     /// Code all layers in one loop: receivers of fewer layers drift
     #[arg(long)]
     single_loop: bool,
@@ -169,6 +172,7 @@ fn encode(args: &EncodeArgs, mut sink: impl FnMut(&mut Encoder, Packet) -> Resul
         (None, None, Some(tokens)) => (live.rate_control, live.tokens) = (RateControl::Tokens, tokens),
         _ => bail!("only one of --target-psnr, --bitrate and --tokens can be held"),
     }
+    live.base_bitrate = args.base_bitrate;
     let search = match args.search {
         Search::Full => SearchMethod::Full,
         Search::Binary => SearchMethod::Binary,

@@ -5,21 +5,32 @@ use std::time::Instant;
 
 use super::super::super::SearchMethod;
 use super::super::super::quality::psnr;
-use super::super::super::setup::pixel_step;
 use super::analyse::Analysis;
+use super::ladder;
 use super::steps::{Choice, NestedBlocks};
 use crate::Result;
 use crate::rate::{COARSEST, KEY_OFFSET, RateControl};
 use crate::tokens::{Estimate, LayerSteps, Rdo};
 
-/// Largest step of a block's layer 0, in pixel units: the loop filter was trained up to it.
-const COARSEST_BASE: f32 = 110.0;
 /// Range around the proposed quantiser in which `search=full` and `binary` look.
 const SEARCH_WINDOW: u8 = 16;
 
 impl NestedBlocks {
-    /// Chooses quantiser, depth and tokens of the block that was transformed.
+    /// Chooses quantisers, depth and tokens of the block that was transformed.
     pub(super) fn choose(&mut self, analysis: &Analysis) -> Result<Choice> {
+        let mut choice = self.choose_finest(analysis)?;
+        for _ in 0..ladder::TRIALS {
+            let first = self.prefixes.first().map_or(0.0, |prefix| prefix.0);
+            if !self.ladder.reconsider(analysis.key, choice.steps, first) {
+                break;
+            }
+            choice = Choice { evaluations: choice.evaluations, ..self.quantise(analysis, choice.quantiser)? };
+        }
+        Ok(choice)
+    }
+
+    /// Chooses the quantiser of the last layer, with those of the others as they are for now.
+    fn choose_finest(&mut self, analysis: &Analysis) -> Result<Choice> {
         let seeks_quality = self.rate.live().rate_control == RateControl::Quality;
         if seeks_quality && self.method != SearchMethod::Regression {
             return self.search_quality(analysis);
@@ -82,11 +93,12 @@ impl NestedBlocks {
         self.tokens.begin_block(steps)?;
         let (depth, coded) = (steps.depth(), self.coded_of(steps.depth(), analysis.key));
         let mut bits = 0.0;
+        // Without a reference all loops have the same residual, and base-layer loops come later.
+        let own = self.drift_free && !analysis.key;
+        let base = |layer: usize| self.base.get(layer).filter(|_| own && layer + 1 < depth).unwrap_or(&self.finest).latents();
         for layer in 0..coded {
-            // Without a reference all loops have the same residual, and base-layer loops come later.
-            let base = self.base.get(layer).filter(|_| self.drift_free && !analysis.key && layer + 1 < depth);
-            let latents = base.unwrap_or(&self.finest).latents()?;
-            let estimate = self.tokens.quantise_layer(layer, latents, motion, &rdo)?;
+            let above = (own && layer + 1 < coded).then(|| base(layer + 1)).transpose()?;
+            let estimate = self.tokens.quantise_layer(layer, base(layer)?, above, motion, &rdo)?;
             bits += estimate.bits;
             self.prefixes.push((bits, self.estimated_psnr(&estimate)));
         }
@@ -96,17 +108,16 @@ impl NestedBlocks {
         Ok(Choice { quantiser, steps, coded, bits: bits * factor, estimated_psnr: psnr + gain, evaluations: 0 })
     }
 
-    /// Steps for a block: those of the most layers with which layer 0 still gives a picture. In drift-free streams their number stays
-    /// the same until the next key block.
+    /// Steps for a block: those of the most layers for which there is room. In drift-free streams their number stays the same until the
+    /// next key block.
     fn steps_for(&self, key: bool, quantiser: u8) -> LayerSteps {
-        let of = |depth: usize, quantiser: u8| self.layers.steps(depth, quantiser, None);
-        if !key && self.drift_free {
-            return of(self.group_depth, quantiser);
-        }
-        // A key block's depth holds for its group, so it must also suit the coarser blocks that follow.
-        let coarser = if self.drift_free { quantiser.saturating_add(KEY_OFFSET as u8) } else { quantiser };
-        let fits = |depth: &usize| pixel_step(of(*depth, coarser).quantiser(0), self.scale) <= COARSEST_BASE;
-        of((1..=self.layers.layers).rev().find(fits).unwrap_or(1), quantiser)
+        let depth = if !key && self.drift_free {
+            self.group_depth
+        } else {
+            // A key block's depth holds for its group, so it must also suit the coarser blocks that follow.
+            self.ladder.depth(key, quantiser, if self.drift_free { KEY_OFFSET as u8 } else { 0 })
+        };
+        self.ladder.steps(key, depth, quantiser)
     }
 
     fn rdo(&self) -> Rdo {

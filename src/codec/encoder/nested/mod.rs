@@ -7,15 +7,18 @@ mod analyse;
 mod choose;
 mod coding_loop;
 mod crew;
+mod ladder;
 mod steps;
 mod without;
 
 use self::coding_loop::CodingLoop;
+use self::ladder::Ladder;
 pub(super) use self::steps::NestedBlocks;
 use self::steps::check;
 use super::super::LiveSettings;
-use super::coder::{BlockCoder, BlockView, CodedBlock, Layers, Place, Spent};
+use super::coder::{BlockCoder, BlockView, CodedBlock, Layers, Place, Spent, sent_layers};
 use crate::Result;
+use crate::bitstream::segment_bytes;
 use crate::rate::RateController;
 
 impl BlockCoder for NestedBlocks {
@@ -30,12 +33,14 @@ impl BlockCoder for NestedBlocks {
     fn set_live(&mut self, live: LiveSettings) -> Result<()> {
         check(&live)?;
         self.rate.set_live(live);
+        self.ladder.set_live(&live);
         Ok(())
     }
 
     fn restart(&mut self, live: LiveSettings) -> Result<()> {
         check(&live)?;
         self.rate = RateController::new(live);
+        self.ladder = Ladder::new(self.layers, self.fixed_ratio, &live);
         self.first = true;
         self.shed = 0;
         self.spent = Spent::default();
@@ -61,7 +66,7 @@ impl BlockCoder for NestedBlocks {
             key: analysis.key,
             left_out: (self.layers.layers - choice.steps.depth()) as u8,
             quantiser: choice.quantiser,
-            base_quantiser: None,
+            base_quantiser: self.layers.named_base(&choice.steps),
             estimated_psnr: Some(choice.estimated_psnr),
             psnr: Some(psnr),
             evaluations: choice.evaluations,
@@ -90,6 +95,9 @@ impl BlockCoder for NestedBlocks {
     }
 
     fn learn(&mut self, block: &CodedBlock, bits: f64) {
+        let upper = self.segments.iter().skip(1).take(sent_layers(&self.segments).saturating_sub(1));
+        let upper = 8.0 * upper.map(|s| segment_bytes(s.len())).sum::<usize>() as f64;
+        self.ladder.learn(block.key, self.last.1, (bits - upper, bits), self.coded == self.group_depth);
         let shed = self.group_depth - self.coded;
         let (factor, _) = self.without.all_layers(shed);
         self.without.learn(&self.prefixes, shed);

@@ -11,6 +11,7 @@ use super::super::config::EncoderConfig;
 use super::analyse::{Analyser, Analysis};
 use super::coding_loop::CodingLoop;
 use super::crew::Crew;
+use super::ladder::Ladder;
 use super::without::Without;
 use crate::frame::Geometry;
 use crate::rate::RateController;
@@ -43,6 +44,9 @@ pub(in super::super) struct NestedBlocks {
     /// The block's tokens as they were last chosen.
     pub(super) tokens: NestedEncoder,
     pub(super) layers: StreamLayers,
+    /// The stream's ratio of steps is that of all blocks.
+    pub(super) fixed_ratio: bool,
+    pub(super) ladder: Ladder,
     /// Every layer has a loop of its own.
     pub(super) drift_free: bool,
     /// Depth of the last block. In drift-free streams it stays until the next key block.
@@ -84,6 +88,7 @@ impl NestedBlocks {
         check(&config.live)?;
         let manifest = &config.bundle.manifest;
         let (layers, ratio) = config.stream_layers()?;
+        let fixed_ratio = config.layer_ratio > 0.0;
         let layers = StreamLayers { layers: layers.into(), ratio };
         let Nested { layout, tables, scale } = Nested::new(manifest, &config.bundle.tables, &geometry, layers.layers)?;
         let block_length = manifest.block_length as usize;
@@ -97,6 +102,8 @@ impl NestedBlocks {
             base: Vec::new(),
             tokens: NestedEncoder::new(&layout, &tables)?.with_threads(threads)?,
             layers,
+            fixed_ratio,
+            ladder: Ladder::new(layers, fixed_ratio, &config.live),
             drift_free: config.drift_free,
             group_depth: 1,
             shed: 0,
@@ -121,11 +128,12 @@ impl NestedBlocks {
     pub(super) fn analyse(&mut self, place: Place) -> Analysis {
         let Place { must_be_key, position, span } = place;
         self.rate.begin(span.elapsed, span.seconds);
+        self.ladder.begin(span);
         let proposed = self.rate.propose(false);
         let key = must_be_key || {
             let started = Instant::now();
             let coded = self.coded_of(self.group_depth, false);
-            let steps = self.layers.steps(self.group_depth, proposed, None);
+            let steps = self.ladder.steps(false, self.group_depth, proposed);
             let finest = steps.quantiser(coded - 1);
             let base = if self.drift_free { steps.quantiser(0) } else { finest };
             // All loops share the motion. A third of the way to the coarsest one, no rung pays much more for that than the others.
