@@ -48,10 +48,7 @@ def measure(path: Path, others: list, etok: encoders.ElasticTok, cache: Path | N
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         clip, source = encoders.load(path, work)
-        def own(target):
-            etok.encode(clip, work / "o.etok", target)
-            return etok.point(work / "o.etok", source, work)
-        curves = {"ElasticTok": {"usual": [own(t) for t in TARGETS], "ends": [own(t) for t in ENDS]}}
+        curves = {"ElasticTok": {part: etok.curve(clip, source, work, targets, cache) for part, targets in (("usual", TARGETS), ("ends", ENDS))}}
         for k in others:
             curves[k] = {part: encoders.other_curve(clip, source, work, k, cache, part == "ends") for part in ("usual", "ends")}
     print(path.stem, *(f"{k}: {percent(difference(curves, k))}" for k in others), sep="  ", file=sys.stderr, flush=True)
@@ -161,8 +158,8 @@ def main():
     ap.add_argument("--json", type=Path, help="all curves")
     ap.add_argument("--plot", type=Path, help="by its ending: .svg, .png")
     ap.add_argument("--screen", action="append", default=[], help="clips with this in their name are screen recordings; may be repeated")
-    ap.add_argument("--against", action="append", choices=list(encoders.OTHERS), help="only this encoder; may be repeated. Default: all")
-    ap.add_argument("--cache", action="store_true", help="keep the other encoders' curves in .cache/rd, and take them from there")
+    ap.add_argument("--against", action="append", choices=list(encoders.OTHERS), help="only this encoder; may be repeated. Default: all that do not look ahead")
+    ap.add_argument("--cache", action="store_true", help="keep curves in .cache/rd, and take them from there where encoder and clip are the same")
     ap.add_argument("--jobs", type=int, default=2, help="clips at a time")
     ap.add_argument("--model", help="a bundle instead of the builtin one")
     a = ap.parse_args()
@@ -170,8 +167,9 @@ def main():
         ap.error("two clips have one name")
     encoders.build()
     etok, cache = encoders.ElasticTok(a.model), encoders.ROOT / ".cache/rd" if a.cache else None
+    others = a.against or [k for k in encoders.OTHERS if k not in encoders.LOOK_AHEAD]
     with ThreadPoolExecutor(a.jobs) as pool:
-        curves = list(pool.map(lambda p: measure(p, a.against or list(encoders.OTHERS), etok, cache), a.clips))
+        curves = list(pool.map(lambda p: measure(p, others, etok, cache), a.clips))
     groups = grouped(a.clips, curves, a.screen)
     if a.json:
         a.json.write_text(json.dumps(groups, indent=1))
