@@ -4,8 +4,8 @@
 
 usage: pictures.py --out FOLDER [--targets 30,36] [--rates 0.02] [--frames 10,40] [--crop X,Y,W,H] [--zoom N] CLIP...
        pictures.py --figure PICTURE.png [--targets 38,30] [--frames 40] [CLIP]     (source and ElasticTok, for a document)
-Without a clip the figure is of the generated scene. The others' rate is matched by bisecting their -crf. A line for each clip and target or
-rate goes to standard output: rate, luma PSNR, and by how much the colour is off: over all frames, the largest error of the mean of U or V in a
+Without a clip the figure is of the generated scene. The others' rate is matched by bisecting their -crf. A table goes to
+standard output: bits per pixel, luma PSNR, and by how much the colour is off: over all frames, the largest error of the mean of U or V in a
 square of 8x8 samples, and the share of squares that are off by more than 4 levels."""
 import argparse
 import sys
@@ -88,6 +88,8 @@ def main():
 
     if a.out:
         a.out.mkdir(parents=True, exist_ok=True)
+    labels = ["ElasticTok", *(BESIDE if a.out else [])]
+    print(f"| clip | at | {' | '.join(labels)} |\n| --- | --- |{' --- |' * len(labels)}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if not a.clips:
@@ -99,7 +101,9 @@ def main():
             for name, target, rate in points:
                 videos = coded(clip, source, etok, work, target, rate, BESIDE if a.out else {})
                 said = [f"{k} {p[0]:.4f} bit/pixel, {p[1]:.1f} dB" for k, p, _ in videos]
-                print(path.stem, name, *(f"{s}, colour {most:.1f}, {share:.1%}" for s, (_, _, x) in zip(said, videos) for most, share in [y4m.colour_error(source, x)]), sep=" | ", flush=True)
+                off = (y4m.colour_error(source, x) for _, _, x in videos)
+                cells = [f"{p[0]:.4f}, {p[1]:.1f} dB, {most:.1f}, {share:.1%}" for (_, p, _), (most, share) in zip(videos, off)]
+                print(f"| {path.stem} | {name} | {' | '.join(cells)} |", flush=True)
                 pictures.append(picture(videos[0][2], wanted[0]))
                 captions.append(said[0])
                 if a.out:
