@@ -105,7 +105,7 @@ def page(groups: dict, command: str, plotted: str | None) -> str:
             "frames' dB. BD-rate is the mean difference in rate at equal quality. Negative: ElasticTok needs fewer bits; -: less than 1 dB in common.\n\n")
     if plotted:
         text += f"![Rate and PSNR of each encoder]({plotted})\n\n"
-    text += (f"## Over all\n\nOver the qualities that both have, ElasticTok with `target-psnr` {of(TARGETS)} dB, the others with CRF {of(encoders.CRF)} "
+    text += (f"## Overall\n\nOver the qualities that both have, ElasticTok with `target-psnr` {of(TARGETS)} dB, the others with CRF {of(encoders.CRF)} "
              f"(AV1: {of(encoders.CRF_AV1)}).\n\n{table(groups)}\n\n")
     text += "\n".join(f"- {'met' if met else '**MISSED**'}: {bar}" for bar, met in bars(groups))
     text += (f"\n\n## By range of quality\n\nWith further points: ElasticTok {of(ENDS)} dB, CRF {of(encoders.ENDS[encoders.CRF])} (AV1: "
