@@ -3,8 +3,8 @@
 # Trains the builtin bundle's entropy tables on what the encoder really produces.
 #
 # usage: onnx/train_tables.sh CLIPS_DIR WORK_DIR [ROUNDS]
-# Every third clip of CLIPS_DIR is coded at four qualities, in one to four layers, at several ratios; latents and motion go to
-# WORK_DIR, the tables to onnx/models/builtin/tables.bin. Needs ffmpeg, cargo, and some 3 GB in WORK_DIR.
+# Every third clip of CLIPS_DIR is coded at four qualities, in one, two or four layers; latents and motion go to
+# WORK_DIR, the tables to onnx/models/builtin/tables.bin. Needs ffmpeg, cargo, and some 6 GB in WORK_DIR.
 set -eu
 clips=$1 work=$2 rounds=${3:-4}
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -21,14 +21,11 @@ for clip in "$clips"/*; do
     for psnr in 30 33.5 37 41; do
         kind=$((kind + 1))
         case $((kind % 5)) in
-            0) layers="1" ;;
-            1) layers="2" ;;
-            2) layers="4" ;;
-            3) layers="4" ;;
-            4) layers="3 --layer-ratio 1.6" ;;
+            0 | 2) layers=1 ;;
+            1) layers=2 ;;
+            *) layers=4 ;;
         esac
-        # shellcheck disable=SC2086 # a number and an option
-        "$bin/codec" dump "$work/clip.y4m" "$work/$n-$psnr.dump" --target-psnr "$psnr" --layers $layers 2>/dev/null
+        "$bin/codec" dump "$work/clip.y4m" "$work/$n-$psnr.dump" --target-psnr "$psnr" --layers "$layers" 2>/dev/null
     done
 done
 "$bin/collect_tables" onnx/models/builtin/tables.bin "$rounds" "$work"/*.dump

@@ -30,7 +30,7 @@ pub mod tokens {
     pub use crate::tokens::motion;
     pub use crate::tokens::{
         BIASES, CLASSES, CONTEXTS, Estimate, FilledCells, LayerSteps, MAX_NESTED_LAYERS, NestedEncoder, NestedLayout, Rdo,
-        bias_index, describe, step,
+        TransformSize, bias_index, describe, step,
     };
 }
 

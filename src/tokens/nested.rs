@@ -417,6 +417,11 @@ impl NestedEncoder {
         let (place, c) = (layout.place(cell), layout.coefficients);
         &self.chosen[layer].values[place * c..(place + 1) * c]
     }
+
+    /// The size of the transform whose coefficients a cell's indices in `layer` are.
+    pub fn transform_size(&self, layer: usize, cell: usize) -> TransformSize {
+        self.chosen[layer].sizes[self.common.layout.place(cell)].unwrap_or_default()
+    }
 }
 
 /// Reads the segments of a block. Buffers are allocated once.

@@ -5,7 +5,7 @@
 use elastictok::Result;
 use elastictok::internals::entropy::Tables;
 use elastictok::internals::tokens::{
-    BIASES, CLASSES, CONTEXTS, Estimate, MAX_NESTED_LAYERS, NestedEncoder, NestedLayout, Rdo, bias_index, describe,
+    BIASES, CLASSES, CONTEXTS, Estimate, MAX_NESTED_LAYERS, NestedEncoder, NestedLayout, Rdo, TransformSize, bias_index, describe,
 };
 
 use crate::collect::{Collector, fit};
@@ -95,6 +95,8 @@ impl Trainer {
         Ok((estimate, total))
     }
 
+    /// Leaves out what the latents, of 16x16 transforms, do not tell: indices of smaller transforms, and of chroma's constant terms, which
+    /// have a step of their own.
     fn measure(&mut self, encoder: &NestedEncoder, block: &DumpBlock, weight: f64) {
         let c = self.positions.len();
         let groups = self.groups();
@@ -102,6 +104,9 @@ impl Trainer {
             let latents = if let [all] = &block.latents[..] { all } else { &block.latents[layer] };
             let (step, last_layer) = (f64::from(block.steps.step(layer)), layer + 1 == block.steps.depth());
             for (cell, latents) in latents.chunks_exact(c).enumerate() {
+                if encoder.transform_size(layer, cell) != TransformSize::Size16 {
+                    continue;
+                }
                 let decided = encoder.decided(layer, cell);
                 let Some(last) = decided.iter().rposition(|k| *k != 0) else { continue };
                 let density = decided.iter().filter(|k| **k != 0).count() as f64 / (last + 1) as f64;
@@ -111,7 +116,7 @@ impl Trainer {
                         self.moments.hits[i][0] += weight * f64::from(m != 0);
                         self.moments.hits[i][1] += weight * density;
                     }
-                    if m > 0 {
+                    if m > 0 && !matches!(self.positions[i], [component, 0, 0, 0] if component > 0) {
                         let slot = &mut self.moments.offsets[bias_index(layer, m, groups[i])];
                         slot[0] += weight * (f64::from(m) - x);
                         slot[1] += weight;
