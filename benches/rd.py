@@ -107,8 +107,8 @@ def page(groups: dict, command: str, plotted: str | None) -> str:
         text += f"![Rate and PSNR of each encoder]({plotted})\n\n"
     text += (f"## Overall\n\nOver the qualities that both have, ElasticTok with `target-psnr` {of(TARGETS)} dB, the others with CRF {of(encoders.CRF)} "
              f"(AV1: {of(encoders.CRF_AV1)}).\n\n{table(groups)}\n\n")
-    text += "\n".join(f"- {'met' if met else '**MISSED**'}: {bar}" for bar, met in bars(groups))
-    text += (f"\n\n## By range of quality\n\nWith further points: ElasticTok {of(ENDS)} dB, CRF {of(encoders.ENDS[encoders.CRF])} (AV1: "
+    text += "".join(f"- {'met' if met else '**MISSED**'}: {bar}\n" for bar, met in bars(groups))
+    text += (f"\n## By range of quality\n\nWith further points: ElasticTok {of(ENDS)} dB, CRF {of(encoders.ENDS[encoders.CRF])} (AV1: "
              f"{of(encoders.ENDS[encoders.CRF_AV1])}).")
     for name, part in PARTS.items():
         text += f"\n\n### {name[0].upper() + name[1:]}\n\n{table(groups, part)}"

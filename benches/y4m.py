@@ -133,4 +133,4 @@ def colour_error(a: Video, b: Video, visible: float = 4) -> tuple:
         planes = video.frames[:, form.luma:].reshape(n, 2, -1, (form.width + 1) // 2)[:, :, :height * 8, :width * 8]
         return planes.reshape(n, 2, height, 8, width, 8).mean((3, 5), dtype=np.float32)
     off = np.abs(means(a) - means(b)).max(1)
-    return float(off.max()), float((off > visible).mean())
+    return float(off.max(initial=0)), np.count_nonzero(off > visible) / max(off.size, 1)
