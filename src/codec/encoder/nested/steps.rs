@@ -213,8 +213,9 @@ impl NestedBlocks {
         // Without a reference all loops show the same, and those of a key block's base layers come later.
         let in_base = (!analysis.key && coded < steps.depth()).then_some(coded - 1);
         let finest = in_base.is_none().then_some((coded, &mut self.finest)).into_iter();
-        let base = (1..=base_loops(self.drift_free, choice)).zip(&mut self.base);
-        let base = base.filter(|&(layers, _)| all || in_base == Some(layers - 1));
+        // those of more layers take longer, and the longest begin first
+        let base = self.base.iter_mut().take(base_loops(self.drift_free, choice)).enumerate().rev();
+        let base = base.map(|(below, one)| (below + 1, one)).filter(|&(layers, _)| all || in_base == Some(layers - 1));
         let (crew, scale) = (&self.crew, self.scale);
         let decode = |block: ChosenBlock<'_>, read: &(dyn Fn(usize) -> usize + Sync)| {
             let started = Instant::now();
