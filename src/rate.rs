@@ -105,7 +105,7 @@ const INDICES_PER_DB: f64 = 1.9;
 /// Time over which the bitrate holds, in seconds.
 const WINDOW: f64 = 1.0;
 /// Largest share of the time since the last key block, or of the window, that a key block may take beyond its own.
-const KEY_SHARE: f64 = 0.5;
+const KEY_SHARE: f64 = 0.25;
 /// Most debt, in windows: a debt that could not be avoided is not paid back in full.
 const MOST_OWED: f64 = 4.0;
 /// Time in seconds after which a bitrate that the coarsest blocks exceed is known to be out of reach.
@@ -254,7 +254,13 @@ impl RateController {
             RateControl::Bitrate => {
                 let ratio = (bits.max(1.0) / self.budget(key)).log2();
                 // Inter blocks may stray by a fifth: smooth quality is worth more than exact blocks.
-                let tolerance = if key || ratio > 0.6 { 0.1 } else { 0.3 };
+                let tolerance = if key {
+                    0.2
+                } else if ratio > 0.6 {
+                    0.1
+                } else {
+                    0.3
+                };
                 let change = if ratio.abs() < tolerance { 0.0 } else { ratio * INDICES_PER_HALVING };
                 f64::from(tried) + if key { change } else { change.clamp(-3.0, MOST_CHANGE) }
             }

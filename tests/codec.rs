@@ -6,7 +6,7 @@ use elastictok::Error;
 use elastictok::bitstream::{Block, BlockHeader, BlockWriter, Limits, SequenceHeader, thin};
 use elastictok::bundle::Bundle;
 use elastictok::codec::{
-    CountReader, Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, LiveSettings, Load, Packet, RateControl,
+    CountReader, Decoder, DecoderConfig, Encoder, EncoderConfig, FrameTime, GraphAhead, LiveSettings, Load, Packet, RateControl,
     SearchMethod, TokenReader, psnr,
 };
 use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
@@ -42,6 +42,26 @@ fn config(live: LiveSettings, search: SearchMethod, key_int_max: u32) -> Encoder
         drift_free: true,
         live,
     }
+}
+
+#[test]
+fn a_graph_that_was_opened_ahead_decodes_the_same() {
+    let mut encoder = encoder(LiveSettings::default(), SearchMethod::Regression, 0);
+    let packets: Vec<_> = (0..6).filter_map(|n| push(&mut encoder, n)).collect();
+    let begin = |runtime| Some(GraphAhead::begin(Bundle::builtin().unwrap(), runtime).unwrap());
+    let other = RuntimeConfig { threads: 2, ..runtime() };
+    for loaded in [None, begin(runtime()), begin(other)] {
+        let [mut plain, mut ahead] = [decoder(&encoder, None), decoder(&encoder, None)];
+        ahead.open_ahead(loaded).unwrap();
+        ahead.open_ahead(begin(runtime())).unwrap();
+        assert_eq!(ahead.provider(), "none");
+        for (i, packet) in packets.iter().enumerate() {
+            assert_eq!(errors(&mut plain, &packet.data, 2 * i).unwrap(), errors(&mut ahead, &packet.data, 2 * i).unwrap());
+            ahead.open_ahead(None).unwrap();
+        }
+    }
+    // One that is not used in the end goes with its decoder.
+    decoder(&encoder, None).open_ahead(begin(runtime())).unwrap();
 }
 
 fn decoder(encoder: &Encoder, max_layers: Option<usize>) -> Decoder {
@@ -542,7 +562,10 @@ fn a_bundle_that_does_not_fit_is_an_error_at_the_first_key_block() {
     let header = encoder.sequence_header().clone();
     let config = DecoderConfig { bundle: bundle.into(), runtime: runtime(), header, max_layers: None, limits: Limits::default() };
     let mut decoder = Decoder::new(config).unwrap();
-    for _ in 0..2 {
+    for ahead in [false, true, true, false] {
+        if ahead {
+            decoder.open_ahead(None).unwrap();
+        }
         assert!(matches!(decoder.decode(&packet.data, None), Err(Error::Model(m)) if m.contains("does not load")));
     }
     // and a block that is damaged beyond use opens nothing

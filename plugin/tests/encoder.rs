@@ -72,23 +72,49 @@ fn latency_is_what_a_block_waits() {
     assert_eq!(h.query_latency(), Some(gst::ClockTime::from_nseconds(33_366_667)));
 }
 
+/// Key blocks, and how many frames each has by its duration.
+fn keys(packets: &[gst::Buffer]) -> Vec<(gst::ClockTime, u64)> {
+    let keys = packets.iter().filter(|p| !p.flags().contains(gst::BufferFlags::DELTA_UNIT));
+    keys.map(|p| (p.pts().unwrap(), (p.duration().unwrap().nseconds() + 1_000_000) / at(1).nseconds())).collect()
+}
+
+/// Requests that were answered: count, headers, running time.
+fn announced(h: &mut gst_check::Harness) -> Vec<(u32, bool, Option<gst::ClockTime>)> {
+    let events = std::iter::from_fn(|| h.try_pull_event());
+    let events = events.filter_map(|e| gst_video::DownstreamForceKeyUnitEvent::parse(e.downcast_ref_custom()?).ok());
+    events.map(|e| (e.count, e.all_headers, e.running_time)).collect()
+}
+
+fn ask(h: &mut gst_check::Harness, count: u32, time: Option<gst::ClockTime>) {
+    let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).count(count).running_time(time).build();
+    assert!(h.push_upstream_event(event));
+}
+
 #[test]
 fn a_key_unit_asked_for_from_downstream_comes_at_once_and_is_announced() {
     let caps = small();
     let mut h = encoder(&caps, "byte-stream", "key-int-max=0");
     push(&mut h, &caps, 0..3);
-    h.push_upstream_event(gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).count(7).build());
-    push(&mut h, &caps, 3..6);
+    let mut packets = drain(&mut h);
+    assert_eq!(announced(&mut h), []);
+    // A frame waits for its block to fill: it comes out before the next one is there.
+    ask(&mut h, 7, None);
+    packets.push(h.pull().unwrap());
+    assert_eq!(keys(&packets), [(at(0), 2), (at(2), 1)]);
+    assert_eq!(announced(&mut h), [(7, true, Some(at(2)))]);
+    // None waits: the next one comes out alone.
+    push(&mut h, &caps, 3..5);
+    ask(&mut h, 8, None);
+    push(&mut h, &caps, 5..6);
+    packets.extend([h.pull().unwrap(), h.pull().unwrap()]);
+    assert_eq!(keys(&packets)[2..], [(at(5), 1)]);
+    // Nobody waits for a key unit at a time, so it has all its frames.
+    ask(&mut h, 9, Some(at(8)));
+    push(&mut h, &caps, 6..10);
     h.push_event(gst::event::Eos::new());
-    let packets = drain(&mut h);
-    let keys: Vec<_> =
-        packets.iter().filter(|p| !p.flags().contains(gst::BufferFlags::DELTA_UNIT)).filter_map(|p| p.pts()).collect();
-    assert_eq!(keys, [at(0), at(3)]);
-    let announced = std::iter::from_fn(|| h.try_pull_event())
-        .filter_map(|e| gst_video::DownstreamForceKeyUnitEvent::parse(e.downcast_ref_custom()?).ok())
-        .collect::<Vec<_>>();
-    assert_eq!(announced.len(), 1);
-    assert_eq!((announced[0].count, announced[0].all_headers, announced[0].running_time), (7, true, Some(at(3))));
+    packets.extend(drain(&mut h));
+    assert_eq!(keys(&packets)[3..], [(at(8), 2)]);
+    assert_eq!(announced(&mut h), [(8, true, Some(at(5))), (9, true, Some(at(8)))]);
     for p in packets {
         let key = !p.flags().contains(gst::BufferFlags::DELTA_UNIT);
         let data = p.map_readable().unwrap();
@@ -97,6 +123,20 @@ fn a_key_unit_asked_for_from_downstream_comes_at_once_and_is_announced() {
         };
         assert_eq!(kind == elastictok::bitstream::UnitKind::Sequence, key, "a sequence header before key blocks only");
     }
+}
+
+#[test]
+fn requests_for_key_units_are_throttled_where_that_is_asked_for() {
+    let caps = small();
+    let mut h = encoder(&caps, "packetized", "key-int-max=0 min-force-key-unit-interval=200000000");
+    for n in 0..16 {
+        ask(&mut h, n, None);
+        push(&mut h, &caps, u64::from(n)..u64::from(n) + 1);
+    }
+    let keys = keys(&drain(&mut h));
+    assert!(keys.iter().skip(1).all(|key| key.1 == 1), "they go out alone: {keys:?}");
+    assert!(keys.windows(2).all(|w| w[1].0 - w[0].0 >= gst::ClockTime::from_mseconds(200)), "{keys:?}");
+    assert!((2..=4).contains(&keys.len()), "{keys:?}");
 }
 
 trait CustomEvent {

@@ -160,18 +160,46 @@ fn huge_pictures_are_refused_by_the_property_that_allows_them() {
     }
 }
 
+fn packetized(header: &SequenceHeader) -> gst::Caps {
+    let codec_data = gst::Buffer::from_slice(header.to_bytes());
+    gst::Caps::builder("video/x-elastictok").field("stream-format", "packetized").field("codec_data", codec_data).build()
+}
+
+/// Sizes of pictures for which a graph was opened in this process.
+fn opened() -> &'static std::sync::Mutex<Vec<String>> {
+    static OPENED: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+    static WATCH: std::sync::Once = std::sync::Once::new();
+    WATCH.call_once(|| {
+        gst::log::set_threshold_for_name("elastictok", gst::DebugLevel::Info);
+        gst::log::remove_default_log_function();
+        gst::log::add_log_function(|_, _, _, _, _, _, message| {
+            let text = message.get().map(|text| text.to_string()).unwrap_or_default();
+            OPENED.lock().unwrap().extend(text.split_once(" is decoded on ").map(|(size, _)| size.to_owned()));
+        });
+    });
+    &OPENED
+}
+
 #[test]
-fn headers_alone_open_no_graph() {
-    let mut h = harness("elastictokdec name=dec");
+fn headers_alone_open_one_graph() {
+    let mut h = harness("elastictokdec name=dec execution-provider=cpu");
+    let opened = opened();
+    let count = |size: &str| opened.lock().unwrap().iter().filter(|s| *s == size).count();
     for i in 0..200 {
-        let header = header(if i % 2 == 0 { 4096 } else { 2048 }, 2304);
-        let codec_data = gst::Buffer::from_slice(header.to_bytes());
-        h.set_src_caps(
-            gst::Caps::builder("video/x-elastictok").field("stream-format", "packetized").field("codec_data", codec_data).build(),
-        );
+        h.set_src_caps(packetized(&header(if i % 2 == 0 { 592 } else { 576 }, 336)));
     }
     let stats = h.element().unwrap().property::<gst::Structure>("stats");
     assert_eq!((stats.get("provider"), stats.get("blocks")), (Ok("none"), Ok(0u64)), "{stats}");
+    // A block in between opens what it needs, and then the next header may again.
+    h.push(gst::Buffer::from_slice(empty_block(30, at_zero()))).unwrap();
+    assert_eq!((count("592x336"), count("576x336")), (1, 1));
+    for _ in 0..2 {
+        for width in [608, 624] {
+            h.set_src_caps(packetized(&header(width, 336)));
+        }
+    }
+    drop(h);
+    assert_eq!((count("608x336"), count("624x336")), (1, 0));
 }
 
 #[test]

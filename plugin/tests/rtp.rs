@@ -135,6 +135,24 @@ fn headers_in_band_follow_config_interval() {
     assert!(depacketise(&config.0, config.1).1.is_empty());
 }
 
+#[test]
+fn the_decoder_learns_the_format_before_the_key_block_is_whole() {
+    let (caps, blocks) = stream();
+    let (mut rtp_caps, packets) = packetise(&caps, &blocks[..1], "mtu=300");
+    rtp_caps.make_mut().remove_field("config");
+    let mut h = depacketiser(&rtp_caps, "");
+    assert!(packets.len() > 3);
+    h.push(packets[0].clone()).unwrap();
+    assert_eq!(h.buffers_in_queue(), 0);
+    let said = |h: &gst_check::Harness| h.sinkpad().unwrap().current_caps();
+    let early = said(&h).expect("caps");
+    assert_eq!(early.structure(0).unwrap().get("width"), Ok(160));
+    packets[1..].iter().for_each(|p| assert!(h.push(p.clone()).is_ok()));
+    assert_eq!((h.buffers_in_queue(), said(&h)), (1, Some(early)));
+    let events = std::iter::from_fn(|| h.try_pull_event()).filter(|e| e.type_() == gst::EventType::Caps);
+    assert_eq!(events.count(), 1);
+}
+
 trait RemoveField {
     fn remove_field(&mut self, name: &str);
 }

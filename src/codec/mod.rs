@@ -14,7 +14,7 @@ mod setup;
 mod tap;
 
 pub use counts::{BlockCounts, CountReader};
-pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats};
+pub use decoder::{DecodedBlock, Decoder, DecoderConfig, DecoderStats, GraphAhead};
 pub use encoder::{DEFAULT_LAYER_RATIO, DEFAULT_LAYERS, Encoder, EncoderConfig, EncoderStats, LAYER_RATIOS, Load, Packet};
 pub use quality::psnr;
 pub use tap::{TokenBlock, TokenReader, TokenShape, TokenValues, TokenWriter};

@@ -104,6 +104,8 @@ pub(super) struct Side<'a> {
     /// `input` or `output`.
     pub side: &'a str,
     pub outlets: &'a [Outlet],
+    /// Sizes of dimensions that the session leaves open.
+    pub dimensions: &'a [(&'static str, usize)],
 }
 
 fn broken(message: String) -> Error {
@@ -149,7 +151,12 @@ impl Side<'_> {
             let ValueType::Tensor { ty, shape, dimension_symbols } = outlet.dtype() else {
                 return Err(self.wrong(name, "is not a tensor"));
             };
-            let (shape, symbols): (Vec<i64>, &[String]) = (shape.iter().copied().collect(), dimension_symbols);
+            let symbols: &[String] = dimension_symbols;
+            let size = |(at, &d): (usize, &i64)| {
+                let named = self.dimensions.iter().find(|(name, _)| d < 0 && symbols.get(at).is_some_and(|s| s == name));
+                named.map_or(d, |(_, size)| *size as i64)
+            };
+            let shape: Vec<i64> = shape.iter().enumerate().map(size).collect();
             let open = shape.iter().position(|&d| d < 0).filter(|_| self.side == "input");
             if let Some(spec) = wanted.iter().find(|s| s.name == name) {
                 if *ty != spec.ty {

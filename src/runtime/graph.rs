@@ -9,8 +9,8 @@ use ort::value::{DynTensor, TensorElementType as Type};
 use super::config::{ExecutionProvider, RuntimeConfig};
 use super::contract::{Contract, Side, Spec, check_contexts, check_handed, check_shared, dimensions};
 use super::memory::{self, Reservation};
-use super::provider::{Device, OpenedSession, open, settled};
-use super::session::{GraphSession, Handed, Named, buffer, values, values_mut};
+use super::provider::{Device, Model, OpenedSession, open, settled};
+use super::session::{GraphSession, Handed, Named, buffer, copy, values, values_mut};
 use crate::bundle::{Bottleneck, Bundle};
 use crate::frame::Geometry;
 use crate::pair::Pair;
@@ -107,14 +107,34 @@ pub struct DecoderGraph {
 }
 
 impl DecoderGraph {
-    /// Loads the bundle's decoder for pictures of `geometry`.
+    /// Loads the bundle's decoder before the pictures' size is known; `None` where the session depends on that.
+    pub(crate) fn load_ahead(bundle: &Bundle, config: &RuntimeConfig) -> Result<Option<OpenedSession>> {
+        let (exact, config) = (bundle.manifest.exact, settled(config)?);
+        if !exact || config.provider != ExecutionProvider::Cpu {
+            return Ok(None);
+        }
+        let model = Model { graph: &bundle.decoder, dimensions: &[], exact };
+        open(model, &config, None).map(Some).map_err(|e| of_graph("decoder", bundle, e))
+    }
+
+    /// Opens the bundle's decoder for pictures of `geometry`.
     pub fn open(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<Self> {
         Self::open_for(bundle, geometry, config, PictureOutput::Frames)
     }
 
+    /// As [`open`](Self::open), with what [`load_ahead`](Self::load_ahead) gave for the same bundle and settings.
+    pub(crate) fn open_loaded(
+        loaded: Option<OpenedSession>,
+        bundle: &Bundle,
+        geometry: &Geometry,
+        config: &RuntimeConfig,
+    ) -> Result<Self> {
+        Self::load(("decoder", &bundle.decoder), bundle, geometry, config, PictureOutput::Frames, loaded)
+    }
+
     /// As [`open`](Self::open), with the `picture` that is wanted.
     pub fn open_for(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, picture: PictureOutput) -> Result<Self> {
-        Self::load(("decoder", &bundle.decoder), bundle, geometry, config, picture)
+        Self::load(("decoder", &bundle.decoder), bundle, geometry, config, picture, None)
     }
 
     /// The decoder of an encoder's loop: the bundle's loop graph, where it has one.
@@ -122,7 +142,7 @@ impl DecoderGraph {
         // TensorRT tunes graph by graph: only the decoder's own engine is sure to give the decoder's picture.
         let graph = bundle.loop_graph.as_ref().filter(|_| config.provider != ExecutionProvider::TensorRt);
         let named = graph.map_or(("decoder", &bundle.decoder), |graph| ("loop", graph));
-        Self::load(named, bundle, geometry, config, PictureOutput::Frames)
+        Self::load(named, bundle, geometry, config, PictureOutput::Frames, None)
     }
 
     fn load(
@@ -131,17 +151,20 @@ impl DecoderGraph {
         geometry: &Geometry,
         config: &RuntimeConfig,
         picture: PictureOutput,
+        loaded: Option<OpenedSession>,
     ) -> Result<Self> {
         let (m, mut c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        let opened = open(graph, &dimensions(geometry), config, None).map_err(|e| of_graph(name, bundle, e))?;
-        let inputs = Side { graph: name, side: "input", outlets: opened.session.inputs() };
+        let dimensions = &dimensions(geometry);
+        let model = Model { graph, dimensions, exact: m.exact };
+        let opened = loaded.map_or_else(|| open(model, config, None).map_err(|e| of_graph(name, bundle, e)), Ok)?;
+        let inputs = Side { graph: name, side: "input", outlets: opened.session.inputs(), dimensions };
         if matches!(m.bottleneck, Bottleneck::Nested { .. }) && inputs.is(c.taken.name, Type::Int16) {
             c.taken.ty = Type::Int16; // bundles exported by 0.1 and before
         }
         let mut wanted = vec![&c.taken, &c.counts, &c.position];
         wanted.extend(m.takes_motion.then_some(&c.motion));
         wanted.extend(m.takes_step.then_some(&c.step));
-        let outputs = Side { graph: name, side: "output", outlets: opened.session.outputs() };
+        let outputs = Side { graph: name, side: "output", outlets: opened.session.outputs(), dimensions };
         let prefixes: &[&str] = if name == "loop" { &["dec.", HANDED] } else { &["dec."] };
         let (handed, contexts): (Vec<_>, Vec<_>) =
             inputs.check(&wanted, prefixes)?.into_iter().partition(|i| i.name.starts_with(HANDED));
@@ -200,6 +223,11 @@ impl DecoderGraph {
     /// Blocks since the key block.
     pub fn set_position(&mut self, position: i64) {
         self.inputs.set_position(position);
+    }
+
+    /// Takes what the encoder graph handed to `other`, a graph of the same kind; both are in host memory.
+    pub fn take_handed(&mut self, other: &Self) -> Result<()> {
+        self.handed.iter_mut().zip(&other.handed).try_for_each(|(own, other)| copy(&mut own.tensor, &other.tensor))
     }
 
     /// Decodes. The context stays as it was until [`DecoderGraph::commit`].
@@ -280,7 +308,8 @@ impl EncoderGraph {
     }
 
     fn load(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, like: Option<Device>) -> Result<OpenedSession> {
-        open(&bundle.encoder, &dimensions(geometry), config, like).map_err(|e| of_graph("encoder", bundle, e))
+        let model = Model { graph: &bundle.encoder, dimensions: &dimensions(geometry), exact: bundle.manifest.exact };
+        open(model, config, like).map_err(|e| of_graph("encoder", bundle, e))
     }
 
     /// Loads the bundle's encoder, and the decoder only if its contexts are read. `decoder` is then called with the settings
@@ -304,8 +333,9 @@ impl EncoderGraph {
         decoder: impl FnOnce(&RuntimeConfig) -> Result<&'d mut DecoderGraph>,
     ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
-        let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs() };
-        let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs() };
+        let dimensions = &dimensions(geometry);
+        let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs(), dimensions };
+        let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs(), dimensions };
         // An encoder that leaves quantisation to the core does not need the step.
         let takes_step = m.takes_step && inputs.has("step");
         let mut wanted = vec![&c.frames, &c.position];
@@ -417,6 +447,11 @@ impl EncoderGraph {
     /// The last run's predicted squared error of each cell at each layer, [cells, layers].
     pub fn distortion(&self) -> Option<&[f32]> {
         self.distortion.as_ref().map(values)
+    }
+
+    /// Whether equal inputs and decoders give equal outputs, which are in host memory: there is no context of the graph's own.
+    pub fn is_plain(&self) -> bool {
+        self.graph.contexts().is_empty() && !self.graph.device().is_gpu()
     }
 
     /// Whether the graph reads the decoder's context: the decoder must then run for every block.

@@ -17,6 +17,7 @@ pub use cancel::Canceller;
 pub use config::{ExecutionProvider, RuntimeConfig};
 pub(crate) use graph::{DecoderGraph, EncoderGraph, PictureOutput, Tokens, TokensMut};
 pub use library::set_search_directory;
+pub(crate) use provider::OpenedSession;
 
 /// Checks what can be known without a graph: that ONNX Runtime is there, and in it the provider asked for by name. Cheap once the
 /// library is loaded.

@@ -38,16 +38,36 @@ pub(super) fn buffer(spec: &Spec) -> Result<DynTensor> {
     host(spec.ty, &spec.shape)
 }
 
+/// Calls a function with the Rust type of a tensor's elements.
+macro_rules! typed {
+    ($tensor:expr, $function:ident($($argument:expr),*)) => {
+        match *$tensor.data_type() {
+            Type::Uint8 => $function::<u8>($($argument),*),
+            Type::Int8 => $function::<i8>($($argument),*),
+            Type::Int16 => $function::<i16>($($argument),*),
+            Type::Int32 => $function::<i32>($($argument),*),
+            Type::Int64 => $function::<i64>($($argument),*),
+            Type::Float32 => $function::<f32>($($argument),*),
+            Type::Float16 => $function::<half::f16>($($argument),*),
+            ty => return Err(Error::Model(format!("a buffer of type {ty} is not supported; use u8, i8, i16, i32, i64, f16 or f32"))),
+        }
+    };
+}
+
 fn zero(tensor: &mut DynTensor) -> Result<()> {
-    macro_rules! fill {
-        ($($t:ident => $r:ty),*) => {
-            match *tensor.data_type() {
-                $(Type::$t => tensor.try_extract_tensor_mut::<$r>().map_err(runtime("clearing a context"))?.1.fill(<$r>::default()),)*
-                ty => return Err(Error::Model(format!("a buffer of type {ty} is not supported; use u8, i8, i16, i32, i64, f16 or f32"))),
-            }
-        };
+    fn fill<T: PrimitiveTensorElementType + Default + Clone>(tensor: &mut DynTensor) {
+        values_mut::<T>(tensor).fill(T::default());
     }
-    fill!(Uint8 => u8, Int8 => i8, Int16 => i16, Int32 => i32, Int64 => i64, Float32 => f32, Float16 => half::f16);
+    typed!(tensor, fill(tensor));
+    Ok(())
+}
+
+/// Copies a tensor in host memory to another one of its type and shape.
+pub(super) fn copy(to: &mut DynTensor, from: &DynTensor) -> Result<()> {
+    fn all<T: PrimitiveTensorElementType + Copy>(to: &mut DynTensor, from: &DynTensor) {
+        values_mut::<T>(to).copy_from_slice(values(from));
+    }
+    typed!(from, all(to, from));
     Ok(())
 }
 

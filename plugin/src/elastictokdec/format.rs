@@ -29,10 +29,15 @@ impl ElasticTokDec {
         if !fits {
             let decoder = self.open(header).map_err(|e| error_message(&e))?;
             self.publish(Some(&decoder));
-            let mut state = lock(&self.state);
-            state.decoder = Some(decoder);
-            state.info = Some(info.clone());
-            state.pictures = Pictures::default();
+            let before = {
+                let mut state = lock(&self.state);
+                state.info = Some(info.clone());
+                state.pictures = Pictures::default();
+                state.decoder.replace(decoder)
+            };
+            // Two graphs would take twice the memory.
+            drop(before);
+            self.open_ahead();
         }
         let obj = self.obj();
         let mut tags = gst::TagList::new();
@@ -65,6 +70,20 @@ impl ElasticTokDec {
         let header = decoder.sequence_header();
         gst::info!(CAT, imp = self, "a stream of {}x{}", header.width, header.height);
         Ok(decoder)
+    }
+
+    /// Begins to open the graph before the first key block is there. Headers may come from anywhere, so until a block was decoded only
+    /// the first one causes such work.
+    fn open_ahead(&self) {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        if std::mem::replace(&mut state.opened_ahead, true) {
+            return;
+        }
+        let loading = state.loading.take();
+        if let Some(Err(e)) = state.decoder.as_mut().map(|decoder| decoder.open_ahead(loading)) {
+            gst::debug!(CAT, imp = self, "not opened ahead: {e}");
+        }
     }
 
     /// Says what to do about caps that the pad template excludes. The pad refuses them without a message, before the base

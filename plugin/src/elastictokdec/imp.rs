@@ -20,6 +20,7 @@
  * Since: 0.1.0
  */
 use elastictok::bundle::Bundle;
+use elastictok::codec::GraphAhead;
 use gst::glib;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -151,14 +152,17 @@ impl VideoDecoderImpl for ElasticTokDec {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         self.canceller.resume();
         // A bundle that is not there fails before data flows.
-        let model = lock(&self.settings).model.model.clone();
-        let bundle = Bundle::resolve(&model).map_err(|e| error_message(&e))?;
-        *lock(&self.state) = State { bundle: Some(bundle), ..State::default() };
+        let model = lock(&self.settings).model.clone();
+        let bundle = Bundle::resolve(&model.model).map_err(|e| error_message(&e))?;
+        // What fails there fails again, and is told, when there are caps.
+        let loading = GraphAhead::begin(bundle.clone(), model.runtime(&self.canceller)).ok();
+        *lock(&self.state) = State { bundle: Some(bundle), loading, ..State::default() };
         Ok(())
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
-        *lock(&self.state) = State::default();
+        let before = std::mem::take(&mut *lock(&self.state));
+        drop(before);
         self.publish(None);
         Ok(())
     }

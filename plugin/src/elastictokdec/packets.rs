@@ -146,6 +146,7 @@ impl ElasticTokDec {
         if !concealed {
             state.key_request.fulfilled();
             state.skipped = false;
+            state.opened_ahead = false;
         }
         state.troubled &= trouble.is_some();
         drop(guard);

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use elastictok::bundle::Bundle;
-use elastictok::codec::Decoder;
+use elastictok::codec::{Decoder, GraphAhead};
 use elastictok::runtime::Canceller;
 use once_cell::sync::Lazy;
 
@@ -47,6 +47,10 @@ pub(super) struct State {
     pub bundle: Option<Arc<Bundle>>,
     /// Set once caps are there.
     pub decoder: Option<Decoder>,
+    /// The graph that is being loaded since the start, until there are caps.
+    pub loading: Option<GraphAhead>,
+    /// A graph was opened ahead of blocks, and none was decoded since.
+    pub opened_ahead: bool,
     pub info: Option<gst_video::VideoInfo>,
     /// The decoder's last block, whose pictures are being shown.
     pub pictures: Pictures,

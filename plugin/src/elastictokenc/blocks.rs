@@ -10,6 +10,7 @@ use elastictok::frame::{PlanesRef, SourceFormat};
 use gst::subclass::prelude::*;
 use gst_video::prelude::*;
 
+use super::keys::Asked;
 use super::state::{CAT, ElasticTokEnc, State};
 use super::times;
 use crate::common::{error_message, lock};
@@ -19,6 +20,8 @@ use crate::framemetas;
 struct Coded {
     buffer: gst::Buffer,
     key: bool,
+    /// Requests that it answers.
+    asked: Vec<Asked>,
     frames: Vec<u32>,
     measured: Measured,
     /// Set if the bitrate cannot be held and the user was not told yet: the bitrate set and the least possible one, in
@@ -85,6 +88,7 @@ impl ElasticTokEnc {
         if coded.key {
             first.set_flags(gst_video::VideoCodecFrameFlags::SYNC_POINT);
         }
+        self.announce_key(&coded.asked, first.pts());
         let flow = obj.finish_frame(first);
         let released = self.absorb(frames);
         flow.and(released)
@@ -186,12 +190,17 @@ impl ElasticTokEnc {
         if let Some(failed) = failed {
             return Err(failed);
         }
+        self.answer_key_requests()?;
         let broken = lock(&self.state).as_mut().is_some_and(|state| state.times.breaks(pts));
-        if broken || frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME) {
+        let forced = frame.flags().contains(gst_video::VideoCodecFrameFlags::FORCE_KEYFRAME);
+        if broken || forced {
             // The key block begins with this very frame.
             self.drain()?;
             if let Some(state) = lock(&self.state).as_mut() {
-                state.encoder.force_key();
+                match forced && self.hurry.swap(false, Ordering::Relaxed) {
+                    true => state.encoder.hurry_key(),
+                    false => state.encoder.force_key(),
+                }
             }
         }
         let time = times::of_frame(&segment, pts, frame.duration());
@@ -247,6 +256,7 @@ impl State {
         let least = stats.least_bitrate.filter(|_| !self.told_least);
         self.told_least |= least.is_some();
         let least = least.map(|least| (self.encoder.live().bitrate, least));
-        Ok(Coded { buffer, key: packet.key, frames: self.take_block(packet.frames as usize), measured, least })
+        let asked = if packet.key { std::mem::take(&mut self.asked) } else { Vec::new() };
+        Ok(Coded { buffer, key: packet.key, asked, frames: self.take_block(packet.frames as usize), measured, least })
     }
 }

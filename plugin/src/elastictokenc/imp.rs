@@ -41,7 +41,7 @@ use once_cell::sync::Lazy;
 
 use super::deadline::Deadline;
 use super::settings::Settings;
-use super::state::{CAT, ElasticTokEnc, InputState};
+use super::state::{CAT, ElasticTokEnc, InputState, State};
 use super::{stats, times};
 use crate::common::{MEDIA_TYPE, end_runs, error_message, lock, refuse};
 
@@ -170,6 +170,8 @@ impl VideoEncoderImpl for ElasticTokEnc {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         self.stop_timer();
+        lock(&self.asked).clear();
+        self.hurry.store(false, Ordering::Relaxed);
         *lock(&self.state) = None;
         self.publish(None);
         *lock(&self.prepared) = None;
@@ -223,7 +225,7 @@ impl VideoEncoderImpl for ElasticTokEnc {
         if event.type_() == gst::EventType::Latency {
             self.ask_latency_again();
         }
-        self.parent_src_event(event)
+        self.take_key_request(&event) || self.parent_src_event(event)
     }
 
     fn set_format(&self, input: &InputState) -> Result<(), gst::LoggableError> {
@@ -233,10 +235,12 @@ impl VideoEncoderImpl for ElasticTokEnc {
         }
         let before = lock(&self.state).take();
         self.publish(None);
-        let blocks = before.as_ref().map_or(0, |state| state.block + 1);
-        let before = before.map(|state| state.encoder).or_else(|| lock(&self.prepared).take());
+        let (blocks, asked, before) = match before {
+            Some(State { encoder, block, asked, .. }) => (block + 1, asked, Some(encoder)),
+            None => (0, Vec::new(), lock(&self.prepared).take()),
+        };
         let (mut state, caps) = self.open(input, before).map_err(|message| refuse(self, &CAT, message))?;
-        state.block = blocks;
+        (state.block, state.asked) = (blocks, asked);
         let block_length = state.encoder.block_length();
         self.publish(Some(&state));
         *lock(&self.state) = Some(state);
@@ -263,7 +267,9 @@ impl VideoEncoderImpl for ElasticTokEnc {
     fn flush(&self) -> bool {
         self.canceller.resume();
         self.stop_timer();
+        lock(&self.asked).clear();
         if let Some(state) = lock(&self.state).as_mut() {
+            state.asked.clear();
             state.encoder.reset();
             state.times.forget();
             state.failed = None;

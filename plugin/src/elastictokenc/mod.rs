@@ -6,6 +6,7 @@ use gst::prelude::*;
 mod blocks;
 mod deadline;
 mod imp;
+mod keys;
 mod load;
 mod open;
 mod settings;

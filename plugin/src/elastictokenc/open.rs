@@ -182,6 +182,7 @@ impl ElasticTokEnc {
             times: InputTimes::default(),
             failed: None,
             told_least: false,
+            asked: Vec::new(),
         };
         Ok((state, caps.build()))
     }

@@ -11,6 +11,7 @@ use elastictok::runtime::Canceller;
 use once_cell::sync::Lazy;
 
 use super::deadline::Deadline;
+use super::keys::Asked;
 use super::settings::Settings;
 use super::stats::Snapshot;
 use super::times::InputTimes;
@@ -38,6 +39,8 @@ pub(super) struct State {
     pub failed: Option<gst::FlowError>,
     /// The user knows that the bitrate cannot be held.
     pub told_least: bool,
+    /// Requests that the next key block answers.
+    pub asked: Vec<Asked>,
 }
 
 #[derive(Default)]
@@ -55,6 +58,10 @@ pub struct ElasticTokEnc {
     /// An encoder whose graphs were loaded before caps came.
     pub(super) prepared: Mutex<Option<Encoder>>,
     pub(super) deadline: Mutex<Deadline>,
+    /// Requests for key units that came since a frame was last dealt with. Locked briefly.
+    pub(super) asked: Mutex<Vec<Asked>>,
+    /// The base class has such a request.
+    pub(super) hurry: AtomicBool,
     /// Frames that are in another one's buffer are being taken off the base class's list.
     pub(super) absorbing: AtomicBool,
     /// Upstream's formats do not suffice and the user was told.

@@ -57,6 +57,8 @@ struct State {
     asked: Option<u8>,
     /// It was said that there is no sequence header.
     told: bool,
+    /// What downstream was told last.
+    announced: Option<SequenceHeader>,
 }
 
 #[derive(Default)]
@@ -68,12 +70,17 @@ pub struct RtpElasticTokDepay {
 }
 
 impl RtpElasticTokDepay {
+    /// Sends caps for `header`, unless downstream has them.
     fn announce(&self, header: &SequenceHeader) {
+        if lock(&self.state).announced.replace(header.clone()).as_ref() == Some(header) {
+            return;
+        }
         let caps = stream_caps(header)
             .field("stream-format", "packetized")
             .field("codec_data", gst::Buffer::from_slice(header.to_bytes()))
             .build();
         if !self.obj().src_pad().push_event(gst::event::Caps::new(&caps)) {
+            lock(&self.state).announced = None;
             gst::debug!(CAT, imp = self, "downstream refused {caps}");
         }
     }
@@ -318,7 +325,7 @@ impl RTPBaseDepayloadImpl for RtpElasticTokDepay {
     fn process_rtp_packet(&self, packet: &gst_rtp::RTPBuffer<'_, gst_rtp::rtp_buffer::Readable>) -> Option<gst::Buffer> {
         let waits = lock(&self.settings).wait_for_keyframe;
         let mut blocks = Vec::new();
-        {
+        let early = {
             let mut state = lock(&self.state);
             let ssrc = state.ssrc.replace(packet.ssrc());
             let receiver = state.receiver.as_mut()?;
@@ -333,6 +340,11 @@ impl RTPBaseDepayloadImpl for RtpElasticTokDepay {
             if let Err(e) = receiver.push(&packet, &mut |block| blocks.push(block)) {
                 gst::warning!(CAT, imp = self, "packet {}: {e}", packet.sequence);
             }
+            receiver.early_header().cloned()
+        };
+        // The decoder gets ready while the rest of the key block comes.
+        if let Some(header) = &early {
+            self.announce(header);
         }
         blocks.into_iter().for_each(|block| self.push(block));
         self.ask_for_key();

@@ -67,6 +67,8 @@ pub struct Depacketizer<T> {
     header: Option<SequenceHeader>,
     /// A header that came with a key block, for the next key block that is whole enough.
     next_header: Option<SequenceHeader>,
+    /// It is the first one and nobody asked for it yet.
+    early: bool,
     sequence: Option<u16>,
     /// A packet may be missing before the next one, whatever its sequence number says.
     missing: bool,
@@ -140,6 +142,7 @@ impl<T: Copy> Depacketizer<T> {
             block_bytes: None,
             header: None,
             next_header: None,
+            early: false,
             sequence: None,
             missing: false,
             current: None,
@@ -163,6 +166,12 @@ impl<T: Copy> Depacketizer<T> {
     /// Whether there is a sequence header.
     pub fn has_header(&self) -> bool {
         self.block_bytes.is_some()
+    }
+
+    /// The first sequence header of all, as soon as it is there: once, when the packet with it has come and its key block is not whole
+    /// yet. It may never be.
+    pub fn early_header(&mut self) -> Option<&SequenceHeader> {
+        std::mem::take(&mut self.early).then_some(self.next_header.as_ref()).flatten()
     }
 
     /// Sets the limits for sequence headers to come.
@@ -292,6 +301,7 @@ impl<T: Copy> Depacketizer<T> {
         }
         if let Some(bytes) = payload.header {
             let header = SequenceHeader::parse_with(bytes, &self.limits).inspect_err(|_| current.open = false)?;
+            self.early |= self.block_bytes.is_none();
             self.block_bytes = Some(header.block_bytes(&self.limits));
             self.next_header = Some(header);
         }

@@ -214,6 +214,27 @@ fn a_receiver_joins_at_a_key_block_with_a_header() {
 }
 
 #[test]
+fn the_first_header_is_there_before_its_key_block_is_whole() {
+    let header = sequence().to_bytes();
+    let early = |receiver: &mut Depacketizer<usize>, lengths: &[usize]| {
+        let mut early = Vec::new();
+        for (sequence, Sent { marker, payload, time, .. }) in numbered(send(&blocks(8, 2, lengths), &header, 80)) {
+            let (packet, mut whole) = (RtpPacket { sequence, marker, payload: &payload, time }, false);
+            receiver.push(&packet, &mut |_| whole = true).expect("a good packet");
+            if let Some(header) = receiver.early_header() {
+                assert_eq!((header, whole), (&self::sequence(), false));
+                early.push(sequence.wrapping_add(4));
+            }
+        }
+        early
+    };
+    let new = || Depacketizer::new(Limits::default(), true);
+    assert_eq!(early(&mut new(), &[90, 10]), [0], "once, with the first packet");
+    assert_eq!(early(&mut new(), &[20]), [0; 0], "the block with it is whole at once");
+    assert_eq!(early(&mut receiver(), &[90, 10]), [0; 0], "it is known already");
+}
+
+#[test]
 fn a_header_whose_key_block_is_lost_holds_for_the_next() {
     let blocks = blocks(8, 4, &[90]);
     let header = sequence().to_bytes();

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The decoder: blocks to frames. Of damaged blocks it uses the layers that are whole.
 //!
-//! A new decoder costs almost nothing. Graph and buffers come with the first key block, so that headers alone cannot cause
-//! work.
+//! A new decoder costs almost nothing. Graph and buffers come with the first key block, or where the user asks for them before it.
 
 mod fixed;
 mod nested;
+mod opening;
 mod reader;
 mod segments;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::opening::GraphAhead;
+use self::opening::{Opening, Source};
 pub(super) use self::reader::{BlockReader, usable};
 use super::FrameTime;
 use super::layer_rates::LayerRates;
 use super::setup::{check_model, check_quantiser, max_quantiser};
 use crate::bitstream::{Block, BlockHeader, BlockTimes, Limits, SequenceHeader, Tracker};
 use crate::bundle::Bundle;
-use crate::frame::{Geometry, PlanesMut, store_frame};
-use crate::logging::tell;
+use crate::frame::{PlanesMut, store_frame};
 use crate::runtime::{self, DecoderGraph, RuntimeConfig};
 use crate::{Error, Result};
 
@@ -70,12 +71,11 @@ pub struct DecoderStats {
 
 /// Decodes one stream.
 pub struct Decoder {
-    bundle: Arc<Bundle>,
-    runtime: RuntimeConfig,
-    geometry: Geometry,
+    source: Arc<Source>,
     header: SequenceHeader,
+    graph: Opening,
     /// From the first key block on.
-    opened: Option<OpenedDecoder>,
+    reader: Option<BlockReader>,
     max_layers: usize,
     /// Which key block the times depend on: the last one that was decoded or replaced.
     tracker: Tracker,
@@ -86,21 +86,6 @@ pub struct Decoder {
     shown: Shown,
     rates: LayerRates,
     stats: DecoderStats,
-}
-
-/// The graph and buffers for pictures of the stream's size.
-struct OpenedDecoder {
-    graph: DecoderGraph,
-    reader: BlockReader,
-}
-
-impl OpenedDecoder {
-    fn new(bundle: &Bundle, geometry: &Geometry, header: &SequenceHeader, runtime: &RuntimeConfig) -> Result<Self> {
-        // The graph first: it checks that there is memory for all.
-        let graph = DecoderGraph::open(bundle, geometry, runtime)?;
-        tell!(Info, "{}x{} is decoded on {}", geometry.width, geometry.height, graph.provider());
-        Ok(Self { reader: BlockReader::new(bundle, geometry, header)?, graph })
-    }
 }
 
 /// A block's frames in the graph's output: which, and when to show them.
@@ -136,17 +121,23 @@ impl Decoder {
         Ok(Self {
             max_layers: max_layers.unwrap_or(usize::MAX).max(1),
             tracker,
-            opened: None,
+            graph: Opening::default(),
+            reader: None,
             position: None,
             damage: None,
             shown: Shown::default(),
             rates: LayerRates::default(),
             stats: DecoderStats { layer_bitrates: vec![0.0; header.layers.into()], ..Default::default() },
-            geometry,
             header,
-            bundle,
-            runtime,
+            source: Arc::new(Source { bundle, geometry, runtime }),
         })
+    }
+
+    /// Begins to open the graph on a thread of its own, so that the first key block need not wait for it. That takes memory for
+    /// pictures of the stream's size. `ahead` is used if it is of the same bundle and settings. What fails is the result of decoding the
+    /// first key block.
+    pub fn open_ahead(&mut self, ahead: Option<GraphAhead>) -> Result<()> {
+        self.graph.begin(&self.source, ahead)
     }
 
     /// Most layers to decode, from the next block on; `None` = all that come.
@@ -166,7 +157,7 @@ impl Decoder {
 
     /// Where the graph runs; `none` before the first key block.
     pub fn provider(&self) -> &'static str {
-        self.opened.as_ref().map_or("none", |o| o.graph.provider())
+        self.graph.graph().map_or("none", DecoderGraph::provider)
     }
 
     /// Whether nothing but a key block can be decoded next.
@@ -245,13 +236,16 @@ impl Decoder {
                 )));
             }
         }
-        check_quantiser(h, max_quantiser(&self.bundle))?;
+        check_quantiser(h, max_quantiser(&self.source.bundle))?;
         usable(&block)?;
-        let OpenedDecoder { graph, reader } = match &mut self.opened {
-            Some(opened) => opened,
-            none => none.insert(OpenedDecoder::new(&self.bundle, &self.geometry, &self.header, &self.runtime)?),
+        self.graph.begin(&self.source, None)?;
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            none => none.insert(BlockReader::new(&self.source.bundle, &self.source.geometry, &self.header)?),
         };
-        let (layers, fault) = reader.read(&block, self.max_layers)?;
+        let read = reader.read(&block, self.max_layers);
+        let graph = self.graph.wait()?;
+        let (layers, fault) = read?;
         self.damage = fault;
         if h.key {
             graph.reset()?;
@@ -293,12 +287,13 @@ impl DecodedBlock<'_> {
 
     /// Copies frame `i` into `target`.
     pub fn store(&self, i: usize, target: &mut PlanesMut<'_>) -> Result<()> {
-        let (n, d) = (self.decoder.geometry.frame_bytes(), self.decoder);
+        let d = self.decoder;
+        let n = d.source.geometry.frame_bytes();
         let at = d.shown.repeats.unwrap_or(i);
-        let frames = d.opened.as_ref().map_or(&[][..], |o| o.graph.frames());
+        let frames = d.graph.graph().map_or(&[][..], DecoderGraph::frames);
         let frame = frames.get(at * n..(at + 1) * n).filter(|_| i < d.shown.frames);
         store_frame(
-            &d.geometry,
+            &d.source.geometry,
             frame.ok_or_else(|| Error::Settings(format!("frame {i} of a block of {}", d.shown.frames)))?,
             target,
         )

@@ -102,6 +102,8 @@ pub struct Encoder {
     times: Vec<FrameTime>,
     block_length: usize,
     force_key: bool,
+    /// A receiver waits for the next key block, which takes no more than one frame therefore.
+    hurry: bool,
     /// Blocks since the key block; `None` before the first one.
     position: Option<u32>,
     epoch: u8,
@@ -175,6 +177,7 @@ impl Encoder {
             times: Vec::with_capacity(block_length),
             block_length,
             force_key: false,
+            hurry: false,
             position: None,
             epoch: 0,
             frames_since_key: 0,
@@ -219,6 +222,12 @@ impl Encoder {
     /// Makes the next block to be coded a key block.
     pub fn force_key(&mut self) {
         self.force_key = true;
+    }
+
+    /// As [`force_key`](Self::force_key), for a receiver that waits: the key block has the frames that wait now, which
+    /// [`drain`](Self::drain) codes, or else the next frame alone. One frame by itself costs more bits where little moves.
+    pub fn hurry_key(&mut self) {
+        (self.force_key, self.hurry) = (true, true);
     }
 
     /// Learns how the last block fared in a live pipeline. An encoder that cannot keep up leaves out upper layers, the highest
@@ -298,6 +307,9 @@ impl Encoder {
 
     /// Frames that the current block takes: only those before the next key block is due.
     fn room(&self) -> usize {
+        if self.hurry {
+            return 1;
+        }
         let since = if self.must_be_key() { 0 } else { self.frames_since_key };
         match self.config.key_int_max {
             0 => self.block_length,
@@ -366,7 +378,7 @@ impl Encoder {
         self.coder.learn(&coded, packet.data.len() as f64 * 8.0);
         self.position = Some(position);
         self.frames_since_key += real as u32;
-        self.force_key = false;
+        (self.force_key, self.hurry) = (false, false);
         self.times.clear();
         let spent = self.coder.spent();
         let s = &mut self.stats;

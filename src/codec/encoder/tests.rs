@@ -149,3 +149,20 @@ fn a_block_is_cut_short_where_a_key_block_is_due() {
         assert_eq!(told.lock().expect("no panic").keys, keys, "limit {limit}");
     }
 }
+
+#[test]
+fn a_key_block_that_a_receiver_waits_for_has_one_frame() {
+    let (mut encoder, told) = encoder(0);
+    let mut frames = Vec::new();
+    for n in 0..8 {
+        if n == 4 {
+            encoder.hurry_key();
+        }
+        frames.extend(push(&mut encoder).expect("coded").map(|packet| packet.frames));
+    }
+    assert_eq!(frames, [2, 2, 1, 2], "and one frame waits");
+    encoder.hurry_key();
+    let packet = encoder.drain().expect("coded").expect("the frame that waits");
+    assert_eq!((packet.key, packet.frames), (true, 1));
+    assert_eq!(told.lock().expect("no panic").keys, [true, false, true, false, true]);
+}

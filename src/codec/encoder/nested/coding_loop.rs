@@ -79,6 +79,19 @@ impl CodingLoop {
         self.graph.run(&self.decoder)
     }
 
+    /// Whether [`transform_like`](Self::transform_like) does.
+    pub fn is_plain(&self) -> bool {
+        self.graph.is_plain()
+    }
+
+    /// As [`transform`](Self::transform) of a key block which `other` has transformed: without a reference the graph would give the same
+    /// again. The latents stay in `other`.
+    pub fn transform_like(&mut self, other: &Self, analysis: &Analysis, motion: &[i32]) -> Result<()> {
+        self.decoder.motion_mut().copy_from_slice(motion);
+        self.decoder.set_position(i64::from(analysis.position));
+        self.decoder.take_handed(&other.decoder)
+    }
+
     /// Decodes the first `layers` layers of `block`, without committing. `step`: that of the last of these layers in pixel units; `motion`:
     /// `None` in a key block.
     pub fn reconstruct(&mut self, block: ChosenBlock<'_>, layers: usize, motion: Option<&[i32]>, step: f32) -> Result<()> {

@@ -126,9 +126,10 @@ impl BlockCoder for NestedBlocks {
         if self.coded < self.group_depth {
             return None;
         }
-        let loops = self.loops(self.coded);
-        let latents = loops.map(|l| l.latents().ok()).collect::<Option<Vec<_>>>()?;
         let (key, steps) = self.last;
+        // Without a reference all loops have the same ones.
+        let loops = self.loops(self.coded).map(|one| if key { &self.finest } else { one });
+        let latents = loops.map(|l| l.latents().ok()).collect::<Option<Vec<_>>>()?;
         Some(BlockView { key, steps, motion: self.analyser.motion(), latents })
     }
 }

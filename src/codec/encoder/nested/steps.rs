@@ -188,7 +188,11 @@ impl NestedBlocks {
         })?;
         self.base.extend(opened.into_iter().flatten());
         self.base.iter_mut().take(loops).try_for_each(CodingLoop::reset)?;
-        self.transform_loops(analysis, false, loops)
+        if !self.finest.is_plain() {
+            return self.transform_loops(analysis, false, loops);
+        }
+        let motion = self.analyser.motion();
+        self.base.iter_mut().take(loops).try_for_each(|base| base.transform_like(&self.finest, analysis, motion))
     }
 
     /// Transforms the block in the `finest` loop, and in the first `base` base-layer loops.
