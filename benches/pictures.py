@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT OR Apache-2.0
-"""Pictures to look at: source, ElasticTok, and x264 (veryfast zerolatency) at the same bitrate, side by side as PNG.
+"""Pictures to look at, as PNG: source, ElasticTok, and at the same bitrate x264 (veryfast zerolatency) and SVT-AV1 (preset 10, low delay).
 
-usage: pictures.py --out FOLDER [--targets 30,36] [--frames 10,40] [--crop X,Y,W,H] CLIP...
+usage: pictures.py --out FOLDER [--targets 30,36] [--rates 0.02] [--frames 10,40] [--crop X,Y,W,H] [--zoom N] CLIP...
        pictures.py --figure PICTURE.png [--targets 38,30] [--frames 40] [CLIP]     (source and ElasticTok, for a document)
-Without a clip the figure is of the generated scene. x264's rate is matched by bisecting its -crf."""
+Without a clip the figure is of the generated scene. The others' rate is matched by bisecting their -crf. A table goes to
+standard output: bits per pixel, luma PSNR, and by how much the colour is off: over all frames, the largest error of the mean of U or V in a
+square of 8x8 samples, and the share of squares that are off by more than 4 levels."""
 import argparse
 import sys
 import tempfile
@@ -16,6 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 import encoders
 import y4m
 
+BESIDE = {"x264": encoders.VERYFAST, "SVT-AV1": encoders.LOW_DELAY_AV1}
+
 
 def rgb(form: y4m.Format, frame: np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3], BT.709 limited range."""
@@ -26,29 +30,32 @@ def rgb(form: y4m.Format, frame: np.ndarray) -> np.ndarray:
     return np.clip(np.stack([y + 1.5748 * v, y - 0.1873 * u - 0.4681 * v, y + 1.8556 * u], -1), 0, 255).astype(np.uint8)
 
 
-def matched(clip: Path, source: y4m.Video, work: Path, rate: float, decoded: Path) -> tuple:
-    """x264's (bits per pixel, dB) nearest to `rate`; its pictures go to `decoded`."""
-    low, high, best, at = 1.0, 51.0, None, None
-    for _ in range(8):
-        crf = (low + high) / 2
-        point = encoders.other(clip, source, work, encoders.OTHERS[encoders.VERYFAST][1], crf, decoded)
-        if best is None or abs(np.log(point[0] / rate)) < abs(np.log(best[0] / rate)):
-            best, at = point, crf
-        if abs(point[0] / rate - 1) < 0.02:
-            return point
-        low, high = (crf, high) if point[0] > rate else (low, crf)
-    return encoders.other(clip, source, work, encoders.OTHERS[encoders.VERYFAST][1], at, decoded)
-
-
-def row(pictures, captions) -> Image.Image:
+def sheet(pictures: list, captions: list, across: int) -> Image.Image:
+    """Pictures of one size with a caption above each, in rows."""
     h, w = pictures[0].shape[:2]
     band, gap = 18, 6
-    sheet = Image.new("RGB", (len(pictures) * (w + gap) - gap, h + band), "white")
-    draw = ImageDraw.Draw(sheet)
+    rows = -(-len(pictures) // across)
+    made = Image.new("RGB", (across * (w + gap) - gap, rows * (h + band + gap) - gap), "white")
+    draw = ImageDraw.Draw(made)
     for i, (picture, caption) in enumerate(zip(pictures, captions)):
-        sheet.paste(Image.fromarray(picture), (i * (w + gap), band))
-        draw.text((i * (w + gap) + 2, 2), caption, fill="black", font=ImageFont.load_default(12))
-    return sheet
+        x, y = i % across * (w + gap), i // across * (h + band + gap)
+        made.paste(Image.fromarray(picture), (x, y + band))
+        draw.text((x + 2, y + 2), caption, fill="black", font=ImageFont.load_default(12))
+    return made
+
+
+def coded(clip: Path, source: y4m.Video, etok: encoders.ElasticTok, work: Path, target: float | None, rate: float | None, beside: dict) -> list:
+    """[(encoder, (bits per pixel, dB), pictures)] of ElasticTok at a target or a rate, and of the encoders beside it."""
+    stream, decoded = work / "o.etok", work / "other.y4m"
+    if target is None:
+        etok.encode_at(clip, source, stream, rate)
+    else:
+        etok.encode(clip, stream, target)
+    point = etok.point(stream, source, work)
+    found = [("ElasticTok", point, y4m.read(work / "etok.y4m"))]
+    for label, name in beside.items():
+        found.append((label, encoders.matched(clip, source, work, name, point[0], decoded), y4m.read(decoded)))
+    return found
 
 
 def main():
@@ -57,18 +64,32 @@ def main():
     where = ap.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", type=Path, help="folder, made where missing")
     where.add_argument("--figure", type=Path, help="one picture")
-    ap.add_argument("--targets", default="30,36", help="dB")
+    ap.add_argument("--targets", help="dB; default 30,36 unless there are rates")
+    ap.add_argument("--rates", help="bits per pixel, to which ElasticTok comes as near as it can")
     ap.add_argument("--frames", default="10,40", help="counted from 0; the last one where there are fewer")
     ap.add_argument("--crop", help="X,Y,W,H in pixels")
+    ap.add_argument("--zoom", type=int, default=1, help="how many pixels wide a pixel is shown")
     ap.add_argument("--model", help="a bundle instead of the builtin one")
     a = ap.parse_args()
     if a.out and not a.clips or a.figure and len(a.clips) > 1:
         ap.error("--out takes one clip or more, --figure one at most")
-    targets, wanted = [float(t) for t in a.targets.split(",")], [int(n) for n in a.frames.split(",")]
+    numbers = lambda text: [float(t) for t in text.split(",")] if text else []
+    targets, rates, wanted = numbers(a.targets), numbers(a.rates), [int(n) for n in a.frames.split(",")]
+    points = [(f"{t:g}dB", t, None) for t in targets or ([] if rates else [30, 36])] + [(f"{r:g}bpp", None, r) for r in rates]
     encoders.build()
     etok = encoders.ElasticTok(a.model)
+
+    def picture(video, n):
+        p = rgb(video.format, video.frames[min(n, len(video.frames) - 1)])
+        if a.crop:
+            x, y, w, h = map(int, a.crop.split(","))
+            p = p[y:y + h, x:x + w]
+        return p.repeat(a.zoom, 0).repeat(a.zoom, 1)
+
     if a.out:
         a.out.mkdir(parents=True, exist_ok=True)
+    labels = ["ElasticTok", *(BESIDE if a.out else [])]
+    print(f"| clip | at | {' | '.join(labels)} |\n| --- | --- |{' --- |' * len(labels)}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if not a.clips:
@@ -76,30 +97,20 @@ def main():
             encoders.run(sys.executable, encoders.ROOT / "benches/scene.py", "--frames", max(wanted) + 8, "--size", "480x270", a.clips[0])
         for path in a.clips:
             clip, source = encoders.load(path, work)
-            sides, captions = [[source]], [["source"]]
-            for target in targets:
-                etok.encode(clip, work / "o.etok", target)
-                point = etok.point(work / "o.etok", source, work)
-                sides.append([y4m.read(work / "etok.y4m")])
-                captions.append([f"ElasticTok {point[0]:.4f} bit/pixel, {point[1]:.1f} dB"])
+            pictures, captions = [picture(source, wanted[0])], ["source"]
+            for name, target, rate in points:
+                videos = coded(clip, source, etok, work, target, rate, BESIDE if a.out else {})
+                said = [f"{k} {p[0]:.4f} bit/pixel, {p[1]:.1f} dB" for k, p, _ in videos]
+                off = (y4m.colour_error(source, x) for _, _, x in videos)
+                cells = [f"{p[0]:.4f}, {p[1]:.1f} dB, {most:.1f}, {share:.1%}" for (_, p, _), (most, share) in zip(videos, off)]
+                print(f"| {path.stem} | {name} | {' | '.join(cells)} |", flush=True)
+                pictures.append(picture(videos[0][2], wanted[0]))
+                captions.append(said[0])
                 if a.out:
-                    anchor = matched(clip, source, work, point[0], work / "x264.y4m")
-                    sides[-1].append(y4m.read(work / "x264.y4m"))
-                    captions[-1].append(f"x264 {anchor[0]:.4f} bit/pixel, {anchor[1]:.1f} dB")
-            def picture(video, n):
-                p = rgb(video.format, video.frames[min(n, len(video.frames) - 1)])
-                if a.crop:
-                    x, y, w, h = map(int, a.crop.split(","))
-                    p = p[y:y + h, x:x + w]
-                return p
+                    for n in wanted:
+                        sheet([picture(v, n) for v in [source, *(x for _, _, x in videos)]], ["source", *said], 2).save(a.out / f"{path.stem}_{name}_{n:04d}.png")
             if a.figure:
-                row([picture(s[0], wanted[0]) for s in sides], [c[0] for c in captions]).save(a.figure, optimize=True)
-                continue
-            for target, side, caption in zip(targets, sides[1:], captions[1:]):
-                for n in wanted:
-                    name = a.out / f"{path.stem}_{target:g}dB_{n:04d}.png"
-                    row([picture(v, n) for v in [source, *side]], ["source", *caption]).save(name)
-                    print(name, "|", *caption, sep="  ")
+                sheet(pictures, captions, len(pictures)).save(a.figure, optimize=True)
 
 
 if __name__ == "__main__":

@@ -122,3 +122,15 @@ def psnr(a: Video, b: Video) -> tuple:
         raise SystemExit(f"{len(a.frames)} frames of {a.format.width}x{a.format.height} went in, "
                          f"{len(b.frames)} of {b.format.width}x{b.format.height} came out")
     return tuple(np.mean([frame_psnr(a.format, x, y) for x, y in zip(a.frames, b.frames)], 0))
+
+
+def colour_error(a: Video, b: Video, visible: float = 4) -> tuple:
+    """How far the means of U and V in squares of 8x8 chroma samples are off: (largest error in levels, share of squares where U or V is off by
+    more than `visible`), over all frames. Squares cut off by the edge are left out."""
+    form, n = a.format, len(a.frames)
+    height, width = (form.height + 1) // 2 // 8, (form.width + 1) // 2 // 8
+    def means(video):
+        planes = video.frames[:, form.luma:].reshape(n, 2, -1, (form.width + 1) // 2)[:, :, :height * 8, :width * 8]
+        return planes.reshape(n, 2, height, 8, width, 8).mean((3, 5), dtype=np.float32)
+    off = np.abs(means(a) - means(b)).max(1)
+    return float(off.max(initial=0)), np.count_nonzero(off > visible) / max(off.size, 1)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """Lists of the cells, and of parts of them, that a block changes: work is done for those alone.
 
-No list is ever empty, since not every provider takes tensors without elements: cell 0 is always in it."""
+No list is ever empty, since not every provider takes tensors without elements: cell 0 is always in it. Parts of lists are empty only in
+pictures of a few cells."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from .builder import Builder, Grid
-from .config import CELL, K, Config
-from .prediction import intra_cells, planes
+from .builder import INT64_MAX, Builder, Grid
+from .config import CELL, K
+from .prediction import intra_cells
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Cells:
         """The rows of x, which has one for each cell of `other`, that are of the list."""
         return self.b.op("Gather", x, self.among(other), axis=0)
 
-    def put(self, rows: str, x: str, other: Cells | None = None, out: str | None = None) -> str:
+    def put(self, rows: str, x: str, other: Cells | None = None) -> str:
         """x, which has a row for each cell of `other`, with `rows` [n, ..] in their places."""
-        return self.b.op("ScatterND", x, self.b.op("Unsqueeze", self.among(other), self.b.ints(1)), rows, out=out)
+        return self.b.op("ScatterND", x, self.b.op("Unsqueeze", self.among(other), self.b.ints(1)), rows)
 
 
 def listed(b: Builder, mask: str) -> Cells:
@@ -48,15 +49,21 @@ def every_cell(b: Builder, grid: Grid) -> str:
     return b.op("Expand", b.const([True]), grid.cells)
 
 
-def first_cell(b: Builder, grid: Grid) -> str:
-    """bool [cells]: cell 0."""
+def first_cells(b: Builder, grid: Grid, n: int = 1) -> str:
+    """bool [cells]: the first n."""
     cells = b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.cells), b.const(1, np.int64))
-    return b.op("Equal", cells, b.const(0, np.int64))
+    return b.op("Less", cells, b.const(n, np.int64))
+
+
+def parts_of(b: Builder, count: str, parts: int, start: str | None = None) -> list[str]:
+    """int64 [1] each, parts + 1 of them: bounds of equal parts of `count` (int64 [1]), from `start` on."""
+    bounds = [b.op("Div", b.op("Mul", count, b.ints(i)), b.ints(parts)) for i in range(parts)] + [count]
+    return bounds if start is None else [b.op("Add", start, one) for one in bounds]
 
 
 def coded_cells(b: Builder, grid: Grid, counts: str) -> str:
     """bool [cells]: cells with tokens, and cell 0."""
-    return b.op("Or", b.op("Greater", counts, b.const(0, np.int32)), first_cell(b, grid))
+    return b.op("Or", b.op("Greater", counts, b.const(0, np.int32)), first_cells(b, grid))
 
 
 def moving_cells(b: Builder, motion: str, position: str) -> str:
@@ -83,8 +90,12 @@ class Strips:
 
     b: Builder
     grid: Grid
-    index: str
+    listed: Cells
     place: str
+
+    @property
+    def index(self) -> str:
+        return self.listed.index
 
     @property
     def down(self) -> str:
@@ -96,21 +107,35 @@ class Strips:
         """int64 [1]: n."""
         return self.b.op("Shape", self.index)
 
-    def with_neighbours(self) -> str:
-        """int64 [n, K + 2]: where among the patches of the list those of each strip are, and the ones to its left and right; n * K or more where
-        they are not in it."""
-        sides = self.b.op("Mul", self.down, self.b.ints(-1, 0, 1))
-        strip = self.b.op("Gather", self.place, self.b.op("Add", self.b.op("Unsqueeze", self.index, self.b.ints(1)), sides), axis=0)
-        first = self.b.op("Gather", self.b.op("Mul", strip, self.b.ints(K)), self.b.ints(0, *[1] * K, 2), axis=1)
-        return self.b.op("Add", first, self.b.ints(K - 1, *range(K), 0))
+    def of(self, x: str, other: Strips) -> str:
+        """The rows of x, which has one for each strip of `other`, that are of the list; any row for those that stand for none."""
+        return self.b.op("Gather", x, self.b.op("Gather", other.listed.place, self.index, axis=0), axis=0)
+
+    def with_neighbours(self, other: Strips | None = None) -> str:
+        """int32 [n, K + 2]: where among the patches of `other` (m strips), or of the list itself, those of each strip are, and the ones to its
+        left and right; m * K or more where they are not in it."""
+        # of every strip, so that it is a constant: operators on the list are slow where its last dimension is short
+        sides = self.b.op("Mul", self.down, self.b.ints(-1, *[0] * K, 1))
+        sides = self.b.clip(self.b.op("Add", self.b.op("Unsqueeze", self._every, self.b.ints(1)), sides), self.b.ints(0), self._last)
+        sides = self.b.op("Gather", sides, self.index, axis=0)
+        first = self.b.op("Cast", self.b.op("Mul", (other or self).place, self.b.ints(K)), to=TensorProto.INT32)
+        return self.b.op("Add", self.b.op("Gather", first, sides, axis=0), self.b.const([K - 1, *range(K), 0], np.int32))
 
     def rows_and_cells(self) -> tuple[str, str]:
         """int64 [n] each: in which row of its cell a strip is, and the cell; any cell for those that stand for none."""
-        last = self.b.op("Sub", self.grid.patches_y, self.b.ints(1))
-        row = self.b.op("Min", self.b.op("Mod", self.index, self.down), last)
-        column = self.b.op("Sub", self.b.op("Div", self.index, self.down), self.b.ints(1))
+        row = self.b.op("Min", self.b.op("Mod", self._every, self.down), self.b.op("Sub", self.grid.patches_y, self.b.ints(1)))
+        column = self.b.op("Sub", self.b.op("Div", self._every, self.down), self.b.ints(1))
+        column = self.b.clip(column, self.b.ints(0), self.b.op("Sub", self.grid.x, self.b.ints(1)))
         cell = self.b.op("Add", self.b.op("Mul", self.b.op("Div", row, self.b.ints(K)), self.grid.x), column)
-        return self.b.op("Mod", row, self.b.ints(K)), cell
+        return tuple(self.b.op("Gather", v, self.index, axis=0) for v in (self.b.op("Mod", row, self.b.ints(K)), cell))
+
+    @property
+    def _last(self) -> str:
+        return self.b.op("Sub", self.b.op("Mul", self.down, self.b.op("Add", self.grid.x, self.b.ints(2))), self.b.ints(1))
+
+    @property
+    def _every(self) -> str:
+        return self.b.op("Range", self.b.const(0, np.int64), self.b.op("Squeeze", self.b.op("Add", self._last, self.b.ints(1))), self.b.const(1, np.int64))
 
     def at(self, row: str, column: str) -> str:
         """Where in the list the strips in these rows (of patches) and columns (of cells) are, as `place` has it."""
@@ -118,9 +143,25 @@ class Strips:
         return self.b.op("Gather", self.place, self.b.op("Add", row, column), axis=0)
 
 
-def strips_around(b: Builder, grid: Grid, mask: str, reach: int) -> Strips:
-    """Strips with patches of cells of `mask`, or with some at most `reach` patches away, diagonally too."""
-    beside, (whole, rest) = -(-reach // K), divmod(reach, K)
+def corrected_patches(b: Builder, grid: Grid, counts: str, cells: Cells) -> str:
+    """bool [n, K (columns), K (rows)]: which patches of the cells are of cells with tokens, or next to one, diagonally too."""
+    axis = lambda n: b.op("Range", b.const(0, np.int64), b.op("Squeeze", n), b.const(1, np.int64))
+    frame = b.op("Add", grid.x, b.ints(2))  # cells are counted in a picture with a cell more on every side: a constant
+    place = b.op("Add", b.op("Mul", b.op("Unsqueeze", axis(grid.y), b.ints(1)), frame), axis(grid.x))
+    near = [b.op("Add", b.op("Mul", frame, b.ints(y)), b.ints(x)) for y in range(3) for x in range(3)]
+    near = b.op("Add", b.reshape(place, -1, 1), b.op("Concat", *near, axis=0))
+    coded = b.op("Cast", b.op("Greater", counts, b.const(0, np.int32)), to=TensorProto.FLOAT)
+    coded = b.op("Pad", b.reshape(coded, grid.y, grid.x), b.ints(1, 1, 1, 1), b.const(np.float32(0)))
+    coded = b.op("Gather", b.reshape(coded, -1), b.op("Gather", near, cells.index, axis=0), axis=0)  # [n, 9]
+    reached = [np.array([-1 * (k == 0), 0, 1 * (k == K - 1)]) for k in range(K)]
+    touches = np.array([[y in reached[row] and x in reached[column] for column in range(K) for row in range(K)] for y in (-1, 0, 1) for x in (-1, 0, 1)])
+    return b.reshape(b.op("Cast", b.op("MatMul", coded, b.const(touches, np.float32)), to=TensorProto.BOOL), -1, K, K)
+
+
+def strips_around(b: Builder, grid: Grid, mask: str, reach: int, across: int | None = None) -> Strips:
+    """Strips with patches of cells of `mask`, or with some at most `reach` patches away, diagonally too; left and right at most `across`,
+    where that is given."""
+    beside, (whole, rest) = -(-(reach if across is None else across) // K), divmod(reach, K)
     plane = b.reshape(b.op("Cast", mask, to=TensorProto.FLOAT), 1, 1, grid.y, grid.x)
     plane = b.op("MaxPool", plane, kernel_shape=[2 * whole + 1, 2 * beside + 1], pads=[whole, beside] * 2)
     plane = b.op("Transpose", b.reshape(plane, grid.y, grid.x), perm=[1, 0])
@@ -135,24 +176,33 @@ def strips_around(b: Builder, grid: Grid, mask: str, reach: int) -> Strips:
         return b.reshape(b.op("Cast", x, to=TensorProto.BOOL), -1)
 
     found = listed(b, framed(1))
-    return Strips(b, grid, found.index, b.op("Where", framed(0), found.place, b.op("Shape", found.index)))
+    return Strips(b, grid, found, b.op("Where", framed(0), found.place, b.op("Shape", found.index)))
 
 
-def still_samples(b: Builder, cfg: Config, grid: Grid, cells: Cells, reference: str) -> tuple[str, str]:
-    """What the reference has in the place of `cells`, the same in every frame: uint8 [n, T * 256], [n, T * 128]."""
-    half, t = CELL // 2, cfg.block_length
-    y, x = (b.op(kind, cells.index, grid.x) for kind in ("Div", "Mod"))
-    found = []
-    for picture, size, count, height in zip(planes(b, grid, reference), (CELL, half), (1, 2), (grid.height, grid.half_height)):
-        rows, plane = np.meshgrid(np.arange(size), np.arange(count), indexing="ij")  # of a cell, in order
-        repeated = lambda v: b.ints(*np.tile(v.ravel(), t))
-        offset = b.op("Mul", b.op("Add", repeated(rows), b.op("Mul", repeated(plane), height)), grid.x)
-        first = b.op("Add", b.op("Mul", y, b.op("Mul", grid.x, b.ints(size))), x)
-        index = b.op("Add", b.op("Unsqueeze", first, b.ints(1)), offset)
-        found.append(b.reshape(b.op("Gather", b.reshape(picture, -1, size), index, axis=0), -1, t * size * size * count))
-    return found[0], found[1]
+# Bytes get from pictures to cells and back in runs of eight, as one axis that moves at a time: ONNX Runtime then moves a run in one
+# piece. Other transpositions take three to ten times as long.
 
 
-def empty(b: Builder, grid: Grid, samples: int) -> str:
-    """uint8 [cells, samples]"""
-    return b.op("Expand", b.const(0, np.uint8), b.shape(grid.cells, samples))
+def cut(b: Builder, grid: Grid, frames: str, t: int) -> tuple[str, str]:
+    """Samples of all cells of t frames, uint8 [t, frame_rows, width]: luma [cells, t * 256], chroma [cells, t * 128], in the order of
+    predict()'s outputs."""
+    flat, half = b.reshape(frames, t, -1), CELL // 2
+    luma = b.reshape(b.slice(flat, 0, grid.pixels, 1), t, grid.y, -1)
+    luma = b.reshape(b.op("Transpose", luma, perm=[1, 0, 2]), grid.y, t * CELL, -1, half)
+    luma = b.reshape(b.op("Transpose", luma, perm=[0, 2, 1, 3]), -1, 2, t * CELL, half)
+    luma = b.op("Transpose", luma, perm=[0, 2, 1, 3])
+    chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 1), t, 2, grid.y, half, -1)
+    chroma = b.reshape(b.op("Transpose", chroma, perm=[2, 0, 3, 1, 4]), grid.y, t * CELL, -1, half)
+    chroma = b.op("Transpose", chroma, perm=[0, 2, 1, 3])
+    return b.reshape(luma, -1, t * CELL * CELL), b.reshape(chroma, -1, t * CELL * half)
+
+
+def joined(b: Builder, grid: Grid, luma: str, chroma: str, t: int) -> tuple[str, str]:
+    """The way back: the planes of all frames, uint8 [t, rows, width] each."""
+    half = CELL // 2
+    luma = b.op("Transpose", b.reshape(luma, -1, t * CELL, 2, half), perm=[0, 2, 1, 3])
+    luma = b.op("Transpose", b.reshape(luma, grid.y, -1, t * CELL, half), perm=[0, 2, 1, 3])
+    luma = b.op("Transpose", b.reshape(luma, grid.y, t, -1), perm=[1, 0, 2])
+    chroma = b.op("Transpose", b.reshape(chroma, grid.y, grid.x, t * CELL, half), perm=[0, 2, 1, 3])
+    chroma = b.op("Transpose", b.reshape(chroma, grid.y, t, half, 2, -1), perm=[1, 3, 0, 2, 4])
+    return tuple(b.reshape(x, t, -1, grid.width) for x in (luma, chroma))

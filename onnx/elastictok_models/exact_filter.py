@@ -13,10 +13,9 @@ import torch
 from onnx import TensorProto
 
 from .builder import Builder, Grid
-from .cells import Cells, Strips, around, listed, strips_around
+from .cells import Cells, Strips, around, corrected_patches, listed, strips_around
 from .config import CELL, PATCH, K, Config
 from .exact import dyadic, steps
-from .filter_graph import corrected_patches
 from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, fold
 
 MIDDLE = 128  # zero of signed activations
@@ -92,9 +91,11 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     picture = lambda x, channels, across=K: b.op("Transpose", b.reshape(x, 1, -1, across, channels), perm=[0, 3, 1, 2])
     patches = lambda x, layer: b.reshape(b.op("Transpose", x, perm=[0, 2, 3, 1]), -1, channels_of(layer))  # uint8 [n * K, channels]
 
-    def mixers(h: str, prefix: str, body: str, blocks, strips: Strips) -> str:
-        stream, neighbours = net.unit(prefix + "stream"), strips.with_neighbours()
+    def mixers(h: str, prefix: str, body: str, blocks, strips: Strips, given: Strips | None = None) -> str:
+        """`given`: the strips of h, where these are more."""
+        stream = net.unit(prefix + "stream")
         for i, mixer in enumerate(blocks):
+            neighbours = strips.with_neighbours(given if i == 0 else None)
             name = f"{body}.{i}."
             depthwise, expand = net.unit(f"{prefix}depthwise_{i}"), net.unit(f"{prefix}expand_{i}")
             groups = mixer.depthwise.groups
@@ -102,27 +103,35 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
             x = eight(conv(name + "depthwise", x, MIDDLE, mixer.depthwise, stream, depthwise, group=groups, pads=[1, 0, 1, 0]))
             x = eight(b.op("Relu", conv(name + "expand", x, MIDDLE, mixer.expand, depthwise, expand)), 0)
             x = eight(conv(name + "project", x, 0, mixer.project, expand, stream))
+            if given is not None and i == 0:
+                h = b.reshape(strips.of(b.reshape(h, -1, K * groups), given), -1, groups)
             h = eight(b.op("Add", real(h), real(patches(x, mixer.project))))  # of one unit: nothing is rounded, only clipped
         return h
 
     n, half = PATCH * PATCH, CELL // 2
     inner = 1 + cfg.chroma_blocks  # how far chroma's layers see: what is corrected is a patch away
     outer = inner + cfg.blocks
-    near_strips, strips = (strips_around(b, grid, coded_mask, reach) for reach in (inner, outer))
+    near_strips, seen_strips = (strips_around(b, grid, coded_mask, reach) for reach in (inner, outer))
+    # what the first 3x3 layer gathers left and right need not be in its list
+    strips = strips_around(b, grid, coded_mask, outer, outer - 1)
     # where the residual of a cell is among those of the coded ones; the one after the last stands for cells that are not coded
     at = b.op("Where", coded_mask, coded.place, b.op("Shape", coded.index))
     reciprocal = of_step("reciprocal")
-    by_rows = lambda x, size: b.op("Transpose", b.reshape(x, -1, t, K, size // K), perm=[0, 2, 1, 3])  # of patches, then frames
+
+    def by_rows(x: str, cells: str, size: int) -> str:
+        """Of x uint8 [m, T * size], the cells int64 [n]: by rows of patches, then frames, [n, K, T, size / K]."""
+        order = b.ints(*np.arange(t * K).reshape(t, K).T.ravel())
+        at = b.op("Add", b.op("Unsqueeze", b.op("Mul", cells, b.ints(t * K)), b.ints(1)), order)
+        return b.reshape(b.op("Gather", b.reshape(x, -1, size // K), at, axis=0), -1, K, t, size // K)
+
     told = eight(b.op("Add", b.weight("filter.place", tables.place.transpose(1, 2, 0)), of_step("condition")))  # [K, K, 16]
     told = b.op("Transpose", b.reshape(told, K, K, PATCH, PATCH), perm=[0, 2, 1, 3])
 
     def given(which: int, size: int, strips: Strips, reach: int) -> str:
         """What the filter sees of luma or chroma, uint8 [n * K, channels] for n strips of that reach; `size`: of a cell in one frame."""
         seen = listed(b, around(b, grid, coded_mask, -(-reach // K)))
-        recon = by_rows(b.op("Gather", shown[which], seen.index, axis=0), size)
-        steps = by_rows(eight(b.op("Mul", residual[which], reciprocal)), size)
-        steps = b.op("Gather", b.op("Concat", steps, none(1, K, t, size // K), axis=0), seen.of(at), axis=0)
-        parts = [recon, steps]
+        steps = b.op("Concat", eight(b.op("Mul", residual[which], reciprocal)), none(1, t * size), axis=0)
+        parts = [by_rows(shown[which], seen.index, size), by_rows(steps, seen.of(at), size)]
         if which == 0:
             parts.append(b.op("Expand", b.reshape(told, 1, K, 1, K * n), b.shape(b.op("Shape", seen.index), K, 1, K * n)))
         x = b.op("Concat", *parts, axis=2)  # [cells, K, frames, size / K]
@@ -143,11 +152,10 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
         return b.op("DequantizeLinear", b.reshape(x, -1, t * size), of_step(gain), middle)
 
     unit = torch.cat([net.unit_luma, net.unit_embedding.expand(n)])
-    h = picture(given(0, CELL * CELL, strips, outer), len(unit))
+    h = picture(given(0, CELL * CELL, seen_strips, outer), len(unit))
     h = patches(eight(conv("head", h, MIDDLE, net.head, unit, net.unit_stream)), net.head)
-    h = mixers(h, "", "body", net.body, strips)
-    h = b.reshape(b.op("Concat", h, none(K, cfg.channels), axis=0), -1, K * cfg.channels)
-    h = b.op("Gather", h, b.op("Gather", strips.place, near_strips.index, axis=0), axis=0)
+    h = mixers(h, "", "body", net.body, strips, seen_strips)
+    h = near_strips.of(b.reshape(h, -1, K * cfg.channels), strips)
     luma = eight(conv("tail", picture(h, cfg.channels), MIDDLE, net.tail, net.unit_stream, net.unit_tail))
     # a patch's chroma samples are in the order frame, row, plane, column here; the constants' order is docs/builtin.md's
     swapped = np.arange(4 * n * t // 4).reshape(2 * t, 2, PATCH // 2, PATCH // 2).transpose(0, 2, 1, 3).ravel()
@@ -164,8 +172,6 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     line = lambda kind: b.op("Unsqueeze", b.op(kind, near.index, grid.x), b.ints(1))
     at = near_strips.at(b.op("Add", b.op("Mul", line("Div"), b.ints(K)), b.ints(*range(K))), line("Mod"))
     at = b.op("Add", b.op("Mul", at, b.ints(K)), b.const(np.arange(K).reshape(K, 1, 1), np.int64))
-    corrected = b.reshape(b.op("Cast", corrected_patches(b, grid, counts), to=TensorProto.BOOL), grid.y, K, grid.x, K)
-    corrected = b.reshape(b.op("Transpose", corrected, perm=[3, 0, 2, 1]), K, -1, K)
-    corrected = b.op("Gather", corrected, near.index, axis=1)
+    corrected = b.op("Transpose", corrected_patches(b, grid, counts, near), perm=[1, 0, 2])
     corrected = b.op("Where", corrected, at, b.op("Mul", near_strips.count, b.ints(K)))
     return [corrections(patches(luma, net.tail), CELL * CELL, "luma"), corrections(patches(chroma, net.chroma_tail), CELL * half, "chroma")]

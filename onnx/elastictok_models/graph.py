@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from .blending import predict
 from .builder import INT64_MAX, Builder, Grid
-from .cells import around, coded_cells, empty, every_cell, first_cell, listed, moving_cells, still_samples
+from .cells import around, coded_cells, cut, every_cell, first_cells, joined, listed, moving_cells, parts_of
 from .config import CELL, Config
 from .filter_graph import loop_filter
 from .prediction import intra_cells
@@ -28,6 +28,9 @@ HALF = CELL // 2
 CONTEXT_OUT = ".next"
 # What the encoder graph hands to the loop graph.
 HANDED = ("loop.luma", "loop.chroma")
+# Parts in which cells are predicted, and transformed in the encoder: what one takes is to stay in a processor's cache, but more parts are
+# more work for several threads to begin. Pictures of fewer cells have empty parts.
+PARTS = 4
 
 
 def _io(cfg: Config):
@@ -87,7 +90,7 @@ def _decoder(cfg: Config, net: LoopFilter | None, taps: bool, handed: bool) -> o
 def _decode_all(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, taps: bool, handed: bool):
     """Every cell in the same way. Returns pictures of luma and chroma, and where `taps` ask for them, those before the filter and those of the
     residual, as pairs in float32."""
-    predicted = HANDED if handed else predict(b, cfg, grid, "motion", "position", "dec.reference")
+    predicted = HANDED if handed else predict(b, cfg, grid, "motion", "position", "dec.reference")[0]
     residual = inverse_transform(b, cfg, "tokens")
     luma, chroma = recon = pictures(b, cfg, grid, *(b.op("Add", p, r) for p, r in zip(predicted, residual)))
     if net is not None or taps:
@@ -107,27 +110,31 @@ def _decode_cells(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, t
     sizes = cfg.luma_coefficients, 2 * cfg.chroma_coefficients
     flat = lambda pair: [b.reshape(x, -1, n) for x, n in zip(pair, sizes)]
     if handed:
-        changed, predicted = None, flat(HANDED)
-        shown = [samples(b, x) for x in predicted]
+        shown = [samples(b, x) for x in flat(HANDED)]
+        predicted = [near.of(x) for x in flat(HANDED)]
     else:
-        changed_mask = b.op("Or", moving_cells(b, "motion", "position"), near_mask)
-        changed, still = listed(b, changed_mask), listed(b, b.op("Or", b.op("Not", changed_mask), first_cell(b, grid)))
-        predicted = flat(predict(b, cfg, grid, "motion", "position", "dec.reference", changed))
-        shown = [still.put(x, empty(b, grid, n)) for x, n in zip(still_samples(b, cfg, grid, still, "dec.reference"), sizes)]
-        shown = [changed.put(samples(b, x), s) for x, s in zip(predicted, shown)]
+        moving = moving_cells(b, "motion", "position")
+        far = listed(b, b.op("Or", b.op("And", moving, b.op("Not", near_mask)), first_cells(b, grid, PARTS)))
+        count = b.op("Shape", near.index)
+        bounds = parts_of(b, count, PARTS)[:-1] + parts_of(b, b.op("Shape", far.index), PARTS, count)
+        parts = [flat(x) for x in predict(b, cfg, grid, "motion", "position", "dec.reference", b.op("Concat", near.index, far.index, axis=0), bounds)]
+        whole = lambda parts: [b.op("Concat", *one, axis=0) for one in zip(*parts)]
+        predicted, moved = whole(parts[:PARTS]), whole([[samples(b, x) for x in part] for part in parts[PARTS:]])
+        shown = [b.op("Concat", *[x] * cfg.block_length, axis=1) for x in cut(b, grid, "dec.reference", 1)]
+        shown = [far.put(x, s) for x, s in zip(moved, shown)]
     residual = flat(inverse_transform(b, cfg, coded.of("tokens")))
-    recon = [b.op("Add", coded.of(x, changed), r) for x, r in zip(predicted, residual)]
-    shown = [coded.put(samples(b, r), x) for r, x in zip(recon, shown)]
+    recon = [b.op("Add", coded.of(x, near), r) for x, r in zip(predicted, residual)]
+    fine = [coded.put(r, x, near) for r, x in zip(recon, predicted)]
+    shown = [near.put(samples(b, x), s) for x, s in zip(fine, shown)]
     if net is not None:
         from .exact_filter import correct, unfolded
         if not handed:
             b.metadata["filter"] = unfolded(net)
-        fine = [coded.put(r, near.of(x, changed), near) for r, x in zip(recon, predicted)]
         corrections = correct(b, cfg, grid, net, shown, residual, coded_mask, coded, near, "step", "counts")
         shown = [near.put(samples(b, b.op("Add", x, c)), s) for x, c, s in zip(fine, corrections, shown)]
     if taps:
         recon, residual = pictures(b, cfg, grid, *recon), pictures(b, cfg, grid, *residual)
-    return *pictures(b, cfg, grid, *shown), recon, residual
+    return *joined(b, grid, *shown, cfg.block_length), recon, residual
 
 
 def samples(b: Builder, x: str) -> str:
@@ -143,14 +150,19 @@ def pictures(b: Builder, cfg: Config, grid: Grid, luma: str, chroma: str) -> tup
     return b.reshape(luma, 1, t, grid.height, grid.width), b.reshape(chroma, 1, 2 * t, grid.half_height, grid.half_width)
 
 
-def distortion(b: Builder, cfg: Config, grid: Grid, head: DistortionHead, luma: str, intra: str) -> None:
-    """DistortionHead as a graph: luma latents float32 [cells, n], intra bool [1, cells_y, cells_x] and the input step to the
+def band_energies(b: Builder, cfg: Config, luma: str) -> str:
+    """Of luma latents float32 [.., n]: what DistortionHead takes, float32 [.., bands]."""
+    from .distortion import bands
+    return b.op("MatMul", b.op("Mul", luma, luma), b.const(bands(cfg) / cfg.scale**2))
+
+
+def distortion(b: Builder, cfg: Config, grid: Grid, head: DistortionHead, energies: str, intra: str) -> None:
+    """DistortionHead as a graph: energies float32 [cells, bands], intra bool [1, cells_y, cells_x] and the input step to the
     output `distortion` float32 [cells, 1]."""
-    from .distortion import FLOOR, bands
+    from .distortion import FLOOR
     w = {k: v.detach().cpu().numpy().astype(np.float32) for k, v in head.state_dict().items()}
     weight = lambda k, v: b.weight(f"distortion.{k}", v)
     n = len(w["share"])
-    energies = b.op("MatMul", b.op("Mul", luma, luma), b.const(bands(cfg) / cfg.scale**2))
     relative = b.op("Div", b.reshape(energies, -1, 1, n), b.op("Mul", "step", "step"))  # [cells, 1, bands]
     most = weight("most", w["share"] * np.exp(w["saturation"].astype(np.float64)))
     kept = b.op("Div", b.op("Mul", relative, most), b.op("Add", relative, most))
@@ -171,23 +183,24 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
     """frames, position, motion, step, dec.reference -> tokens: the latents of what motion does not predict; distortion; and the
     prediction, for the loop graph. Without `head` neither step nor distortion."""
     b, io = Builder(), _io(cfg)
-    t = cfg.block_length
     grid = Grid(b, "motion")
-    predicted = predict(b, cfg, grid, "motion", "position", "dec.reference", names=HANDED)
-    flat = b.reshape("frames", t, -1)
-    luma = b.reshape(b.slice(flat, 0, grid.pixels, 1), t, grid.y, CELL, grid.x, CELL)
-    luma = b.reshape(b.op("Transpose", luma, perm=[1, 3, 0, 2, 4]), -1, t, CELL, CELL)
-    chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 1), t, 2, grid.y, HALF, grid.x, HALF)
-    chroma = b.reshape(b.op("Transpose", chroma, perm=[2, 4, 0, 3, 1, 5]), -1, t, HALF, CELL)
-    residual = [b.op("Sub", b.op("Cast", s, to=TensorProto.FLOAT), p) for s, p in zip((luma, chroma), predicted)]
-    luma, chroma = transform(b, cfg, *residual)
-    inputs, outputs = ["frames", "position", "motion", "dec.reference"], ["latents", *HANDED]
-    outputs = [io[k] for k in outputs]
+    bounds = parts_of(b, grid.cells, PARTS)
+    predicted = predict(b, cfg, grid, "motion", "position", "dec.reference", bounds=bounds)
+    tokens, energies = [], []
+    given = [b.reshape(x, -1, cfg.block_length, size, CELL) for x, size in zip(cut(b, grid, "frames", cfg.block_length), (CELL, HALF))]
+    for start, end, part in zip(bounds, bounds[1:], predicted):
+        real = lambda x: b.op("Cast", b.slice(x, start, end, 0), to=TensorProto.FLOAT)
+        latents = transform(b, cfg, *(b.op("Sub", real(x), p) for x, p in zip(given, part)))
+        # rounds half to even and saturates
+        tokens.append(b.op("Concat", *(b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.int16)) for x in latents), axis=1))
+        if head is not None:
+            energies.append(band_energies(b, cfg, latents[0]))
+    inputs, outputs = ["frames", "position", "motion", "dec.reference"], [io[k] for k in ("latents", *HANDED)]
+    for name, parts in zip(HANDED, zip(*predicted)):
+        b.op("Concat", *parts, axis=0, out=name)
+    b.op("Concat", *tokens, axis=0, out="tokens")
     if head is not None:
-        distortion(b, cfg, grid, head, luma, intra_cells(b, "motion", "position"))
+        distortion(b, cfg, grid, head, b.op("Concat", *energies, axis=0), intra_cells(b, "motion", "position"))
         inputs.append("step")
         outputs.append(helper.make_tensor_value_info("distortion", TensorProto.FLOAT, ["cells", 1]))
-    # rounds half to even and saturates
-    whole = [b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.int16)) for x in (luma, chroma)]
-    b.op("Concat", *whole, axis=1, out="tokens")
     return b.model("encoder", [io[k] for k in inputs], outputs)

@@ -68,33 +68,40 @@ def interpolation_taps(phase: float, taps: int) -> np.ndarray:
 
 
 class Interpolation(NamedTuple):
-    """How cells of a plane are interpolated from windows of a few aligned chunks of a row of samples."""
+    """How cells of a plane are interpolated from windows, runs of a row's samples that begin at multiples of `unit`. Planes that move together
+    have a unit of each in turn in a window."""
 
     size: int  # of a cell
     taps: int
     phases: int
-    chunk: int  # samples
-    chunks: int  # of a window
-    planes: int  # side by side in a window, and in a cell
+    unit: int  # samples
+    window: int  # samples, a multiple of `unit`
+    planes: int  # side by side in a cell
+
+    @property
+    def rows(self) -> int:
+        """Of samples that a cell is interpolated from."""
+        return self.size + self.taps - 1
 
     def matrices(self) -> tuple[np.ndarray, np.ndarray]:
         """Interpolation of a cell as two matrix products.
 
-        Returns horizontal int8 [chunk * phases, planes * chunks * chunk, planes * size] (indexed by offset * phases + phase; the cell's first
-        tap is at `offset` in the window), in units of 1/64, and vertical float32 [phases, size, size+taps-1], which undoes those units."""
-        size, taps, phases, width = self.size, self.taps, self.phases, self.chunks * self.chunk
-        assert self.chunk - 1 + size + taps - 1 <= width
-        horizontal = np.zeros((self.chunk, phases, self.planes * width, self.planes * size), np.int8)
-        vertical = np.zeros((phases, size, size + taps - 1), np.float32)
+        Returns horizontal int8 [unit * phases, planes * window, planes * size] (indexed by offset * phases + phase; the cell's first
+        tap is at `offset` in the window), in units of 1/64, and vertical float32 [phases, size, rows], which undoes those units."""
+        size, taps, phases = self.size, self.taps, self.phases
+        assert self.unit - 1 + self.rows <= self.window
+        horizontal = np.zeros((self.unit, phases, self.planes * self.window, self.planes * size), np.int8)
+        vertical = np.zeros((phases, size, self.rows), np.float32)
         for phase in range(phases):
             k = interpolation_taps(phase / phases, taps)
             for i in range(size):
                 vertical[phase, i, i:i + taps] = k / np.float32(TAP_UNIT**2)
-                for offset, plane in np.ndindex(self.chunk, self.planes):
-                    at = plane * width + offset + i
-                    horizontal[offset, phase, at:at + taps, plane * size + i] = k
-        return horizontal.reshape(self.chunk * phases, self.planes * width, self.planes * size), vertical
+                for offset, plane in np.ndindex(self.unit, self.planes):
+                    at = offset + i + np.arange(taps)
+                    at = (at // self.unit * self.planes + plane) * self.unit + at % self.unit
+                    horizontal[offset, phase, at, plane * size + i] = k
+        return horizontal.reshape(self.unit * phases, self.planes * self.window, self.planes * size), vertical
 
 
-LUMA_MATRICES = Interpolation(CELL, LUMA_TAPS, LUMA_PHASES, 16, 3, 1)
-CHROMA_MATRICES = Interpolation(CELL // 2, CHROMA_TAPS, CHROMA_PHASES, 16, 2, 2)
+LUMA_MATRICES = Interpolation(CELL, LUMA_TAPS, LUMA_PHASES, 8, 32, 1)
+CHROMA_MATRICES = Interpolation(CELL // 2, CHROMA_TAPS, CHROMA_PHASES, 4, 16, 2)

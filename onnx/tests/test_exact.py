@@ -179,6 +179,28 @@ def test_cells_that_are_passed_over_are_as_documented(coded):
     assert (frames == shown[1]).all() and recon.shape == (1, 2, cells_y * CELL, cells_x * CELL)
 
 
+@pytest.mark.parametrize("cells_y, cells_x", [(1, 1), (1, 3), (3, 1), (2, 5), (7, 4)])
+def test_pictures_of_few_cells_and_the_encoders_loop(cells_y, cells_x):
+    rng, net = np.random.default_rng(cells_y), filter_with_noise()
+    models = {"encoder": graph.encoder(CFG), "decoder": graph.decoder(CFG, net), "loop": graph.loop(CFG, net)}
+    found = blocks(rng, 3, cells_y, cells_x)
+    for block in found[1:]:
+        block["counts"] *= rng.random(len(block["counts"])) < 0.3
+        block["tokens"][block["counts"] == 0] = 0
+        block["motion"] *= rng.random((cells_y, cells_x)) < 0.6
+    shape = -1, 2, cells_y * CELL * 3 // 2, cells_x * CELL
+    shown = np.frombuffer(run(models["decoder"].SerializeToString(), as_work(found, cells_y, cells_x)), np.uint8).reshape(shape)
+    assert len(list(check_arithmetic(models["decoder"], found, shown))) == len(found)
+    sessions = {name: session(models[name], cells_y, cells_x) for name in ("encoder", "loop")}
+    for block, frames, reference in zip(found, shown, [found[0]["dec.reference"], *shown[:, -1]]):
+        given = {name: np.asarray(x) for name, x in block.items()} | {"dec.reference": reference}
+        coded = {name: given[name] for name in ("position", "motion", "dec.reference")} | {"frames": rng.integers(0, 256, shape[1:]).astype(np.uint8)}
+        handed = sessions["encoder"].run(list(graph.HANDED), coded)
+        # what the loop graph has no use for must not matter
+        unused = {name: np.zeros_like(given[name]) for name in ("position", "motion", "dec.reference")}
+        assert (sessions["loop"].run(["frames"], given | unused | dict(zip(graph.HANDED, handed)))[0] == frames).all()
+
+
 def test_a_filter_is_recovered_from_its_bundle(tmp_path):
     from elastictok_models import export
     from elastictok_models.recover import recover

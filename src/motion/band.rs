@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::coarse::Coarse;
 use super::field::{CELL, Motion, MotionField, RANGE};
-use super::planes::{Interpolated, activity};
-use crate::tokens::motion::{cost, predict};
+use super::planes::{Interpolated, Place, activity};
+use crate::tokens::motion::{VectorCost, cost};
 
 /// Steps from which a refinement tries four neighbours instead of eight, in quarter pixels, for bends in eighths.
 const LONG_STEP: i32 = 4;
@@ -18,8 +18,7 @@ const GROWTH: u32 = 32;
 struct CellSearch<'a> {
     frames: &'a [&'a [u8]],
     reference: &'a Interpolated,
-    y: usize,
-    x: usize,
+    place: Place,
     /// SAD that 1/256 bit is worth, in 1/65536.
     lambda: u32,
 }
@@ -72,48 +71,59 @@ impl Moves {
 
 impl<'a> CellSearch<'a> {
     fn new(scene: Scene<'a>, y: usize, x: usize) -> Self {
-        Self { frames: scene.frames, reference: scene.reference, y: y * CELL, x: x * CELL, lambda: scene.lambda }
+        let Scene { frames, reference, lambda, .. } = scene;
+        Self { frames, reference, place: reference.place(y * CELL, x * CELL), lambda }
     }
 
     fn displacement(&self, m: Motion, i: usize) -> (i32, i32) {
         m.displacement(i, self.frames.len())
     }
 
-    /// Over some of the block's frames; or any number of at least `limit`, once it reaches that.
-    fn sad_of(&self, m: Motion, frames: Range<usize>, limit: u32) -> u32 {
+    /// Of frame `i`; or any number of at least `limit`, once it reaches that.
+    #[inline]
+    fn sad_of(&self, m: Motion, i: usize, limit: u32) -> u32 {
+        self.reference.sad(self.frames[i], self.place, self.displacement(m, i), limit)
+    }
+
+    #[inline]
+    fn sad_of_last(&self, m: Motion, limit: u32) -> u32 {
+        self.sad_of(m, self.frames.len() - 1, limit)
+    }
+
+    /// Of the frames before the last.
+    #[inline]
+    fn sad_of_others(&self, m: Motion, limit: u32) -> u32 {
         let mut sum = 0;
-        for i in frames.rev() {
+        for i in (0..self.frames.len() - 1).rev() {
             if sum >= limit {
                 break;
             }
-            sum += self.reference.sad(self.frames[i], (self.y, self.x), self.displacement(m, i), limit - sum);
+            sum += self.sad_of(m, i, limit - sum);
         }
         sum
     }
 
     /// The last frame first: its vector is the most telling.
     fn sad(&self, m: Motion, limit: u32) -> Sads {
-        let last = self.frames.len() - 1;
-        let sum = self.sad_of(m, last..last + 1, limit);
-        Sads { last: sum, others: self.sad_of(m, 0..last, limit.saturating_sub(sum)) }
+        let last = self.sad_of_last(m, limit);
+        Sads { last, others: self.sad_of_others(m, limit.saturating_sub(last)) }
     }
 
     /// [`sad`](Self::sad), where `moves` made the motion from one with the SADs `before`; or any number of at least `limit` where that is
     /// likely.
     fn sad_moved(&self, m: Motion, moves: Moves, before: Sads, limit: u32) -> Sads {
-        let last = self.frames.len() - 1;
         match moves {
             Moves::Anywhere => self.sad(m, limit),
             Moves::Vector => {
                 let most = limit.min(before.last + before.last / GROWTH);
-                let sum = self.sad_of(m, last..last + 1, most);
-                if sum >= most {
+                let last = self.sad_of_last(m, most);
+                if last >= most {
                     return Sads { last: limit, others: 0 };
                 }
-                Sads { last: sum, others: self.sad_of(m, 0..last, limit.saturating_sub(sum)) }
+                Sads { last, others: self.sad_of_others(m, limit.saturating_sub(last)) }
             }
-            Moves::Last => Sads { last: self.sad_of(m, last..last + 1, limit.saturating_sub(before.others)), ..before },
-            Moves::Bend => Sads { others: self.sad_of(m, 0..last, limit.saturating_sub(before.last)), ..before },
+            Moves::Last => Sads { last: self.sad_of_last(m, limit.saturating_sub(before.others)), ..before },
+            Moves::Bend => Sads { others: self.sad_of_others(m, limit.saturating_sub(before.last)), ..before },
         }
     }
 
@@ -122,11 +132,10 @@ impl<'a> CellSearch<'a> {
         ((u64::from(self.lambda) * u64::from(bits)) >> 16) as u32
     }
 
-    fn allowed(&self, m: Motion) -> bool {
-        let within = |d: i32, most: i32| d.abs() <= most;
-        let (ey, ex) = self.displacement(m, 0);
-        let all = m.vector.into_iter().chain(m.bend);
-        all.fold(true, |ok, d| ok & within(d, RANGE)) && within(ey, 2 * RANGE) && within(ex, 2 * RANGE)
+    fn allowed(m: Motion) -> bool {
+        let within = |d: i32| (d + RANGE) as u32 <= 2 * RANGE as u32;
+        let ([dy, dx], [by, bx]) = (m.vector, m.bend);
+        within(dy) & within(dx) & within(by) & within(bx)
     }
 
     fn consider(&self, best: &mut Priced, m: Motion, bits: impl FnOnce() -> u32) {
@@ -134,7 +143,7 @@ impl<'a> CellSearch<'a> {
     }
 
     fn consider_moved(&self, best: &mut Priced, m: Motion, moves: Moves, bits: impl FnOnce() -> u32) {
-        if m == best.motion || !self.allowed(m) {
+        if m == best.motion || !Self::allowed(m) {
             return;
         }
         let rate = self.rate(bits());
@@ -303,9 +312,9 @@ impl Band {
     fn first(&mut self, scene: Scene<'_>, y: usize, x: usize) {
         let Scene { frames, previous, .. } = scene;
         let cell = CellSearch::new(scene, y, x);
-        let prediction = Motion::straight(self.field.prediction(y, x));
-        let near = self.field.near(y, x);
-        let bits = |m: Motion| cost(m.vector, near);
+        let of_vector = VectorCost::new(self.field.near(y, x));
+        let prediction = Motion::straight(of_vector.prediction());
+        let bits = |m: Motion| of_vector.of(m.vector);
         let zero = Motion::default();
         let sad = cell.sad(zero, u32::MAX);
         let mut best = Priced { cost: sad.total() + cell.rate(bits(zero)), sad, motion: zero };
@@ -321,7 +330,7 @@ impl Band {
             let likely = likely.map(Motion::straight).filter(|m| *m != zero && *m != prediction);
             cell.consider_each(&mut best, Moves::Anywhere, likely, bits);
             cell.consider_each(&mut best, Moves::Anywhere, scene.jumps.iter().copied(), |m| {
-                cost(m.vector, near) + cost(m.bend, self.field.near_bends(y, x))
+                of_vector.of(m.vector) + cost(m.bend, self.field.near_bends(y, x))
             });
             cell.refine(&mut best, Moves::Vector, bits, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
         }
@@ -337,16 +346,16 @@ impl Band {
         let cell = CellSearch::new(scene, y, x);
         // Moves::Anywhere does not look at the parts.
         let sad = Sads { last: self.sad(y, x), others: 0 };
-        let cost = sad.total() + cell.rate(self.field.bits_with(y, x, Some(motion)));
-        let mut best = Priced { cost, sad, motion };
-        let prediction = Motion::straight(self.field.prediction(y, x));
+        let price = self.field.motion_cost(y, x);
+        let mut best = Priced { cost: sad.total() + cell.rate(price.bits(motion)), sad, motion };
+        let prediction = Motion::straight(price.prediction());
         let likely = self.field.around(y, x).into_iter().flatten().chain([prediction, Motion::default()]);
-        cell.consider_each(&mut best, Moves::Anywhere, likely, |m| self.field.bits_with(y, x, Some(m)));
+        cell.consider_each(&mut best, Moves::Anywhere, likely, |m| price.bits(m));
         if best.motion != motion {
             let centre = best.motion;
             for (dy, dx) in [(-1, 0), (1, 0), (0, -1), (0, 1)] {
                 let m = Moves::Vector.moved(centre, [dy, dx]);
-                cell.consider(&mut best, m, || self.field.bits_with(y, x, Some(m)));
+                cell.consider(&mut best, m, || price.bits(m));
             }
             *self.sad_mut(y, x) = best.sad.total();
             self.field.set(y, x, Some(best.motion));
@@ -372,19 +381,19 @@ impl Band {
         let near = self.field.near_bends(y, x);
         let sad = cell.sad(motion, u32::MAX);
         // The cells that depend on the bend have none yet, so only its own bits count.
-        let of_vector = self.field.bits_with(y, x, Some(motion));
-        let bits = |m: Motion| of_vector + cost(m.bend, near);
+        let (price, of_bend) = (self.field.motion_cost(y, x), VectorCost::new(near));
+        let of_vector = price.bits(motion);
+        let bits = |m: Motion| of_vector + of_bend.of(m.bend);
         let mut best = Priced { cost: sad.total() + cell.rate(bits(motion)), sad, motion };
-        let likely = near.into_iter().flatten().chain([predict(near), scene.previous[y * self.cells_x + x].bend]);
+        let likely = near.into_iter().flatten().chain([of_bend.prediction(), scene.previous[y * self.cells_x + x].bend]);
         cell.consider_each(&mut best, Moves::Bend, likely.map(|bend| Motion { bend, ..motion }), bits);
         if best.sad.total() > (CELL * CELL * scene.frames.len()) as u32 {
             cell.refine(&mut best, Moves::Bend, bits, &[(16, 2), (8, 2), (4, 4), (2, 2), (1, 2)]);
             if best.motion.bend != [0; 2] {
-                let field = &mut self.field;
-                let bits = |m: Motion| field.bits_with(y, x, Some(m)) + cost(m.bend, near);
+                let bits = |m: Motion| price.bits(m) + of_bend.of(m.bend);
                 cell.refine(&mut best, Moves::Last, bits, &[(4, 2), (2, 2), (1, 2)]);
-                let of_vector = self.field.bits_with(y, x, Some(best.motion));
-                cell.refine(&mut best, Moves::Bend, |m| of_vector + cost(m.bend, near), &[(2, 1), (1, 1)]);
+                let of_vector = price.bits(best.motion);
+                cell.refine(&mut best, Moves::Bend, |m| of_vector + of_bend.of(m.bend), &[(2, 1), (1, 1)]);
             }
         }
         *self.sad_mut(y, x) = best.sad.total();

@@ -4,24 +4,25 @@
 
 use super::MotionSearch;
 use super::field::{CELL, Motion};
+#[cfg(target_arch = "x86_64")]
+use super::pixels::Avx2;
+use super::pixels::{Common, Machine};
+use super::planes::{Interpolated, Place, Prediction};
 use crate::tokens::motion::{BLENDED, INTRA, may_blend};
 
 /// Bits that a blended cell must save: those of its flag, and some for the time that it takes.
 const LEAST_BITS: f32 = 3.0;
 /// Parts of one that the predictions have.
-const PARTS: u16 = 32;
+const PARTS: u8 = 1 << PARTS_BITS;
+const PARTS_BITS: i32 = 5;
 /// Mean absolute error of a sample below which nothing is gained.
 const GOOD: u32 = 1;
-
-/// Samples of a cell.
-type Samples = [u8; CELL * CELL];
 
 impl MotionSearch {
     /// Marks blended cells in the planes of `motion`. `lambda`: SAD per bit.
     pub(super) fn blend(&self, frames: &[&[u8]], lambda: f32, motion: &mut [i32]) {
         let cells = self.previous.len();
         let least = (lambda.clamp(0.0, 1e4) * LEAST_BITS) as i32;
-        let mut own = [[0; CELL * CELL]; 5];
         for cell in 0..cells {
             if !may_blend(motion, self.cells_x, cell) || self.error(cell) <= GOOD * (CELL * CELL * frames.len()) as u32 {
                 continue;
@@ -38,7 +39,7 @@ impl MotionSearch {
                 beside(x > 0, cell.wrapping_sub(1)),
                 beside(x + 1 < self.cells_x, cell + 1),
             ];
-            if self.gain(frames, (y * CELL, x * CELL), around, &mut own) > least {
+            if self.gain(frames, self.reference.place(y * CELL, x * CELL), around) > least {
                 motion[2 * cells + cell] = BLENDED;
             }
         }
@@ -51,49 +52,69 @@ impl MotionSearch {
         if y < upper.rows.end { upper.sad(y, x) } else { lower.sad(y, x) }
     }
 
-    /// By how much blending lowers the SAD of a cell at (y, x). `around`: its motion, and that above, below, left and right of it.
-    fn gain(&self, frames: &[&[u8]], (y, x): (usize, usize), around: [Motion; 5], made: &mut [Samples; 5]) -> i32 {
-        let mut gain = 0;
-        for (i, frame) in frames.iter().enumerate() {
-            for (n, motion) in around.iter().enumerate() {
-                match around[..n].iter().position(|m| m == motion) {
-                    Some(same) => made[n] = made[same],
-                    None => self.reference.fetch((y, x), motion.displacement(i, frames.len()), &mut made[n]),
-                }
-            }
-            for row in 0..CELL {
-                let source = &frame[(y + row) * self.width + x..][..CELL];
-                let of = |n: usize| -> &[u8; CELL] { made[n][row * CELL..][..CELL].try_into().expect("a row of a cell") };
-                let vertical = if row < CELL / 2 { of(1) } else { of(2) };
-                gain += row_gain(source.try_into().expect("a row of a cell"), of(0), (row_part(row), vertical), [of(3), of(4)]);
+    /// By how much blending lowers the SAD of a cell. `around`: its motion, and that above, below, left and right of it.
+    fn gain(&self, frames: &[&[u8]], at: Place, around: [Motion; 5]) -> i32 {
+        let of = |(i, frame): (usize, &&[u8])| {
+            let moved = around.map(|motion| motion.displacement(i, frames.len()));
+            self.reference.blending_gain(frame, at, moved)
+        };
+        frames.iter().enumerate().map(of).sum()
+    }
+}
+
+impl Interpolated {
+    /// By how much blending lowers the SAD of a cell of `frame`. `moved`: its displacement, and those above, below, left and right of it.
+    fn blending_gain(&self, frame: &[u8], at: Place, moved: [(i32, i32); 5]) -> i32 {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = self.avx2 {
+            #[allow(unsafe_code, reason = "a call of a function for processors with AVX2")]
+            // SAFETY: the processor has AVX2.
+            return unsafe { self.blending_gain_avx2(avx2, frame, at, moved) };
+        }
+        self.blending_gain_with(Common, frame, at, moved)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn blending_gain_avx2(&self, avx2: Avx2, frame: &[u8], at: Place, moved: [(i32, i32); 5]) -> i32 {
+        self.blending_gain_with(avx2, frame, at, moved)
+    }
+
+    #[inline(always)]
+    fn blending_gain_with<M: Machine>(&self, m: M, frame: &[u8], at: Place, moved: [(i32, i32); 5]) -> i32 {
+        let (source, [here, above, below, left, right]) = (self.source(frame, at), moved.map(|moved| self.quarters(at, moved)));
+        let (mut own, mut blended) = (m.zero(), m.zero());
+        for (rows, vertical) in [(0..CELL / 2, above), (CELL / 2..CELL, below)] {
+            for r in rows.step_by(M::ROWS) {
+                let weight = |n: usize| m.load(&WEIGHTS[n][r], || &WEIGHTS[n][r + 1]);
+                let parts = [here.row(m, r), vertical.row(m, r), m.halves(left.row(m, r), right.row(m, r))];
+                let mix = m.mix::<PARTS_BITS>(parts, [weight(0), weight(1), weight(2)]);
+                let source = source.row(m, r);
+                own = m.add(own, source, parts[0]);
+                blended = m.add(blended, source, mix);
             }
         }
-        gain
+        m.total(own) as i32 - m.total(blended) as i32
     }
 }
 
-/// Parts of the prediction across the nearer edge, `i` samples into a cell.
-const fn row_part(i: usize) -> u16 {
-    (CELL / 2 - if i < CELL / 2 { i } else { CELL - 1 - i }) as u16
-}
-
-const COLUMN_PARTS: [u16; CELL] = {
-    let (mut parts, mut i) = ([0; CELL], 0);
-    while i < CELL {
-        parts[i] = row_part(i);
-        i += 1;
+/// Parts that a sample has, by rows: of its cell's own prediction, of that across the nearer of the upper and lower edge, and of that across
+/// the nearer of the left and right one.
+const WEIGHTS: [[[u8; CELL]; CELL]; 3] = {
+    let (mut weights, mut row) = ([[[0; CELL]; CELL]; 3], 0);
+    while row < CELL {
+        let mut i = 0;
+        while i < CELL {
+            (weights[1][row][i], weights[2][row][i]) = (across_edge(row), across_edge(i));
+            weights[0][row][i] = PARTS - across_edge(row) - across_edge(i);
+            i += 1;
+        }
+        row += 1;
     }
-    parts
+    weights
 };
 
-fn row_gain(source: &[u8; CELL], own: &[u8; CELL], (part, vertical): (u16, &[u8; CELL]), [left, right]: [&[u8; CELL]; 2]) -> i32 {
-    let mut gain = 0;
-    for i in 0..CELL {
-        let side = if i < CELL / 2 { left[i] } else { right[i] };
-        let column = COLUMN_PARTS[i];
-        let sum = (PARTS - part - column) * u16::from(own[i]) + part * u16::from(vertical[i]) + column * u16::from(side);
-        let blended = (sum + PARTS / 2) / PARTS;
-        gain += i32::from(source[i].abs_diff(own[i])) - i32::from(u16::from(source[i]).abs_diff(blended));
-    }
-    gain
+/// Parts of the prediction across the nearer edge, `i` samples into a cell.
+const fn across_edge(i: usize) -> u8 {
+    (CELL / 2 - if i < CELL / 2 { i } else { CELL - 1 - i }) as u8
 }

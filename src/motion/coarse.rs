@@ -25,6 +25,8 @@ pub(super) struct Coarse {
     reference: Vec<u8>,
     picture: Vec<u8>,
     sums: Vec<u16>,
+    /// Sums of the squares that begin at each sample of the reference.
+    square_sums: Vec<u16>,
     squares_x: usize,
     squares_y: usize,
     vectors: Vec<[i32; 2]>,
@@ -45,6 +47,7 @@ impl Coarse {
             reference: vec![0; size],
             picture: vec![0; size],
             sums: vec![0; width],
+            square_sums: vec![0; size],
             squares_x,
             squares_y,
             vectors: vec![[0; 2]; squares_x * squares_y],
@@ -66,6 +69,7 @@ impl Coarse {
         let (w, h, pitch) = (self.width, self.height, self.pitch);
         reduce(picture, (w, h), &mut self.picture, pitch, &mut self.sums);
         reduce(reference, (w, h), &mut self.reference, pitch, &mut self.sums);
+        sum_squares(&self.reference, pitch, &mut self.square_sums);
         std::mem::swap(&mut self.vectors, &mut self.previous);
         for y in 0..self.squares_y {
             for x in 0..self.squares_x {
@@ -113,9 +117,15 @@ impl Coarse {
             }
         }
         if best.0 > 2 * GOOD {
+            // squares cannot differ less than their sums do
+            let own = square_sum(&self.picture[at..], self.pitch);
             for dy in -REACH..=REACH {
-                for dx in -REACH..=REACH {
-                    consider(&mut best, [dy, dx]);
+                let first = at as isize + dy as isize * self.pitch as isize - REACH as isize;
+                let sums = &self.square_sums[first as usize..][..2 * REACH as usize + 1];
+                for (dx, sum) in (-REACH..=REACH).zip(sums) {
+                    if u32::from(own.abs_diff(*sum)) < best.0 {
+                        consider(&mut best, [dy, dx]);
+                    }
                 }
             }
         }
@@ -128,6 +138,22 @@ fn square_sad(a: &[u8], b: &[u8], pitch: usize) -> u32 {
     let row = |s: &[u8], r: usize| -> [u8; SIDE] { s[r * pitch..][..SIDE].try_into().expect("a row of a square") };
     let pair = |s: &[u8], r: usize| Lane::of_halves(&row(s, r), &row(s, r + 1));
     (0..SIDE).step_by(2).fold(Sum::zero(), |sum, r| sum.add(pair(a, r), pair(b, r))).total()
+}
+
+fn square_sum(samples: &[u8], pitch: usize) -> u16 {
+    samples.chunks(pitch).take(SIDE).flat_map(|row| &row[..SIDE]).map(|s| u16::from(*s)).sum()
+}
+
+/// Sums of the squares that begin at each sample, of all that lie in the picture.
+fn sum_squares(picture: &[u8], pitch: usize, sums: &mut [u16]) {
+    let n = sums.len() - SIDE * pitch;
+    for (i, sum) in sums[..n].iter_mut().enumerate() {
+        // of a column
+        *sum = (0..SIDE).map(|r| u16::from(picture[i + r * pitch])).sum();
+    }
+    for i in 0..n - SIDE {
+        sums[i] = sums[i..i + SIDE].iter().sum();
+    }
 }
 
 /// Means of 4x4 samples, edges repeated into the padding.
@@ -155,5 +181,23 @@ fn reduce(plane: &[u8], (w, h): (usize, usize), out: &mut [u8], pitch: usize, su
     let bottom = PAD + h / SCALE;
     for y in bottom..rows {
         out.copy_within((bottom - 1) * pitch..bottom * pitch, y * pitch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_those_of_squares() {
+        let pitch = 40;
+        let picture: Vec<u8> = (0..pitch * 30).map(|i: usize| (i.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
+        let mut sums = vec![0; picture.len()];
+        sum_squares(&picture, pitch, &mut sums);
+        for at in (0..30 - SIDE).flat_map(|y| (0..pitch - SIDE).map(move |x| y * pitch + x)) {
+            let rows = picture[at..].chunks(pitch).take(SIDE);
+            let sum: u32 = rows.map(|row| row[..SIDE].iter().map(|s| u32::from(*s)).sum::<u32>()).sum();
+            assert_eq!((u32::from(sums[at]), u32::from(square_sum(&picture[at..], pitch))), (sum, sum));
+        }
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A field of vectors and what it costs to code, with the token coder's own prediction.
 
-use crate::tokens::motion::{Near, cost, predict};
+use crate::tokens::motion::{Near, NeighbourCost, VectorCost, cost};
 
 /// Luma samples on a side of a cell.
 pub const CELL: usize = 16;
@@ -124,11 +124,6 @@ impl MotionField {
         self.near_bends_index(self.index(y, x))
     }
 
-    /// The decoder's prediction of a cell's vector.
-    pub(super) fn prediction(&self, y: usize, x: usize) -> Vector {
-        predict(self.near(y, x))
-    }
-
     #[inline]
     fn bits_at(&self, i: usize) -> u32 {
         match self.cells[i] {
@@ -145,21 +140,103 @@ impl MotionField {
         self.bits_at(self.index(y, x))
     }
 
-    /// Cost in 1/256 bit of a cell and of those it helps to predict, if it had `value`.
-    pub(super) fn bits_with(&mut self, y: usize, x: usize, value: Option<Motion>) -> u32 {
+    /// What different motion of an inter cell costs.
+    pub(super) fn motion_cost(&self, y: usize, x: usize) -> MotionCost {
         let i = self.index(y, x);
-        let old = std::mem::replace(&mut self.cells[i], value);
-        let mut bits = self.bits_at(i);
-        if x + 1 < self.cells_x {
-            bits += self.bits_at(i + 1);
+        let (left, above, right, below) = (i - 1, i - self.pitch, i + 1, i + self.pitch);
+        // the cells that are predicted from it, and their other neighbours
+        let followers = [
+            (x + 1 < self.cells_x, right, [above + 1, above + 2]),
+            (y + 1 < self.cells_y, below, [below - 1, right]),
+            (y + 1 < self.cells_y && x > 0, below - 1, [below - 2, left]),
+        ];
+        let mut cost = MotionCost {
+            vector: VectorCost::new(self.near_index(i)),
+            bend: self.bent.then(|| VectorCost::new(self.near_bends_index(i))),
+            fixed: INTER,
+            followers: [(NeighbourCost::default(), NeighbourCost::default()); 3],
+            count: 0,
+        };
+        for (_, at, others) in followers.into_iter().filter(|f| f.0) {
+            let Some(own) = self.cells[at] else {
+                cost.fixed += self.bits_at(at);
+                continue;
+            };
+            let others = [self.cells[others[0]], self.cells[others[1]]];
+            let of = |part: fn(Motion) -> Vector| NeighbourCost::new(part(own), [others[0].map(part), others[1].map(part)]);
+            let bend = if self.bent { of(|m| m.bend) } else { NeighbourCost::default() };
+            cost.fixed += INTER;
+            cost.followers[cost.count] = (of(|m| m.vector), bend);
+            cost.count += 1;
         }
-        if y + 1 < self.cells_y {
-            bits += self.bits_at(i + self.pitch);
-            if x > 0 {
-                bits += self.bits_at(i + self.pitch - 1);
+        cost
+    }
+}
+
+/// What a cell's motion costs, for itself and for the cells that are predicted from it.
+pub(super) struct MotionCost {
+    vector: VectorCost,
+    /// Where bends are coded.
+    bend: Option<VectorCost>,
+    /// What does not depend on it.
+    fixed: u32,
+    /// Vectors and bends of cells that are predicted from it.
+    followers: [(NeighbourCost, NeighbourCost); 3],
+    count: usize,
+}
+
+impl MotionCost {
+    /// The neighbours' prediction of its vector.
+    pub(super) fn prediction(&self) -> Vector {
+        self.vector.prediction()
+    }
+
+    /// In 1/256 bit.
+    pub(super) fn bits(&self, m: Motion) -> u32 {
+        let followers = &self.followers[..self.count];
+        let vectors = self.vector.of(m.vector) + followers.iter().map(|(vector, _)| vector.with(m.vector)).sum::<u32>();
+        let bends = match &self.bend {
+            Some(bend) => bend.of(m.bend) + followers.iter().map(|(_, bend)| bend.with(m.bend)).sum::<u32>(),
+            None => 0,
+        };
+        self.fixed + vectors + bends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cells_motion_costs_what_the_field_costs_with_it() {
+        let mut state = 3u32;
+        let mut random = |n: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) % n
+        };
+        // few different vectors, so that some are those of neighbours
+        let mut part = |n: u32| [random(n) as i32 * 3 - 4, random(n) as i32 * 40 - 80];
+        let mut motion = || Motion { vector: part(4), bend: part(3) };
+        for bent in [false, true] {
+            for (h, w) in [(1, 1), (1, 4), (4, 1), (4, 5)] {
+                let mut field = MotionField::new(h, w);
+                field.bent = bent;
+                for i in 0..h * w {
+                    let one = motion();
+                    field.set(i / w, i % w, (i == 0 || one.vector[0] != 2).then_some(one));
+                }
+                for (y, x) in (0..h * w).map(|i| (i / w, i % w)).filter(|&(y, x)| field.get(y, x).is_some()) {
+                    let cost = field.motion_cost(y, x);
+                    let prices = [(); 20].map(|()| {
+                        let one = motion();
+                        let mut with = field.clone();
+                        with.set(y, x, Some(one));
+                        let all: u32 = (0..h * w).map(|i| with.bits(i / w, i % w)).sum();
+                        all.wrapping_sub(cost.bits(one))
+                    });
+                    assert!(prices.iter().all(|rest| *rest == prices[0]), "{y}, {x} of {h}, {w}: {prices:?}");
+                }
             }
         }
-        self.cells[i] = old;
-        bits
     }
 }

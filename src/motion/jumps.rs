@@ -80,7 +80,8 @@ impl Jumps {
             }
             let cell = n * stride % cells;
             let at = (cell / cells_x * CELL, cell % cells_x * CELL);
-            let still = reference.sad(frame, at, (0, 0), u32::MAX);
+            let place = reference.place(at.0, at.1);
+            let still = reference.sad(frame, place, (0, 0), u32::MAX);
             if still <= MOVED * (CELL * CELL) as u32 || activity(frame, width, at.0, at.1) <= 2 * MOVED * (CELL * CELL) as u32 {
                 continue;
             }
@@ -88,7 +89,7 @@ impl Jumps {
             let mut best = (still / LEFT, None);
             for (axis, d) in (0..2).flat_map(|axis| (-REACH..=REACH).map(move |d| (axis, d))) {
                 let to = if axis == 0 { (8 * d, 0) } else { (0, 8 * d) };
-                let sad = reference.sad(frame, at, to, best.0);
+                let sad = reference.sad(frame, place, to, best.0);
                 if sad < best.0 {
                     best = (sad, Some(axis * STEPS + (d + REACH) as usize));
                 }

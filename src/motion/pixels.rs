@@ -20,6 +20,12 @@ pub(super) trait Machine: Copy {
     /// Means, halves rounded up.
     fn mean(self, a: Self::Lane, b: Self::Lane) -> Self::Lane;
 
+    /// Of each row the first half of `a` and the second of `b`.
+    fn halves(self, a: Self::Lane, b: Self::Lane) -> Self::Lane;
+
+    /// The sum of `parts` times `weights`, that add up to two to the power of `BITS`, at most 128, divided by that and rounded, halves up.
+    fn mix<const BITS: i32>(self, parts: [Self::Lane; 3], weights: [Self::Lane; 3]) -> Self::Lane;
+
     fn zero(self) -> Self::Sum;
 
     /// Adds the sum of absolute differences.
@@ -45,6 +51,16 @@ impl Machine for Common {
     #[inline(always)]
     fn mean(self, a: Lane, b: Lane) -> Lane {
         a.mean(b)
+    }
+
+    #[inline(always)]
+    fn halves(self, a: Lane, b: Lane) -> Lane {
+        a.halves(b)
+    }
+
+    #[inline(always)]
+    fn mix<const BITS: i32>(self, parts: [Lane; 3], weights: [Lane; 3]) -> Lane {
+        Lane::mix::<BITS>(parts, weights)
     }
 
     #[inline(always)]
@@ -104,6 +120,28 @@ mod sse2 {
         pub(in super::super) fn mean(self, other: Self) -> Self {
             // SAFETY: every x86-64 processor has SSE2.
             Self(unsafe { _mm_avg_epu8(self.0, other.0) })
+        }
+
+        /// The first half, and the second of another.
+        #[inline(always)]
+        pub(in super::super) fn halves(self, other: Self) -> Self {
+            // SAFETY: every x86-64 processor has SSE2.
+            Self(unsafe { _mm_castpd_si128(_mm_shuffle_pd::<2>(_mm_castsi128_pd(self.0), _mm_castsi128_pd(other.0))) })
+        }
+
+        /// [`Machine::mix`](super::Machine::mix).
+        #[inline(always)]
+        pub(in super::super) fn mix<const BITS: i32>(parts: [Self; 3], weights: [Self; 3]) -> Self {
+            // SAFETY: every x86-64 processor has SSE2.
+            unsafe {
+                let (zero, half) = (_mm_setzero_si128(), _mm_set1_epi16(1 << (BITS - 1)));
+                let [mut low, mut high] = [half; 2];
+                for (Self(part), Self(weight)) in parts.into_iter().zip(weights) {
+                    low = _mm_add_epi16(low, _mm_mullo_epi16(_mm_unpacklo_epi8(part, zero), _mm_unpacklo_epi8(weight, zero)));
+                    high = _mm_add_epi16(high, _mm_mullo_epi16(_mm_unpackhi_epi8(part, zero), _mm_unpackhi_epi8(weight, zero)));
+                }
+                Self(_mm_packus_epi16(_mm_srli_epi16::<BITS>(low), _mm_srli_epi16::<BITS>(high)))
+            }
         }
     }
 
@@ -174,6 +212,28 @@ mod avx2 {
         }
 
         #[inline(always)]
+        fn halves(self, a: Lane, b: Lane) -> Lane {
+            // SAFETY: the processor has AVX2.
+            Lane(unsafe { _mm256_blend_epi32::<0b1100_1100>(a.0, b.0) })
+        }
+
+        #[inline(always)]
+        fn mix<const BITS: i32>(self, [a, b, c]: [Lane; 3], [of_a, of_b, of_c]: [Lane; 3]) -> Lane {
+            // SAFETY: the processor has AVX2.
+            unsafe {
+                let (zero, half) = (_mm256_setzero_si256(), _mm256_set1_epi16(1 << (BITS - 1)));
+                // pairs of samples times pairs of weights
+                let two = _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a.0, b.0), _mm256_unpacklo_epi8(of_a.0, of_b.0));
+                let third = _mm256_maddubs_epi16(_mm256_unpacklo_epi8(c.0, zero), _mm256_unpacklo_epi8(of_c.0, zero));
+                let low = _mm256_add_epi16(_mm256_add_epi16(two, third), half);
+                let two = _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a.0, b.0), _mm256_unpackhi_epi8(of_a.0, of_b.0));
+                let third = _mm256_maddubs_epi16(_mm256_unpackhi_epi8(c.0, zero), _mm256_unpackhi_epi8(of_c.0, zero));
+                let high = _mm256_add_epi16(_mm256_add_epi16(two, third), half);
+                Lane(_mm256_packus_epi16(_mm256_srli_epi16::<BITS>(low), _mm256_srli_epi16::<BITS>(high)))
+            }
+        }
+
+        #[inline(always)]
         fn zero(self) -> Sum {
             // SAFETY: the processor has AVX2.
             Sum(unsafe { _mm256_setzero_si256() })
@@ -226,6 +286,17 @@ mod portable {
             }
             Self(out)
         }
+
+        #[inline(always)]
+        pub(in super::super) fn halves(self, other: Self) -> Self {
+            Self(std::array::from_fn(|i| if i < 8 { self.0[i] } else { other.0[i] }))
+        }
+
+        #[inline(always)]
+        pub(in super::super) fn mix<const BITS: i32>(parts: [Self; 3], weights: [Self; 3]) -> Self {
+            let sum = |i: usize| parts.iter().zip(&weights).map(|(p, w)| u16::from(p.0[i]) * u16::from(w.0[i])).sum::<u16>();
+            Self(std::array::from_fn(|i| ((sum(i) + (1 << (BITS - 1))) >> BITS) as u8))
+        }
     }
 
     impl Sum {
@@ -245,37 +316,62 @@ mod portable {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
-    use super::{portable, sse2};
+    use super::*;
+
+    type Row = [u8; LANE];
+
+    /// Sums of lanes made by every operation from some samples.
+    macro_rules! sums {
+        ($kind:ident, $rows:expr, $weights:expr) => {{
+            use $kind::{Lane, Sum};
+            let [a, b, c] = $rows.map(|row| Lane::new(&row));
+            let [low, high] = [0, 1].map(|i| <&[u8; 8]>::try_from(&$rows[i][4..12]).expect("eight of sixteen"));
+            let mixed = Lane::mix::<5>([a, b, c], $weights.map(|row| Lane::new(&row)));
+            [a.mean(b), a.halves(b), mixed, Lane::of_halves(low, high)].map(|lane| Sum::zero().add(lane, c).add(a, b).total())
+        }};
+    }
+
+    /// The same by a machine, over two rows.
+    fn sums_by<M: Machine>(m: M, rows: [[Row; 2]; 3], weights: [[Row; 2]; 3]) -> [u32; 3] {
+        let mut sums = [m.zero(); 3];
+        for r in (0..2).step_by(M::ROWS) {
+            let load = |rows: [Row; 2]| m.load(&rows[r], || &rows[1]);
+            let [a, b, c] = rows.map(load);
+            let made = [m.mean(a, b), m.halves(a, b), m.mix::<5>([a, b, c], weights.map(load))];
+            for (sum, lane) in sums.iter_mut().zip(made) {
+                *sum = m.add(*sum, lane, c);
+            }
+        }
+        sums.map(|sum| m.total(sum))
+    }
 
     #[test]
-    fn both_kinds_of_lanes_agree() {
+    fn all_kinds_of_lanes_agree() {
         let mut state = 1u32;
-        let mut random = || -> [u8; 16] {
+        let mut random = || -> Row {
             std::array::from_fn(|i| {
                 state = state.wrapping_mul(1664525).wrapping_add(1013904223);
                 if i % 5 == 0 { (state >> 31) as u8 * 255 } else { (state >> 24) as u8 }
             })
         };
+        let avx2 = Avx2::detect();
+        if avx2.is_none() {
+            eprintln!("skipped in part: this processor has no AVX2");
+        }
         for _ in 0..1000 {
-            let (a, b, c) = (random(), random(), random());
-            let [low, high] = [&a, &b].map(|s| <[u8; 8]>::try_from(&s[4..12]).expect("eight of sixteen"));
-            let fast = {
-                use sse2::{Lane, Sum};
-                Sum::zero()
-                    .add(Lane::new(&a).mean(Lane::new(&b)), Lane::new(&c))
-                    .add(Lane::of_halves(&low, &high), Lane::new(&b))
-                    .total()
-            };
-            let plain = {
-                use portable::{Lane, Sum};
-                Sum::zero()
-                    .add(Lane::new(&a).mean(Lane::new(&b)), Lane::new(&c))
-                    .add(Lane::of_halves(&low, &high), Lane::new(&b))
-                    .total()
-            };
-            assert_eq!(fast, plain);
+            let rows = [(); 3].map(|()| [random(), random()]);
+            let [a, b] = [(); 2].map(|()| [random(), random()].map(|row| row.map(|w| w % 17)));
+            let rest = [0, 1].map(|r| std::array::from_fn(|i| 32 - a[r][i] - b[r][i]));
+            let weights = [a, b, rest];
+            for r in 0..2 {
+                let (rows, weights) = (rows.map(|rows| rows[r]), weights.map(|rows| rows[r]));
+                assert_eq!(sums!(sse2, rows, weights), sums!(portable, rows, weights));
+            }
+            if let Some(avx2) = avx2 {
+                assert_eq!(sums_by(avx2, rows, weights), sums_by(Common, rows, weights));
+            }
         }
     }
 }

@@ -21,9 +21,12 @@ pub(super) struct Interpolated {
     width: usize,
     height: usize,
     pitch: usize,
-    planes: [Vec<u8>; 4],
+    /// The planes, one after the other.
+    samples: Vec<u8>,
+    /// What lies between whole samples, by eighths of a pixel down and right.
+    phases: [[Phase; 8]; 8],
     #[cfg(target_arch = "x86_64")]
-    avx2: Option<Avx2>,
+    pub(super) avx2: Option<Avx2>,
 }
 
 /// Samples of `planes`, in their place relative to the whole sample: (plane, rows down, columns right).
@@ -57,6 +60,60 @@ const QUARTERS: [[[Sample; 2]; 4]; 4] = {
     ]
 };
 
+/// Where a cell is: its first sample in a frame, and in a reference plane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    frame: usize,
+    reference: usize,
+}
+
+/// How samples at an eighth-pixel position are made of others.
+#[derive(Debug, Clone, Copy)]
+enum Mix {
+    /// The mean of the first two: quarters.
+    Mean,
+    /// A quarter of the way from the first to the second.
+    Quarter,
+    /// A quarter of the way down, and across: of samples to the left and right, then those below.
+    Quarters,
+    /// The means across, and a quarter of the way down.
+    MeansAcross,
+    /// A quarter of the way across, and the means down.
+    MeansDown,
+}
+
+/// A position between whole samples: how it is made, and where its samples are, from the whole sample on.
+#[derive(Debug, Clone, Copy)]
+struct Phase {
+    mix: Mix,
+    at: [u32; 4],
+}
+
+impl Phase {
+    /// `y`, `x` eighths of a pixel down and right. `size`: of a plane.
+    fn new((y, x): (usize, usize), pitch: usize, size: usize) -> Self {
+        let place = |s: Sample| (s.0 * size + s.1 * pitch + s.2) as u32;
+        if (y | x) & 1 == 0 {
+            let [a, b] = QUARTERS[y >> 1][x >> 1].map(place);
+            return Self { mix: Mix::Mean, at: [a, b, a, b] };
+        }
+        // the half-pixel samples around it, the nearest first
+        let ends = |e: usize| if e & 3 == 3 { [(e >> 2) + 1, e >> 2] } else { [e >> 2, (e >> 2) + 1] };
+        let (down, across) = (ends(y), ends(x));
+        let corner = |i: usize, j: usize| place(half(down[i], across[j]));
+        let corners = [corner(0, 0), corner(0, 1), corner(1, 0), corner(1, 1)];
+        let mix = match (y & 1, x & 1) {
+            (1, 1) => Mix::Quarters,
+            (1, _) if x & 3 == 2 => Mix::MeansAcross,
+            (_, 1) if y & 3 == 2 => Mix::MeansDown,
+            _ => Mix::Quarter,
+        };
+        let [a, b, c, d] = corners;
+        let at = if y & 3 != 0 && x & 3 == 0 { [a, c, b, d] } else { corners };
+        Self { mix, at }
+    }
+}
+
 /// The half-pixel plane that lies `y`, `x` half samples (0..=2) down and right.
 const fn half(y: usize, x: usize) -> Sample {
     (2 * (y & 1) + (x & 1), y >> 1, x >> 1)
@@ -76,7 +133,8 @@ impl Interpolated {
             width,
             height,
             pitch,
-            planes: [vec![0; size], vec![0; size], vec![0; size], vec![0; size]],
+            samples: vec![0; 4 * size],
+            phases: std::array::from_fn(|y| std::array::from_fn(|x| Phase::new((y, x), pitch, size))),
             #[cfg(target_arch = "x86_64")]
             avx2: Avx2::detect(),
         }
@@ -84,8 +142,29 @@ impl Interpolated {
 
     /// Takes a new reference, `width` * `height` samples.
     pub(super) fn load(&mut self, reference: &[u8]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.avx2.is_some() {
+            #[allow(unsafe_code, reason = "a call of a function for processors with AVX2")]
+            // SAFETY: the processor has AVX2.
+            return unsafe { self.load_avx2(reference) };
+        }
+        self.load_anywhere(reference);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn load_avx2(&mut self, reference: &[u8]) {
+        self.load_anywhere(reference);
+    }
+
+    /// Inlined, so that it is compiled for every kind of processor.
+    #[inline(always)]
+    fn load_anywhere(&mut self, reference: &[u8]) {
         let (w, h, p) = (self.width, self.height, self.pitch);
-        let [full, right, down, both] = &mut self.planes;
+        let size = self.samples.len() / 4;
+        let (full, rest) = self.samples.split_at_mut(size);
+        let (right, rest) = rest.split_at_mut(size);
+        let (down, both) = rest.split_at_mut(size);
         for (y, row) in full.chunks_exact_mut(p).enumerate() {
             let from = &reference[y.saturating_sub(PAD).min(h - 1) * w..][..w];
             row[..PAD].fill(from[0]);
@@ -111,24 +190,36 @@ impl Interpolated {
         }
     }
 
-    /// The samples that are (ey, ex) eighths of a pixel from a cell at (y, x), at the nearest quarters.
-    pub(super) fn fetch(&self, (y, x): (usize, usize), (ey, ex): (i32, i32), out: &mut [u8; CELL * CELL]) {
-        let place = |at: usize, e: i32| ((at + PAD) as i32 + (e >> 3)) as usize;
-        let at = place(y, ey) * self.pitch + place(x, ex);
-        let [a, b] = QUARTERS[(ey & 7) as usize >> 1][(ex & 7) as usize >> 1];
-        let of = |s: Sample| &self.planes[s.0][at + s.1 * self.pitch + s.2..][..(CELL - 1) * self.pitch + CELL];
-        let (one, two) = (of(a).chunks(self.pitch), of(b).chunks(self.pitch));
-        for ((out, one), two) in out.chunks_exact_mut(CELL).zip(one).zip(two) {
-            for ((o, a), b) in out.iter_mut().zip(one).zip(two) {
-                *o = (u16::from(*a) + u16::from(*b)).div_ceil(2) as u8;
-            }
-        }
+    /// The place of the cell whose first sample is at (y, x).
+    pub(super) fn place(&self, y: usize, x: usize) -> Place {
+        Place { frame: y * self.width + x, reference: (y + PAD) * self.pitch + x + PAD }
     }
 
-    /// Sum of absolute differences of the cell of `frame` at (y, x) to the reference moved by (ey, ex) eighths of a pixel; or
+    /// A cell of `frame`.
+    #[inline(always)]
+    pub(super) fn source<'a>(&self, frame: &'a [u8], at: Place) -> Rows<'a> {
+        Rows::new(&frame[at.frame..], self.width)
+    }
+
+    /// What is `moved` eighths of a pixel from a cell, at the nearest quarters.
+    #[inline(always)]
+    pub(super) fn quarters(&self, at: Place, (ey, ex): (i32, i32)) -> Mean<'_> {
+        let (at, phase) = self.position(at, (ey & !1, ex & !1));
+        let of = |n: usize| Rows::new(&self.samples[at + phase.at[n] as usize..], self.pitch);
+        Mean([of(0), of(1)])
+    }
+
+    /// The whole sample up and left of what is (ey, ex) eighths of a pixel from a cell, and what lies between.
+    #[inline(always)]
+    fn position(&self, at: Place, (ey, ex): (i32, i32)) -> (usize, &Phase) {
+        let from = (ey >> 3) as isize * self.pitch as isize + (ex >> 3) as isize;
+        (at.reference.wrapping_add_signed(from), &self.phases[(ey & 7) as usize][(ex & 7) as usize])
+    }
+
+    /// Sum of absolute differences of a cell of `frame` to the reference moved by (ey, ex) eighths of a pixel; or
     /// any number of at least `limit`, once the sum reaches that.
     #[inline]
-    pub(super) fn sad(&self, frame: &[u8], at: (usize, usize), moved: (i32, i32), limit: u32) -> u32 {
+    pub(super) fn sad(&self, frame: &[u8], at: Place, moved: (i32, i32), limit: u32) -> u32 {
         #[cfg(target_arch = "x86_64")]
         if let Some(avx2) = self.avx2 {
             #[allow(unsafe_code, reason = "a call of a function for processors with AVX2")]
@@ -140,79 +231,87 @@ impl Interpolated {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn sad_avx2(&self, avx2: Avx2, frame: &[u8], at: (usize, usize), moved: (i32, i32), limit: u32) -> u32 {
+    fn sad_avx2(&self, avx2: Avx2, frame: &[u8], at: Place, moved: (i32, i32), limit: u32) -> u32 {
         self.sad_with(avx2, frame, at, moved, limit)
     }
 
     #[inline(always)]
-    fn sad_with<M: Machine>(&self, m: M, frame: &[u8], (y, x): (usize, usize), (ey, ex): (i32, i32), limit: u32) -> u32 {
-        let place = |at: usize, e: i32| ((at + PAD) as i32 + (e >> 3)) as usize;
-        let at = place(y, ey) * self.pitch + place(x, ex);
-        let (fy, fx) = ((ey & 7) as usize, (ex & 7) as usize);
-        let source = Rows::new(&frame[y * self.width + x..], self.width);
-        let of = |s: Sample| Rows::new(&self.planes[s.0][at + s.1 * self.pitch + s.2..], self.pitch);
-        if (fy | fx) & 1 == 0 {
-            let [a, b] = QUARTERS[fy >> 1][fx >> 1];
-            if a == b { compare(m, source, limit, of(a)) } else { compare(m, source, limit, Mean(of(a), of(b))) }
-        } else {
-            let (hy, hx) = (fy >> 2, fx >> 2);
-            let corners = [of(half(hy, hx)), of(half(hy, hx + 1)), of(half(hy + 1, hx)), of(half(hy + 1, hx + 1))];
-            match (fy & 3, fx & 3) {
-                (0, 1) => compare(m, source, limit, Between::<0, 1>(corners)),
-                (0, 3) => compare(m, source, limit, Between::<0, 3>(corners)),
-                (1, 0) => compare(m, source, limit, Between::<1, 0>(corners)),
-                (1, 1) => compare(m, source, limit, Between::<1, 1>(corners)),
-                (1, 2) => compare(m, source, limit, Between::<1, 2>(corners)),
-                (1, 3) => compare(m, source, limit, Between::<1, 3>(corners)),
-                (2, 1) => compare(m, source, limit, Between::<2, 1>(corners)),
-                (2, 3) => compare(m, source, limit, Between::<2, 3>(corners)),
-                (3, 0) => compare(m, source, limit, Between::<3, 0>(corners)),
-                (3, 1) => compare(m, source, limit, Between::<3, 1>(corners)),
-                (3, 2) => compare(m, source, limit, Between::<3, 2>(corners)),
-                _ => compare(m, source, limit, Between::<3, 3>(corners)),
-            }
+    fn sad_with<M: Machine>(&self, m: M, frame: &[u8], at: Place, moved: (i32, i32), limit: u32) -> u32 {
+        let source = self.source(frame, at);
+        let (at, phase) = self.position(at, moved);
+        let of = |n: usize| Rows::new(&self.samples[at + phase.at[n] as usize..], self.pitch);
+        match phase.mix {
+            Mix::Mean => compare(m, source, limit, Mean([of(0), of(1)])),
+            Mix::Quarter => compare(m, source, limit, Quarter([of(0), of(1)])),
+            Mix::Quarters => compare(m, source, limit, Quarters([of(0), of(1), of(2), of(3)])),
+            Mix::MeansAcross => compare(m, source, limit, MeansAcross([of(0), of(1), of(2), of(3)])),
+            Mix::MeansDown => compare(m, source, limit, MeansDown([of(0), of(1), of(2), of(3)])),
         }
     }
 }
 
 /// What a cell is compared with. These are not closures, since those are not sure to be inlined.
-trait Prediction {
+pub(super) trait Prediction {
     /// Row `r`, below [`CELL`], and as many after it as `m` takes at a time.
     fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane;
 }
 
-/// The mean of two planes.
-struct Mean<'a>(Rows<'a>, Rows<'a>);
+/// [`Mix::Mean`].
+pub(super) struct Mean<'a>([Rows<'a>; 2]);
 
 impl Prediction for Mean<'_> {
     #[inline(always)]
     fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane {
-        m.mean(self.0.row(m, r), self.1.row(m, r))
+        m.mean(self.0[0].row(m, r), self.0[1].row(m, r))
     }
 }
 
-/// What is `Y`, `X` quarters of the way between four half-pixel samples.
-struct Between<'a, const Y: usize, const X: usize>([Rows<'a>; 4]);
+/// [`Mix::Quarter`].
+struct Quarter<'a>([Rows<'a>; 2]);
 
-impl<const Y: usize, const X: usize> Between<'_, Y, X> {
-    #[inline(always)]
-    fn across<M: Machine>(&self, m: M, r: usize, left: usize) -> M::Lane {
-        let a = self.0[left].row(m, r);
-        if X == 0 { a } else { between::<M, X>(m, a, self.0[left + 1].row(m, r)) }
-    }
-}
-
-impl<const Y: usize, const X: usize> Prediction for Between<'_, Y, X> {
+impl Prediction for Quarter<'_> {
     #[inline(always)]
     fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane {
-        let above = self.across(m, r, 0);
-        if Y == 0 { above } else { between::<M, Y>(m, above, self.across(m, r, 2)) }
+        quarter(m, self.0[0].row(m, r), self.0[1].row(m, r))
+    }
+}
+
+/// [`Mix::Quarters`].
+struct Quarters<'a>([Rows<'a>; 4]);
+
+impl Prediction for Quarters<'_> {
+    #[inline(always)]
+    fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane {
+        let [a, b, c, d] = &self.0;
+        quarter(m, quarter(m, a.row(m, r), b.row(m, r)), quarter(m, c.row(m, r), d.row(m, r)))
+    }
+}
+
+/// [`Mix::MeansAcross`].
+struct MeansAcross<'a>([Rows<'a>; 4]);
+
+impl Prediction for MeansAcross<'_> {
+    #[inline(always)]
+    fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane {
+        let [a, b, c, d] = &self.0;
+        quarter(m, m.mean(a.row(m, r), b.row(m, r)), m.mean(c.row(m, r), d.row(m, r)))
+    }
+}
+
+/// [`Mix::MeansDown`].
+struct MeansDown<'a>([Rows<'a>; 4]);
+
+impl Prediction for MeansDown<'_> {
+    #[inline(always)]
+    fn row<M: Machine>(&self, m: M, r: usize) -> M::Lane {
+        let [a, b, c, d] = &self.0;
+        m.mean(quarter(m, a.row(m, r), b.row(m, r)), quarter(m, c.row(m, r), d.row(m, r)))
     }
 }
 
 /// Rows of [`CELL`] samples.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
+pub(super) struct Rows<'a> {
     data: &'a [u8],
     pitch: usize,
 }
@@ -268,14 +367,10 @@ fn compare<M: Machine>(m: M, source: Rows<'_>, limit: u32, prediction: impl Pred
     m.total(sum)
 }
 
-/// `QUARTERS` of the way from a to b: 1 to 3.
+/// A quarter of the way from a to b.
 #[inline(always)]
-fn between<M: Machine, const QUARTERS: usize>(m: M, a: M::Lane, b: M::Lane) -> M::Lane {
-    match QUARTERS {
-        1 => m.mean(a, m.mean(a, b)),
-        2 => m.mean(a, b),
-        _ => m.mean(b, m.mean(a, b)),
-    }
+fn quarter<M: Machine>(m: M, a: M::Lane, b: M::Lane) -> M::Lane {
+    m.mean(a, m.mean(a, b))
 }
 
 /// Sum of absolute differences of a cell to its own mean, in one frame: the error of a flat prediction.
@@ -303,10 +398,11 @@ mod tests {
             eprintln!("skipped: this processor has no AVX2");
         }
         planes.load(&reference);
+        let at = planes.place(16, 16);
         for moved in (-20..20).flat_map(|y| (-20..20).map(move |x| (y, x))) {
             for limit in [u32::MAX, 9000, 100] {
-                let plain = planes.sad_with(Common, &frame, (16, 16), moved, limit);
-                assert_eq!(planes.sad(&frame, (16, 16), moved, limit), plain, "{moved:?}, {limit}");
+                let plain = planes.sad_with(Common, &frame, at, moved, limit);
+                assert_eq!(planes.sad(&frame, at, moved, limit), plain, "{moved:?}, {limit}");
             }
         }
     }

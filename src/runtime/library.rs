@@ -10,7 +10,7 @@ use once_cell::sync::OnceCell;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
-use super::places::{Places, in_directory, places};
+use super::places::{Places, in_directory, places, version_of};
 use crate::logging::{self, ONNX_RUNTIME, tell};
 use crate::{Error, Result};
 
@@ -140,6 +140,11 @@ fn library() -> Result<&'static Library> {
 /// The process's environment. The first result is kept: ONNX Runtime cannot be loaded twice.
 pub(super) fn environment() -> Result<&'static Environment> {
     library().map(|l| &l.environment)
+}
+
+/// Whether the library in use is of version 1.`minor` or later; false where the name of its file does not tell.
+pub(super) fn is_at_least(minor: u32) -> Result<bool> {
+    Ok(version_of(path()?).is_some_and(|version| version.as_slice() >= [1, minor].as_slice()))
 }
 
 /// The library in use.

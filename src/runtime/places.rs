@@ -7,18 +7,27 @@ use std::path::{Path, PathBuf};
 
 /// Searched even where `ld.so.conf` does not name them.
 const SYSTEM: [&str; 6] = ["/usr/local/lib", "/usr/local/lib64", "/lib", "/usr/lib", "/lib64", "/usr/lib64"];
+
+/// The version in a library's file name: [1, 32, 0] of `libonnxruntime.so.1.32.0`.
+fn version(path: &Path) -> Option<Vec<u32>> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix("libonnxruntime.so.")?.split('.').map(|n| n.parse().ok()).collect()
+}
+
+/// The version of the library at `path`, where the name of its file tells, behind links.
+pub(super) fn version_of(path: &Path) -> Option<Vec<u32>> {
+    version(&path.canonicalize().ok()?)
+}
+
 /// The library in `directory`: the plain name first, else the newest version.
 pub(super) fn in_directory(directory: &Path) -> Option<PathBuf> {
-    let version = |path: &Path| -> Option<Vec<u32>> {
-        let name = path.file_name()?.to_str()?;
-        if name == "libonnxruntime.so" || name == "libonnxruntime.dylib" {
-            return Some(vec![u32::MAX]);
-        }
-        name.strip_prefix("libonnxruntime.so.")?.split('.').map(|n| n.parse().ok()).collect()
+    let rank = |path: &Path| match path.file_name()?.to_str()? {
+        "libonnxruntime.so" | "libonnxruntime.dylib" => Some(vec![u32::MAX]),
+        _ => version(path),
     };
     let entries = std::fs::read_dir(directory).ok()?;
     let found = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.is_file());
-    found.filter_map(|p| version(&p).map(|v| (v, p))).max().map(|(_, p)| p)
+    found.filter_map(|p| rank(&p).map(|v| (v, p))).max().map(|(_, p)| p)
 }
 
 /// `directory`, and where a PyPI wheel or a release archive that was unpacked there has the library.
@@ -156,6 +165,18 @@ mod tests {
         let plain = dir.file("libonnxruntime.so", "");
         assert_eq!(in_directory(&dir.0), Some(plain));
         assert_eq!(in_directory(&dir.0.join("nowhere")), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_version_is_in_the_name_of_the_file_behind_links() {
+        let dir = Scratch::new("version");
+        let file = dir.file("libonnxruntime.so.1.26.0", "");
+        let link = dir.0.join("libonnxruntime.so");
+        std::os::unix::fs::symlink(&file, &link).expect("writable");
+        assert_eq!(version_of(&link), Some(vec![1, 26, 0]));
+        assert_eq!(version_of(&dir.file("plain/libonnxruntime.so", "")), None);
+        assert_eq!(version_of(&dir.0.join("nowhere")), None);
     }
 
     #[test]

@@ -11,10 +11,15 @@ use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel};
 
 use super::config::{ExecutionProvider, RuntimeConfig};
-use super::library::{environment, path};
+use super::library::{environment, is_at_least, path};
 use crate::bundle::Graph;
 use crate::logging::tell;
 use crate::{Error, Result};
+
+/// ONNX Runtime 1.26 is the first that can be told how long its threads spin.
+const SPIN_DURATION: u32 = 26;
+/// How long a thread waits for the next operator before it sleeps.
+const SPIN_MICROSECONDS: &str = "20";
 
 /// Where a session really runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,8 +188,13 @@ fn open_on(device: Device, model: Model<'_>, config: &RuntimeConfig) -> Result<O
     builder = builder.with_auto_device(AutoDevicePolicy::PreferCPU).map_err(options)?;
     builder = builder.with_intra_threads(config.thread_count()).map_err(options)?;
     builder = builder.with_inter_threads(1).map_err(options)?;
-    // Spinning threads would take the processors from the pipeline's other elements.
-    builder = builder.with_intra_op_spinning(false).map_err(options)?;
+    // Threads that spin for long would take the processors from the pipeline's other elements. But waking one takes longer than many
+    // operators do.
+    let spins = is_at_least(SPIN_DURATION)?;
+    builder = builder.with_intra_op_spinning(spins).map_err(options)?;
+    if spins {
+        builder = builder.with_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS).map_err(options)?;
+    }
     builder = builder.with_inter_op_spinning(false).map_err(options)?;
     builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(options)?;
     // A plan of the first run's memory stays allocated as a whole, beside what tensors of other sizes take later: graphs with lists of

@@ -180,7 +180,7 @@ impl Band {
             _ => return sizes,
         };
         grid.load(whole, planes);
-        let threshold = if known.is_some() { 0 } else { decider.limits(Part::Main).1 };
+        let threshold = if known.is_some() { 0 } else { decider.least(Part::Main) };
         let doubt = DOUBT * decider.lambda() * COST_ONE_BIT as f32;
         for size in TransformSize::SMALL {
             if known.is_some_and(|known| known != size) {

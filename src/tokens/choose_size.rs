@@ -51,6 +51,8 @@ pub(super) struct Bound {
     pub gain: f32,
     /// Bits of the count if it is the last one sent, in 1/256.
     pub count: u32,
+    /// Of the candidate: see [`Possible`](super::quantise::Possible).
+    pub losses: [f32; 3],
 }
 
 /// Working memory of one cell, kept between cells.

@@ -15,21 +15,20 @@ const MAX_FREQUENCY: u16 = 1 << 12;
 /// Position classes of coefficients, on which zero flags depend.
 pub const CLASSES: usize = 16;
 
-/// Neighbouring coefficients in the graph's order of one step, all luma or all chroma.
+/// Neighbouring coefficients in the graph's order, all luma or all chroma.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
     pub range: std::ops::Range<usize>,
     pub chroma: bool,
-    pub part: Part,
 }
 
 fn runs(positions: impl Iterator<Item = [u16; 4]>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (i, position) in positions.enumerate() {
-        let (chroma, part) = (position[0] > 0, Part::of(position));
+        let chroma = position[0] > 0;
         match runs.last_mut() {
-            Some(run) if (run.chroma, run.part) == (chroma, part) => run.range.end = i + 1,
-            _ => runs.push(Run { range: i..i + 1, chroma, part }),
+            Some(run) if run.chroma == chroma => run.range.end = i + 1,
+            _ => runs.push(Run { range: i..i + 1, chroma }),
         }
     }
     runs

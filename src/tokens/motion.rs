@@ -47,8 +47,8 @@ pub type Near = [Option<[i32; 2]>; 3];
 pub fn predict(near: Near) -> [i32; 2] {
     match near {
         [Some(v), None, None] | [None, Some(v), None] | [None, None, Some(v)] => v,
-        _ => {
-            let [a, b, c] = near.map(Option::unwrap_or_default);
+        [a, b, c] => {
+            let [a, b, c] = [a.unwrap_or_default(), b.unwrap_or_default(), c.unwrap_or_default()];
             [median(a[0], b[0], c[0]), median(a[1], b[1], c[1])]
         }
     }
@@ -73,17 +73,103 @@ fn others(near: Near, prediction: [i32; 2]) -> ([[i32; 2]; 3], usize) {
 /// Approximate cost of an inter cell's vector, in 1/256 bit, given its neighbours: a rate model for motion search.
 #[inline]
 pub fn cost(vector: [i32; 2], near: Near) -> u32 {
-    let prediction = predict(near);
-    let (dy, dx) = ((vector[0] - prediction[0]).unsigned_abs(), (vector[1] - prediction[1]).unsigned_abs());
-    if dy | dx == 0 {
-        return 30;
-    }
-    if near.contains(&Some(vector)) {
-        return 750;
-    }
-    let part = |d: u32| if d == 0 { 400 } else { 700 + 440 * d.ilog2() };
-    700 + part(dy) + part(dx)
+    VectorCost::new(near).of(vector)
 }
+
+/// A vector or bend as one number, for comparing.
+#[inline]
+fn key(vector: [i32; 2]) -> u32 {
+    u32::from(vector[0] as u16) << 16 | u32::from(vector[1] as u16)
+}
+
+/// The key of no vector.
+const NO_KEY: u32 = 1 << 31;
+const _: () = assert!(MAX_MOTION < 1 << 15);
+
+/// [`cost`] of several vectors of a cell.
+#[derive(Debug, Clone, Copy)]
+pub struct VectorCost {
+    near: [u32; 3],
+    prediction: [i32; 2],
+}
+
+impl VectorCost {
+    /// Of a cell with these neighbours.
+    #[inline]
+    pub fn new(near: Near) -> Self {
+        // map() of arrays is not inlined
+        let of = |v: Option<[i32; 2]>| v.map_or(NO_KEY, key);
+        Self { near: [of(near[0]), of(near[1]), of(near[2])], prediction: predict(near) }
+    }
+
+    /// The neighbours' prediction.
+    pub fn prediction(&self) -> [i32; 2] {
+        self.prediction
+    }
+
+    /// Of one vector.
+    #[inline]
+    pub fn of(&self, vector: [i32; 2]) -> u32 {
+        let ([a, b, c], key) = (self.near, key(vector));
+        difference_cost(vector, self.prediction, (a == key) | (b == key) | (c == key))
+    }
+}
+
+/// [`cost`] of a cell's vector for several vectors of one of its neighbours.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NeighbourCost {
+    vector: [i32; 2],
+    /// The median of a component with those of the two other neighbours is the nearest number of a range.
+    least: [i32; 2],
+    most: [i32; 2],
+    /// One of the two others has the vector.
+    known: bool,
+}
+
+impl NeighbourCost {
+    /// Of a cell with `vector`, whose other neighbours are `others`.
+    #[inline]
+    pub fn new(vector: [i32; 2], others: [Option<[i32; 2]>; 2]) -> Self {
+        let known = others.contains(&Some(vector));
+        if others == [None, None] {
+            return Self { vector, least: [i32::MIN; 2], most: [i32::MAX; 2], known };
+        }
+        let [a, b] = [others[0].unwrap_or_default(), others[1].unwrap_or_default()];
+        let ends = |of: fn(i32, i32) -> i32| [of(a[0], b[0]), of(a[1], b[1])];
+        Self { vector, least: ends(i32::min), most: ends(i32::max), known }
+    }
+
+    /// With the vector `changing` of the neighbour.
+    #[inline]
+    pub fn with(&self, changing: [i32; 2]) -> u32 {
+        let nearest = |i: usize| changing[i].max(self.least[i]).min(self.most[i]);
+        let same = (changing[0] == self.vector[0]) & (changing[1] == self.vector[1]);
+        difference_cost(self.vector, [nearest(0), nearest(1)], self.known | same)
+    }
+}
+
+/// [`cost`] of a vector that a neighbour has, or has not.
+#[inline]
+fn difference_cost(vector: [i32; 2], prediction: [i32; 2], known: bool) -> u32 {
+    let (dy, dx) = ((vector[0] - prediction[0]).unsigned_abs(), (vector[1] - prediction[1]).unsigned_abs());
+    let part = |d: u32| u32::from(DIFFERENCE_COSTS[d.min(DIFFERENCES as u32 - 1) as usize]);
+    let far = 700 + part(dy) + part(dx);
+    let unlike = if known { 750 } else { far };
+    if dy | dx == 0 { 30 } else { unlike }
+}
+
+/// Differences of components: those of vectors of at most [`MAX_MOTION`].
+const DIFFERENCES: usize = 2 * MAX_MOTION as usize + 1;
+/// Approximate cost of a component's difference, in 1/256 bit.
+const DIFFERENCE_COSTS: [u16; DIFFERENCES] = {
+    let mut costs = [400; DIFFERENCES];
+    let mut d = 1;
+    while d < DIFFERENCES {
+        costs[d] = 700 + 440 * d.ilog2() as u16;
+        d += 1;
+    }
+    costs
+};
 
 /// Left, top and top-right neighbours of cell (x, y) in two planes, of which the cells before it in raster order are known.
 fn neighbours(pair: [&[i32]; 2], mode: &[i32], cells_x: usize, x: usize, y: usize) -> Near {

@@ -188,7 +188,6 @@ impl Neighbourhood {
     /// Begins the same cell again.
     pub fn again(&mut self) {
         (self.significant, self.density, self.ready) = (0, 0, 0);
-        self.inner.fill(0);
     }
 
     /// Looks at the cells around, for the coefficients below `end`: classes of others cannot be asked for.
@@ -200,6 +199,10 @@ impl Neighbourhood {
     }
 
     fn extend(&mut self, cells: Around<'_>, end: usize) {
+        if self.ready == 0 {
+            // not before: most cells have no tokens
+            self.inner.fill(0);
+        }
         let c = self.inner.len();
         let end = end.next_multiple_of(STRIDE).min(c);
         let start = self.known;

@@ -8,7 +8,7 @@ use super::choose_size::{Bound, Decision, Trial};
 use super::contexts::{DENSITIES, INNER, OUTER, Set, UNARY};
 use super::counts::{self, CountContext};
 use super::decisions::Rule;
-use super::large::{CHUNK, large};
+use super::large::{CHUNK, large, large_and_squares};
 use super::layer::{Layer, predict_constant};
 use super::layout::CLASSES;
 use super::neighbourhood::{Around, Neighbourhood};
@@ -82,6 +82,8 @@ pub(super) struct Decider<'a> {
     pub reconstruction: Reconstruction,
     /// Steps of the layer's parts in latent units.
     pub steps: [i32; Part::COUNT],
+    /// One over them, and the least latents that may get a token.
+    limits: [(f32, i16); Part::COUNT],
     /// What a squared error of each part counts.
     weights: [f32; Part::COUNT],
     pub rdo: Rdo,
@@ -98,6 +100,7 @@ impl<'a> Decider<'a> {
         let weights = steps.map(|step| steps[Part::Main as usize] as f32 / step as f32);
         Self {
             reconstruction: Reconstruction::new(tables, layer.steps, layer.index),
+            limits: steps.map(|step| (1.0 / step as f32, (HOPELESS * step as f32).ceil().min(32_767.0) as i16)),
             steps,
             weights,
             layer,
@@ -152,13 +155,15 @@ impl<'a> Decider<'a> {
         let layout = self.layer.layout;
         let mut energies = [0.0; 2];
         for run in &layout.runs {
-            let (inverse, threshold) = self.limits(run.part);
+            let mut least = self.least(Part::Main);
+            if run.chroma {
+                least = least.min(self.least(Part::ChromaConstant));
+            }
             let part = &x[run.range.clone()];
             for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
-                let found = large(chunk, threshold);
-                let huge = if found == 0 { threshold > SMALL } else { large(chunk, SMALL) != 0 };
-                energies[usize::from(run.chroma)] += sum_squares(chunk, huge);
-                collect_chunk(chunk, ranks, found, inverse, candidates);
+                let (found, squares) = large_and_squares(chunk, least);
+                energies[usize::from(run.chroma)] += squares;
+                self.collect_chunk(chunk, ranks, found, candidates);
             }
         }
         energies
@@ -166,16 +171,28 @@ impl<'a> Decider<'a> {
 
     /// The candidates of one cell's luma in a small transform size, in any order. `x`: as [`LumaGrid::forward`] left it.
     pub(super) fn collect_luma(&self, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
-        let (inverse, threshold) = self.limits(Part::Main);
         for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
-            collect_chunk(chunk, ranks, large(chunk, threshold), inverse, candidates);
+            self.collect_chunk(chunk, ranks, large(chunk, self.least(Part::Main)), candidates);
         }
     }
 
-    /// One over the step, and the least latent that may get a token.
-    pub(super) fn limits(&self, part: Part) -> (f32, i16) {
-        let step = self.steps[part as usize] as f32;
-        (1.0 / step, (HOPELESS * step).ceil().min(32_767.0) as i16)
+    /// Adds those latents of a chunk whose bits are set and that may get a token.
+    #[inline]
+    fn collect_chunk(&self, x: &[i16], ranks: &[u16], mut found: u64, candidates: &mut Vec<Candidate>) {
+        while found != 0 {
+            let n = found.trailing_zeros() as usize;
+            found &= found - 1;
+            let (v, i) = (x[n].max(-i16::MAX), ranks[n]);
+            let (inverse, least) = self.limits[self.layer.layout.parts[usize::from(i)] as usize];
+            if v.abs() >= least {
+                candidates.push(Candidate { i, x: v, above: 0, k: (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32 });
+            }
+        }
+    }
+
+    /// The least latent of a part that may get a token.
+    pub(super) fn least(&self, part: Part) -> i16 {
+        self.limits[part as usize].1
     }
 
     /// Whether token `i` of layer 0 may be sent.
@@ -188,12 +205,12 @@ impl<'a> Decider<'a> {
         i < self.rdo.min_tokens
     }
 
-    /// Costs of sending a candidate as `k`.
+    /// Costs of sending coefficient `i` as `k`, with the loss that this leaves.
     #[inline]
-    fn price(&self, set: Set, flag: usize, one: &Candidate, k: i32, lambda: f32, magnitude_class: usize) -> PricedIndex {
+    #[expect(clippy::too_many_arguments, reason = "hot: everything is at hand where it is called")]
+    fn price(&self, set: Set, flag: usize, i: usize, k: i32, loss: f32, lambda: f32, magnitude_class: usize) -> PricedIndex {
         let implied = self.costs.bit(flag, k != 0);
-        let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, one.i.into(), magnitude_class, k) } else { 0 };
-        let loss = self.loss(one, k);
+        let bits = implied + if k > 0 { COST_ONE_BIT + self.magnitude_cost(set, i, magnitude_class, k) } else { 0 };
         PricedIndex { total: loss + lambda * bits as f32, loss, k, bits, implied }
     }
 
@@ -243,11 +260,6 @@ impl<'a> Decider<'a> {
         let size = (value + 1).ilog2();
         (0..=size).map(|n| self.costs.bit(contexts + n as usize, n < size)).sum::<u32>() + size * COST_ONE_BIT
     }
-
-    /// The most that a candidate can take off the weighted squared error and what the next layer pays.
-    fn most_saved(&self, one: &Candidate) -> f32 {
-        self.loss(one, 0) - self.loss(one, one.k).min(self.loss(one, one.k - 1))
-    }
 }
 
 impl Before for Decider<'_> {
@@ -288,7 +300,7 @@ impl Rule for Decider<'_> {
         around.again();
         let separate = |i: usize| intra && layout.constant[i];
         let all = bound(bounds, candidates.iter().rev(), |one| Possible {
-            gain: self.most_saved(one),
+            losses: [self.loss(one, 0), self.loss(one, one.k), self.loss(one, one.k - 1)],
             least: lambda * self.least_bits(intra, one.i.into(), false) as f32,
             least_last: lambda * self.least_bits(intra, one.i.into(), true) as f32,
             count: counts::count_cost(self.costs, set, context, one.i + 1),
@@ -319,13 +331,13 @@ impl Rule for Decider<'_> {
             let rounded = one.k;
             let flag = set.zero(around.zero_flag(i));
             let magnitude_class = around.magnitude_class(i);
-            let candidate = *one;
-            let option = |k: i32| self.price(set, flag, &candidate, k, lambda, magnitude_class);
-            let mut choice = option(rounded);
+            let [of_none, of_rounded, of_lower] = bound.losses;
+            let option = |k: i32, loss: f32| self.price(set, flag, i, k, loss, lambda, magnitude_class);
+            let mut choice = option(rounded, of_rounded);
             if !self.protected(i) {
-                for lower in [rounded - 1, 0] {
+                for (lower, loss) in [(rounded - 1, of_lower), (0, of_none)] {
                     if lower < rounded && (lower > 0 || rounded <= 2) {
-                        let other = option(lower);
+                        let other = option(lower, loss);
                         if other.total < choice.total {
                             choice = other;
                         }
@@ -338,7 +350,7 @@ impl Rule for Decider<'_> {
             bits += own;
             if k > 0 {
                 around.add(layout, i, k);
-                let saved = loss - self.loss(&candidate, 0);
+                let saved = loss - of_none;
                 gain += saved;
                 let total = before + saved + lambda * (own - implied + bound.count) as f32;
                 if total < best.0 || self.protected(i) {
@@ -369,8 +381,8 @@ pub(super) const SLACK: f32 = 1e-4;
 
 /// What sending a candidate can change.
 pub(super) struct Possible {
-    /// The most that it takes off the squared error.
-    pub gain: f32,
+    /// Weighted squared error, and what the next layer pays, if nothing is sent, with the nearest index, and with the one next to that.
+    pub losses: [f32; 3],
     /// Least cost of its bits, and that if it is the last one sent, without the count.
     pub least: f32,
     pub least_last: f32,
@@ -388,10 +400,11 @@ pub(super) fn bound<'a>(
     bounds.clear();
     let (mut after, mut all) = (f32::NEG_INFINITY, 0.0);
     for one in candidates {
-        let Possible { gain, least, least_last, count, lambda } = possible(one);
+        let Possible { losses, least, least_last, count, lambda } = possible(one);
+        let gain = losses[0] - losses[1].min(losses[2]);
         after = (gain - least_last - lambda * count as f32).max((gain - least).max(0.0) + after);
         all += gain.max(0.0);
-        bounds.push(Bound { gain: after, count });
+        bounds.push(Bound { gain: after, count, losses });
     }
     all
 }
@@ -400,28 +413,4 @@ pub(super) fn bound<'a>(
 fn least_flags(costs: &CostTable, set: Set) -> [u32; CLASSES] {
     const EACH: usize = INNER * OUTER * DENSITIES;
     std::array::from_fn(|class| (class * EACH..(class + 1) * EACH).map(|flag| costs.bit(set.zero(flag), true)).min().unwrap_or(0))
-}
-
-/// Adds the latents of a chunk whose bits are set.
-#[inline]
-fn collect_chunk(x: &[i16], ranks: &[u16], mut found: u64, inverse: f32, candidates: &mut Vec<Candidate>) {
-    while found != 0 {
-        let n = found.trailing_zeros() as usize;
-        found &= found - 1;
-        let (v, i) = (x[n].max(-i16::MAX), ranks[n]);
-        candidates.push(Candidate { i, x: v, above: 0, k: (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32 });
-    }
-}
-
-/// A magnitude below which the squares of [`CHUNK`] latents add up in 32 bits.
-const SMALL: i16 = 4096;
-
-/// Sum of squares of at most [`CHUNK`] latents; `huge`: some may be [`SMALL`] or more.
-fn sum_squares(x: &[i16], huge: bool) -> f64 {
-    // As a function of its own it is vectorised; inlined into the loop above it is not.
-    #[inline(never)]
-    fn small(x: &[i16]) -> i32 {
-        x.iter().map(|&v| i32::from(v) * i32::from(v)).sum()
-    }
-    if huge { x.iter().map(|&v| f64::from(v) * f64::from(v)).sum() } else { f64::from(small(x)) }
 }

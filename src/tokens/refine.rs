@@ -106,24 +106,34 @@ impl Refiner<'_> {
         self.token(i) < self.decider.rdo.min_tokens
     }
 
-    fn choose(&self, set: Set, one: &Candidate, assumed: i32, lambda: f32, around: &Neighbourhood) -> PricedRefinement {
+    /// The best index for a candidate. `losses`: as in [`Possible`].
+    fn choose(
+        &self,
+        set: Set,
+        one: &Candidate,
+        assumed: i32,
+        losses: [f32; 3],
+        lambda: f32,
+        around: &Neighbourhood,
+    ) -> PricedRefinement {
         let i = usize::from(one.i);
         let (rounded, nearer) = self.nearest(i, one.x, assumed);
-        let price = |k: i32| {
+        let [of_assumed, of_rounded, of_nearer] = losses;
+        let price = |k: i32, loss: f32| {
             let (bits, implied) = self.bits(set, i, k, assumed, around);
-            PricedRefinement { k, loss: self.loss(one, k), bits, implied }
+            PricedRefinement { k, loss, bits, implied }
         };
         if self.protected(i) {
-            return price(rounded);
+            return price(rounded, of_rounded);
         }
         if self.token(i) >= self.decider.rdo.max_tokens {
-            return price(assumed);
+            return price(assumed, of_assumed);
         }
         let total = |c: &PricedRefinement| c.loss + lambda * c.bits as f32;
-        let mut best = price(rounded);
-        for (k, before) in [(nearer, rounded), (assumed, nearer)] {
+        let mut best = price(rounded, of_rounded);
+        for (k, before, loss) in [(nearer, rounded, of_nearer), (assumed, nearer, of_assumed)] {
             if k != before {
-                let other = price(k);
+                let other = price(k, loss);
                 if total(&other) < total(&best) {
                     best = other;
                 }
@@ -197,7 +207,7 @@ impl Rule for Refiner<'_> {
             let (rounded, nearer) = self.nearest(i, one.x, assumed);
             let least = |last: bool| if assumed == 0 { lambda * self.decider.least_bits(intra, i, last) as f32 } else { 0.0 };
             Possible {
-                gain: self.loss(one, assumed) - self.loss(one, rounded).min(self.loss(one, nearer)),
+                losses: [self.loss(one, assumed), self.loss(one, rounded), self.loss(one, nearer)],
                 least: least(false),
                 least_last: least(true),
                 count: counts::count_cost(costs, set, context, one.i + 1),
@@ -218,8 +228,8 @@ impl Rule for Refiner<'_> {
             bits += self.decider.silence(set, next..i, around);
             next = i + 1;
             let assumed = self.assumed(place, i);
-            let default = self.loss(one, assumed);
-            let choice = self.choose(set, one, assumed, lambda, around);
+            let default = bound.losses[0];
+            let choice = self.choose(set, one, assumed, bound.losses, lambda, around);
             one.k = choice.k;
             let magnitude = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
             if magnitude > 0 {
