@@ -28,9 +28,9 @@ HALF = CELL // 2
 CONTEXT_OUT = ".next"
 # What the encoder graph hands to the loop graph.
 HANDED = ("loop.luma", "loop.chroma")
-# Parts in which cells are predicted, and transformed in the encoder: what one takes is to stay in a processor's cache, but more parts are
-# more work for several threads to begin. Pictures of fewer cells have empty parts.
-PARTS = 4
+# Parts in which cells are predicted, in the encoder graph also transformed: what one takes is to stay in a processor's cache, but more parts
+# are more work for several threads to begin. Pictures of fewer cells have empty parts.
+PARTS, ENCODER_PARTS = 2, 4
 
 
 def _io(cfg: Config):
@@ -117,9 +117,9 @@ def _decode_cells(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, t
         far = listed(b, b.op("Or", b.op("And", moving, b.op("Not", near_mask)), first_cells(b, grid, PARTS)))
         count = b.op("Shape", near.index)
         bounds = parts_of(b, count, PARTS)[:-1] + parts_of(b, b.op("Shape", far.index), PARTS, count)
-        parts = [flat(x) for x in predict(b, cfg, grid, "motion", "position", "dec.reference", b.op("Concat", near.index, far.index, axis=0), bounds)]
+        parts = predict(b, cfg, grid, "motion", "position", "dec.reference", b.op("Concat", near.index, far.index, axis=0), bounds)
         whole = lambda parts: [b.op("Concat", *one, axis=0) for one in zip(*parts)]
-        predicted, moved = whole(parts[:PARTS]), whole([[samples(b, x) for x in part] for part in parts[PARTS:]])
+        predicted, moved = flat(whole(parts[:PARTS])), flat(whole([[samples(b, x) for x in part] for part in parts[PARTS:]]))
         shown = [b.op("Concat", *[x] * cfg.block_length, axis=1) for x in cut(b, grid, "dec.reference", 1)]
         shown = [far.put(x, s) for x, s in zip(moved, shown)]
     residual = flat(inverse_transform(b, cfg, coded.of("tokens")))
@@ -184,7 +184,7 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
     prediction, for the loop graph. Without `head` neither step nor distortion."""
     b, io = Builder(), _io(cfg)
     grid = Grid(b, "motion")
-    bounds = parts_of(b, grid.cells, PARTS)
+    bounds = parts_of(b, grid.cells, ENCODER_PARTS)
     predicted = predict(b, cfg, grid, "motion", "position", "dec.reference", bounds=bounds)
     tokens, energies = [], []
     given = [b.reshape(x, -1, cfg.block_length, size, CELL) for x, size in zip(cut(b, grid, "frames", cfg.block_length), (CELL, HALF))]
