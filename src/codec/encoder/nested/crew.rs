@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Error, Result};
 
-/// Threads on which loops run, each always on the same one; without any they run one after the other.
+/// Threads on which loops run; without any they run one after the other. Loops belong to members, one for each thread.
 #[derive(Debug)]
 pub(super) struct Crew {
     pool: Option<rayon::ThreadPool>,
@@ -29,7 +29,7 @@ impl Crew {
         Ok(Self { pool: Some(pool), members, threads_each: threads / members })
     }
 
-    /// The member that loop `number` runs on. Number 0 is the loop of all layers, which takes longest, so of three members and more one has
+    /// The member that loop `number` belongs to. Number 0 is the loop of all layers, which takes longest, so of three members and more one has
     /// nothing else. The first loop of a member has its number.
     pub fn member(&self, number: usize) -> usize {
         match self.members {
@@ -40,8 +40,8 @@ impl Crew {
         }
     }
 
-    /// Does the jobs of loops, given with their numbers, and waits for them. Those of a member are done one after the other. Returns the time that passed as a share of the time of all jobs together, or one of
-    /// their errors.
+    /// Does the jobs of loops, given with their numbers, and waits for them. Those of a member are done one after the other. Returns the
+    /// time that passed as a share of the time of all jobs together, or one of their errors.
     pub fn each<T: Send>(
         &self,
         jobs: impl Iterator<Item = (usize, T)>,

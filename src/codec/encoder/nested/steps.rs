@@ -181,7 +181,7 @@ impl NestedBlocks {
         }
         let loops = base_loops(true, choice);
         let (config, geometry) = (&self.config, &self.geometry);
-        // The first loop on a thread opens the sessions for all.
+        // The first loop of a member opens the sessions for all.
         let first = self.base.len() + 1..=loops.min(self.crew.members - 1);
         let mut opened: Vec<Option<CodingLoop>> = first.clone().map(|_| None).collect();
         self.crew.each(first.zip(&mut opened), |_, new| {
