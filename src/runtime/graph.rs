@@ -138,11 +138,11 @@ impl DecoderGraph {
     }
 
     /// The decoder of an encoder's loop: the bundle's loop graph, where it has one.
-    fn open_loop(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig) -> Result<Self> {
+    fn open_loop(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, loaded: Option<OpenedSession>) -> Result<Self> {
         // TensorRT tunes graph by graph: only the decoder's own engine is sure to give the decoder's picture.
         let graph = bundle.loop_graph.as_ref().filter(|_| config.provider != ExecutionProvider::TensorRt);
         let named = graph.map_or(("decoder", &bundle.decoder), |graph| ("loop", graph));
-        Self::load(named, bundle, geometry, config, PictureOutput::Frames, None)
+        Self::load(named, bundle, geometry, config, PictureOutput::Frames, loaded)
     }
 
     fn load(
@@ -157,20 +157,23 @@ impl DecoderGraph {
         let dimensions = &dimensions(geometry);
         let model = Model { graph, dimensions, exact: m.exact };
         let opened = loaded.map_or_else(|| open(model, config, None).map_err(|e| of_graph(name, bundle, e)), Ok)?;
-        let inputs = Side { graph: name, side: "input", outlets: opened.session.inputs(), dimensions };
+        let same = opened.clone();
+        let session = same.session();
+        let inputs = Side { graph: name, side: "input", outlets: session.inputs(), dimensions };
         if matches!(m.bottleneck, Bottleneck::Nested { .. }) && inputs.is(c.taken.name, Type::Int16) {
             c.taken.ty = Type::Int16; // bundles exported by 0.1 and before
         }
         let mut wanted = vec![&c.taken, &c.counts, &c.position];
         wanted.extend(m.takes_motion.then_some(&c.motion));
         wanted.extend(m.takes_step.then_some(&c.step));
-        let outputs = Side { graph: name, side: "output", outlets: opened.session.outputs(), dimensions };
+        let outputs = Side { graph: name, side: "output", outlets: session.outputs(), dimensions };
         let prefixes: &[&str] = if name == "loop" { &["dec.", HANDED] } else { &["dec."] };
         let (handed, contexts): (Vec<_>, Vec<_>) =
             inputs.check(&wanted, prefixes)?.into_iter().partition(|i| i.name.starts_with(HANDED));
         let mut given = vec![&c.frames];
         given.extend(m.has_reconstruction.then_some(&c.reconstruction));
         check_contexts(name, &contexts, &outputs.check(&given, &["dec."])?)?;
+        drop(session);
         let reconstruct = picture == PictureOutput::Reconstruction && m.has_reconstruction;
         let picture = if reconstruct { &c.reconstruction } else { &c.frames };
         let memory = memory::needed(m, geometry, memory::DECODING, &contexts, &[&c.taken, &c.taken, picture]);
@@ -293,18 +296,33 @@ impl EncoderGraph {
         let config = &settled(config)?;
         if config.provider != ExecutionProvider::Cpu {
             // The encoder graph goes where the decoder could.
-            let mut decoder = DecoderGraph::open_loop(bundle, geometry, config)?;
+            let mut decoder = DecoderGraph::open_loop(bundle, geometry, config, None)?;
             return Ok((Self::open(bundle, geometry, config, &mut decoder)?, decoder));
         }
         let not_yet = || Error::Runtime("the graph was not loaded".into());
         let (mut decoder, mut encoder) = (Err(not_yet()), Err(not_yet()));
         Pair::new(config.thread_count(), "elastictok-loading")?.run(
-            || decoder = DecoderGraph::open_loop(bundle, geometry, config),
+            || decoder = DecoderGraph::open_loop(bundle, geometry, config, None),
             || encoder = Self::load(bundle, geometry, config, None),
         );
         let (mut decoder, encoder) = (decoder?, encoder?);
         let must_write = !decoder.handed.is_empty();
         Ok((Self::with(encoder, bundle, geometry, config, must_write, |_| Ok(&mut decoder))?, decoder))
+    }
+
+    /// As [`open_with_loop`](Self::open_with_loop), for another loop in the sessions of this graph and its `decoder`, which take one run at
+    /// a time. What they hold beside the tensors of the loops is held once. Bundle, geometry and settings are the same.
+    pub fn open_beside(
+        &self,
+        decoder: &DecoderGraph,
+        bundle: &Bundle,
+        geometry: &Geometry,
+        config: &RuntimeConfig,
+    ) -> Result<(Self, DecoderGraph)> {
+        let config = &self.graph.device().settings(config);
+        let mut other = DecoderGraph::open_loop(bundle, geometry, config, Some(decoder.graph.opened()))?;
+        let must_write = !other.handed.is_empty();
+        Ok((Self::with(self.graph.opened(), bundle, geometry, config, must_write, |_| Ok(&mut other))?, other))
     }
 
     fn load(bundle: &Bundle, geometry: &Geometry, config: &RuntimeConfig, like: Option<Device>) -> Result<OpenedSession> {
@@ -334,8 +352,10 @@ impl EncoderGraph {
     ) -> Result<Self> {
         let (m, c) = (&bundle.manifest, Contract::new(&bundle.manifest, geometry));
         let dimensions = &dimensions(geometry);
-        let inputs = Side { graph: "encoder", side: "input", outlets: opened.session.inputs(), dimensions };
-        let outputs = Side { graph: "encoder", side: "output", outlets: opened.session.outputs(), dimensions };
+        let same = opened.clone();
+        let session = same.session();
+        let inputs = Side { graph: "encoder", side: "input", outlets: session.inputs(), dimensions };
+        let outputs = Side { graph: "encoder", side: "output", outlets: session.outputs(), dimensions };
         // An encoder that leaves quantisation to the core does not need the step.
         let takes_step = m.takes_step && inputs.has("step");
         let mut wanted = vec![&c.frames, &c.position];
@@ -349,6 +369,7 @@ impl EncoderGraph {
         let (handed, next): (Vec<_>, Vec<_>) =
             outputs.check(&given, &["enc.", HANDED])?.into_iter().partition(|o| o.name.starts_with(HANDED));
         check_contexts("encoder", &own, &next)?;
+        drop(session);
         let reads_decoder = !shared.is_empty();
         let mut decoder = (reads_decoder || writes_decoder).then(|| decoder(&opened.device.settings(config))).transpose()?;
         let (contexts, taken) = match &mut decoder {

@@ -4,6 +4,7 @@
 //! CUDA and TensorRT have not been run on a GPU yet. Only their errors are tested.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::ep::{self, ExecutionProvider as _};
 use ort::session::Session;
@@ -62,10 +63,18 @@ impl Device {
     }
 }
 
-/// A session and where it runs.
+/// A session and where it runs. Clones have the same session.
+#[derive(Clone)]
 pub(crate) struct OpenedSession {
-    pub(super) session: Session,
+    session: Arc<Mutex<Session>>,
     pub(super) device: Device,
+}
+
+impl OpenedSession {
+    /// The session, for one run at a time.
+    pub(super) fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Where TensorRT keeps its engines. Engines are code, so others must not be able to write to this directory.
@@ -219,7 +228,7 @@ fn open_on(device: Device, model: Model<'_>, config: &RuntimeConfig) -> Result<O
         Device::Cpu => Error::Model(format!("does not load: {e}; export the bundle again")),
         _ => unavailable(device, config, &format!("the graph does not load there: {e}")),
     })?;
-    Ok(OpenedSession { session, device })
+    Ok(OpenedSession { session: Arc::new(Mutex::new(session)), device })
 }
 
 /// `config`, asking for the CPU by name where that is all that `auto` can have.

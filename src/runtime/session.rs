@@ -126,8 +126,7 @@ impl GraphContext {
 
 /// A session with its bindings and contexts.
 pub(super) struct GraphSession {
-    session: Session,
-    device: Device,
+    opened: OpenedSession,
     /// In the order in which [`GraphSession::bind`] was called.
     bindings: Vec<IoBinding>,
     contexts: Vec<GraphContext>,
@@ -146,25 +145,32 @@ impl GraphSession {
         config: &RuntimeConfig,
         memory: Option<Reservation>,
     ) -> Result<Self> {
-        let OpenedSession { session, device } = opened;
-        let context = |spec| GraphContext::new(&session, spec, device, config.device_id);
+        let context = |spec| GraphContext::new(&opened.session(), spec, opened.device, config.device_id);
         let contexts = contexts.into_iter().map(context).collect::<Result<_>>()?;
         let cancel = config.canceller.as_ref().map(|c| Ok::<_, Error>((c.clone(), c.options()?))).transpose()?;
-        Ok(Self { session, device, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO, memory, cancel })
+        Ok(Self { opened, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO, memory, cancel })
     }
 
     /// Buffers of the given specifications where the graph runs.
     pub fn buffers(&self, specs: Vec<ContextSpec>, device_id: i32) -> Result<Vec<Handed>> {
         let one = |spec: ContextSpec| {
-            let tensor =
-                if self.device.is_gpu() { on_gpu(&self.session, &spec, device_id)? } else { host(spec.ty, &spec.shape)? };
+            let tensor = if self.device().is_gpu() {
+                on_gpu(&self.opened.session(), &spec, device_id)?
+            } else {
+                host(spec.ty, &spec.shape)?
+            };
             Ok(Handed { spec, tensor })
         };
         specs.into_iter().map(one).collect()
     }
 
+    /// The session, for another graph with buffers of its own.
+    pub fn opened(&self) -> OpenedSession {
+        self.opened.clone()
+    }
+
     pub fn device(&self) -> Device {
-        self.device
+        self.opened.device
     }
 
     pub fn contexts(&self) -> &[GraphContext] {
@@ -189,7 +195,7 @@ impl GraphSession {
         shared: &[(&str, &DynTensor)],
     ) -> Result<()> {
         let failed = runtime("binding a graph's buffers failed");
-        let mut binding = self.session.create_binding().map_err(&failed)?;
+        let mut binding = self.opened.session().create_binding().map_err(&failed)?;
         for (name, tensor) in inputs {
             binding.bind_input(name, tensor).map_err(&failed)?;
         }
@@ -215,17 +221,18 @@ impl GraphSession {
         }
         let started = Instant::now();
         let binding = self.bindings.get_mut(binding).ok_or_else(|| Error::Runtime("the graph has no such binding".into()))?;
-        if self.device.is_gpu() {
+        if self.opened.device.is_gpu() {
             // Binding copies host memory to a GPU, so it is repeated for inputs that may have changed.
             for (name, tensor) in inputs {
                 binding.bind_input(name, tensor).map_err(runtime("copying to the GPU failed"))?;
             }
         }
+        let mut session = self.opened.session();
         let run = match &self.cancel {
-            Some((_, options)) => self.session.run_binding_with_options(binding, options),
-            None => self.session.run_binding(binding),
+            Some((_, options)) => session.run_binding_with_options(binding, options).map(drop),
+            None => session.run_binding(binding).map(drop),
         };
-        match run.map(drop) {
+        match run {
             Err(_) if self.is_cancelled() => return Err(Error::Cancelled),
             run => run.map_err(runtime("running the graph failed"))?,
         }

@@ -25,8 +25,17 @@ pub(super) struct CodingLoop {
 
 impl CodingLoop {
     pub fn open(config: &EncoderConfig, geometry: &Geometry) -> Result<Self> {
-        let (graph, decoder) = EncoderGraph::open_with_loop(&config.bundle, geometry, &config.runtime)?;
-        Ok(Self { graph, decoder, filled: FilledCells::default(), counts: vec![0; geometry.cells()] })
+        EncoderGraph::open_with_loop(&config.bundle, geometry, &config.runtime).map(|graphs| Self::new(graphs, geometry))
+    }
+
+    /// Another loop in the same sessions: only one of them can run at a time.
+    pub fn open_beside(&self, config: &EncoderConfig, geometry: &Geometry) -> Result<Self> {
+        let graphs = self.graph.open_beside(&self.decoder, &config.bundle, geometry, &config.runtime);
+        graphs.map(|graphs| Self::new(graphs, geometry))
+    }
+
+    fn new((graph, decoder): (EncoderGraph, DecoderGraph), geometry: &Geometry) -> Self {
+        Self { graph, decoder, filled: FilledCells::default(), counts: vec![0; geometry.cells()] }
     }
 
     /// T aligned frames to code.

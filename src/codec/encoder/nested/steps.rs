@@ -188,13 +188,19 @@ impl NestedBlocks {
             return Ok(());
         }
         let loops = base_loops(true, choice);
-        let mut opened: Vec<Option<CodingLoop>> = (self.base.len()..loops).map(|_| None).collect();
         let (config, geometry) = (&self.config, &self.geometry);
-        self.crew.each(opened.iter_mut(), |new| {
+        // The first loop of a member opens the sessions for all.
+        let first = self.base.len() + 1..=loops.min(self.crew.members - 1);
+        let mut opened: Vec<Option<CodingLoop>> = first.clone().map(|_| None).collect();
+        self.crew.each(first.zip(&mut opened), |_, new| {
             *new = Some(CodingLoop::open(config, geometry)?);
             Ok(())
         })?;
         self.base.extend(opened.into_iter().flatten());
+        for number in self.base.len() + 1..=loops {
+            let first = self.crew.member(number).checked_sub(1).map_or(&self.finest, |base| &self.base[base]);
+            self.base.push(first.open_beside(config, geometry)?);
+        }
         self.base.iter_mut().take(loops).try_for_each(CodingLoop::reset)?;
         if !self.finest.is_plain() {
             return self.transform_loops(analysis, false, loops);
@@ -210,8 +216,8 @@ impl NestedBlocks {
         for base in self.base.iter_mut().take(base) {
             base.frames_mut().copy_from_slice(self.finest.frames());
         }
-        let loops = finest.then_some(&mut self.finest).into_iter().chain(self.base.iter_mut().take(base));
-        let share = self.crew.each(loops, |one| one.transform(analysis, motion, step))?;
+        let loops = (1..).zip(self.base.iter_mut().take(base)).chain(finest.then_some((0, &mut self.finest)));
+        let share = self.crew.each(loops, |_, one| one.transform(analysis, motion, step))?;
         self.spent.runtime_time += (self.run_time() - before).mul_f64(share);
         Ok(())
     }
@@ -224,14 +230,14 @@ impl NestedBlocks {
         let Choice { steps, coded, .. } = *choice;
         // Without a reference all loops show the same, and those of a key block's base layers come later.
         let in_base = (!analysis.key && coded < steps.depth()).then_some(coded - 1);
-        let finest = in_base.is_none().then_some((coded, &mut self.finest)).into_iter();
+        let finest = in_base.is_none().then_some((0, &mut self.finest)).into_iter();
         let base = (1..=base_loops(self.drift_free, choice)).zip(&mut self.base);
         let base = base.filter(|&(layers, _)| all || in_base == Some(layers - 1));
         let (crew, scale) = (&self.crew, self.scale);
         let decode = |block: ChosenBlock<'_>, read: &(dyn Fn(usize) -> usize + Sync)| {
             let started = Instant::now();
-            let share = crew.each(finest.chain(base), |(layers, one)| {
-                let layers = read(layers);
+            let share = crew.each(finest.chain(base), |number, one| {
+                let layers = read(if number == 0 { coded } else { number });
                 one.reconstruct(block, layers, motion, pixel_step(steps.quantiser(layers - 1), scale))
             });
             decoding = started.elapsed();
