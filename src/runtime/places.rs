@@ -26,8 +26,9 @@ pub(super) fn in_directory(directory: &Path) -> Option<PathBuf> {
         _ => version(path),
     };
     let entries = std::fs::read_dir(directory).ok()?;
-    let found = entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.is_file());
-    found.filter_map(|p| rank(&p).map(|v| (v, p))).max().map(|(_, p)| p)
+    let named = entries.filter_map(|e| e.ok().map(|e| e.path())).filter_map(|p| rank(&p).map(|v| (v, p)));
+    // Only these are looked at: a system's directory has thousands of others.
+    named.filter(|(_, p)| p.is_file()).max().map(|(_, p)| p)
 }
 
 /// `directory`, and where a PyPI wheel or a release archive that was unpacked there has the library.

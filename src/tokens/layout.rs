@@ -132,6 +132,11 @@ impl NestedLayout {
         Ok(self)
     }
 
+    /// Of a picture of so many cells across and down, no more than this one has.
+    pub(super) fn with_size(&self, cells_x: usize, cells_y: usize) -> Self {
+        Self { cells_x, cells_y, ..self.clone() }
+    }
+
     /// Cells of the picture.
     pub fn cells(&self) -> usize {
         self.cells_x * self.cells_y

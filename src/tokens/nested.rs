@@ -271,6 +271,11 @@ impl NestedEncoder {
         })
     }
 
+    /// Another one of the same tokens, for a smaller picture of so many cells across and down, on one thread.
+    pub fn for_size(&self, cells_x: usize, cells_y: usize) -> Result<Self> {
+        Self::new(&self.common.layout.with_size(cells_x, cells_y), &self.common.tables)
+    }
+
     /// Works on one or two of `threads` threads; the tokens are the same.
     pub fn with_threads(self, threads: usize) -> Result<Self> {
         Ok(Self { pair: Pair::new(threads, "elastictok-tokens")?, ..self })

@@ -7,13 +7,18 @@ use super::super::super::SearchMethod;
 use super::super::super::quality::psnr;
 use super::analyse::Analysis;
 use super::ladder;
+use super::sample::Sample;
 use super::steps::{Choice, NestedBlocks};
 use crate::Result;
 use crate::rate::{COARSEST, KEY_OFFSET, RateControl};
-use crate::tokens::{Estimate, LayerSteps, Rdo};
+use crate::tokens::{LayerSteps, Rdo};
 
 /// Range around the proposed quantiser in which `search=full` and `binary` look.
 const SEARCH_WINDOW: u8 = 16;
+/// Trials on a sample that place the first quantiser of a stream.
+const SAMPLED_TRIALS: usize = 3;
+/// The last of them is one that moves the quantiser by no more indices.
+const NEAR: u8 = 1;
 
 impl NestedBlocks {
     /// Chooses quantisers, depth and tokens of the block that was transformed.
@@ -40,6 +45,9 @@ impl NestedBlocks {
             // The graph's prediction saves a trial where the picture is new.
             quantiser = self.rate.reconsider(analysis.key, quantiser, 0.0, psnr).unwrap_or(quantiser);
         }
+        if seeks_quality && self.first {
+            quantiser = self.place_first(quantiser)?;
+        }
         let mut choice = self.quantise(analysis, quantiser)?;
         for _ in 0..2 {
             let Some(other) = self.rate.reconsider(analysis.key, choice.quantiser, choice.bits, choice.estimated_psnr) else {
@@ -48,6 +56,26 @@ impl NestedBlocks {
             choice = self.quantise(analysis, other)?;
         }
         Ok(choice)
+    }
+
+    /// Looks for the quantiser of a stream's first block on a sample of its cells, from the proposed one on: trials of the whole block are
+    /// much of what the first packet waits for. That one is returned where the picture is too small for a sample.
+    fn place_first(&mut self, mut quantiser: u8) -> Result<u8> {
+        let started = Instant::now();
+        let rdo = self.rdo();
+        let size = (self.geometry.cells_x, self.geometry.cells_y);
+        let Some(mut sample) = Sample::new(&self.tokens, self.finest.latents()?, size)? else { return Ok(quantiser) };
+        for _ in 0..SAMPLED_TRIALS {
+            let error = sample.luma_error(self.steps_for(true, quantiser), &rdo)?;
+            let Some(other) = self.rate.reconsider(true, quantiser, 0.0, self.estimated_psnr(error)) else { break };
+            let near = other.abs_diff(quantiser) <= NEAR;
+            quantiser = other;
+            if near {
+                break;
+            }
+        }
+        self.spent.token_time += started.elapsed();
+        Ok(quantiser)
     }
 
     /// `full` and `binary`: the coarsest quantiser around the proposed one whose decoded block meets the target, or the finest tried.
@@ -100,7 +128,7 @@ impl NestedBlocks {
             let above = (own && layer + 1 < coded).then(|| base(layer + 1)).transpose()?;
             let estimate = self.tokens.quantise_layer(layer, base(layer)?, above, motion, &rdo)?;
             bits += estimate.bits;
-            self.prefixes.push((bits, self.estimated_psnr(&estimate)));
+            self.prefixes.push((bits, self.estimated_psnr(estimate.luma)));
         }
         self.spent.token_time += started.elapsed();
         let (factor, gain) = self.without.all_layers(depth - coded);
@@ -140,9 +168,9 @@ impl NestedBlocks {
         Some(psnr(sum / cells.len() as f64)).filter(|p| p.is_finite())
     }
 
-    /// Luma PSNR before the loop filter, from the quantisation error: the transform is orthonormal.
-    fn estimated_psnr(&self, estimate: &Estimate) -> f64 {
+    /// Luma PSNR before the loop filter, from the squared `error` of luma coefficients: the transform is orthonormal.
+    fn estimated_psnr(&self, error: f64) -> f64 {
         let samples = (self.geometry.aligned_width * self.geometry.aligned_height * self.block_length) as f64;
-        psnr(estimate.luma / f64::from(self.scale * self.scale) / samples)
+        psnr(error / f64::from(self.scale * self.scale) / samples)
     }
 }

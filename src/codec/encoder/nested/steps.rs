@@ -14,6 +14,7 @@ use super::crew::Crew;
 use super::ladder::Ladder;
 use super::without::Without;
 use crate::frame::Geometry;
+use crate::pair::Pair;
 use crate::rate::RateController;
 use crate::tokens::{ChosenBlock, LayerSteps, NestedEncoder};
 use crate::{Error, Result};
@@ -96,11 +97,18 @@ impl NestedBlocks {
         let crew = Crew::new(threads, if config.drift_free { layers.layers } else { 1 })?;
         let mut config = config.clone();
         config.runtime.threads = crew.threads_each;
+        let not_yet = || Error::Runtime("the encoder was not opened".into());
+        let (mut finest, mut tokens) = (Err(not_yet()), Err(not_yet()));
+        // ONNX Runtime is loaded on one thread.
+        Pair::new(threads, "elastictok-loading")?.run(
+            || finest = CodingLoop::open(&config, &geometry),
+            || tokens = NestedEncoder::new(&layout, &tables).and_then(|tokens| tokens.with_threads(threads)),
+        );
         Ok(Self {
             analyser: Analyser::new(&geometry, block_length, threads)?,
-            finest: CodingLoop::open(&config, &geometry)?,
+            finest: finest?,
             base: Vec::new(),
-            tokens: NestedEncoder::new(&layout, &tables)?.with_threads(threads)?,
+            tokens: tokens?,
             layers,
             fixed_ratio,
             ladder: Ladder::new(layers, fixed_ratio, &config.live),
