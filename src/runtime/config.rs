@@ -43,6 +43,11 @@ impl RuntimeConfig {
         if self.threads > 0 {
             return self.threads;
         }
-        std::thread::available_parallelism().map_or(1, usize::from).min(4)
+        processors().min(4)
     }
+}
+
+/// Processors that this process may use.
+pub(super) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

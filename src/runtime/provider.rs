@@ -10,7 +10,7 @@ use ort::ep::{self, ExecutionProvider as _};
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel};
 
-use super::config::{ExecutionProvider, RuntimeConfig};
+use super::config::{ExecutionProvider, RuntimeConfig, processors};
 use super::library::{environment, is_at_least, path};
 use crate::bundle::Graph;
 use crate::logging::tell;
@@ -188,9 +188,9 @@ fn open_on(device: Device, model: Model<'_>, config: &RuntimeConfig) -> Result<O
     builder = builder.with_auto_device(AutoDevicePolicy::PreferCPU).map_err(options)?;
     builder = builder.with_intra_threads(config.thread_count()).map_err(options)?;
     builder = builder.with_inter_threads(1).map_err(options)?;
-    // Threads that spin for long would take the processors from the pipeline's other elements. But waking one takes longer than many
-    // operators do.
-    let spins = is_at_least(SPIN_DURATION)?;
+    // Threads that spin for long would take the processors from the pipeline's other elements, and from each other where there are
+    // more of them than processors. But waking one takes longer than many operators do.
+    let spins = is_at_least(SPIN_DURATION)? && config.thread_count() <= processors();
     builder = builder.with_intra_op_spinning(spins).map_err(options)?;
     if spins {
         builder = builder.with_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS).map_err(options)?;
