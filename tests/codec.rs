@@ -10,7 +10,7 @@ use elastictok::codec::{
     SearchMethod, TokenReader, psnr,
 };
 use elastictok::frame::{PlanesMut, PlanesRef, SourceFormat};
-use elastictok::runtime::{ExecutionProvider, RuntimeConfig};
+use elastictok::runtime::{Canceller, ExecutionProvider, RuntimeConfig};
 
 const W: usize = 150;
 const H: usize = 98;
@@ -105,10 +105,12 @@ fn encode(encoder: &mut Encoder, n: usize) -> Vec<(Packet, f64)> {
     let mut out = Vec::new();
     for i in 0..n {
         if let Some(p) = push(encoder, i) {
+            encoder.settle().unwrap();
             out.push((p, encoder.stats().psnr.unwrap()));
         }
     }
     if let Some(p) = encoder.drain().unwrap() {
+        encoder.settle().unwrap();
         out.push((p, encoder.stats().psnr.unwrap()));
     }
     out
@@ -197,6 +199,66 @@ fn threads_and_the_loop_graph_change_no_byte() {
             assert!(stream(drift_free, threads, true) == whole, "{threads} threads, drift-free: {drift_free}");
         }
     }
+}
+
+#[test]
+fn what_is_decoded_meanwhile_changes_no_byte() {
+    let bitrate = |bitrate| LiveSettings { rate_control: RateControl::Bitrate, bitrate, ..Default::default() };
+    let quality = |target_psnr| LiveSettings { target_psnr, ..Default::default() };
+    for [first, second] in [[bitrate(300), bitrate(120)], [quality(38.0), quality(42.0)], [quality(40.0), bitrate(200)]] {
+        let stream = |threads: usize, waits: bool| {
+            let runtime = RuntimeConfig { threads, ..runtime() };
+            let mut e = Encoder::new(EncoderConfig { runtime, ..config(first, SearchMethod::Regression, 0) }).unwrap();
+            let mut packets = Vec::new();
+            for n in 0..20 {
+                match n {
+                    8 => e.set_live(second).unwrap(),
+                    13 => {
+                        packets.extend(e.drain().unwrap());
+                        e.hurry_key();
+                    }
+                    _ => {}
+                }
+                packets.extend(push(&mut e, n));
+                if waits {
+                    e.settle().unwrap();
+                }
+            }
+            let picture = e.reconstruction(1).unwrap().unwrap().to_vec();
+            e.settle().unwrap();
+            (packets, e.stats().psnr, e.stats().mean_psnr, picture)
+        };
+        let alone = stream(1, true);
+        assert!(alone.1.is_some_and(|psnr| psnr > 30.0));
+        for waits in [false, true] {
+            assert!(stream(2, waits) == alone, "{first:?} waits: {waits}");
+        }
+    }
+}
+
+#[test]
+fn a_block_that_is_decoded_meanwhile_can_be_cancelled() {
+    let canceller = Canceller::default();
+    let runtime = RuntimeConfig { threads: 2, canceller: Some(canceller.clone()), ..runtime() };
+    let live = LiveSettings::default();
+    let mut e = Encoder::new(EncoderConfig { runtime, ..config(live, SearchMethod::Regression, 0) }).unwrap();
+    for n in (0..40).step_by(2) {
+        assert!(push(&mut e, n).is_none());
+        let key = push(&mut e, n + 1).unwrap().key;
+        canceller.cancel();
+        let ended = e.settle();
+        assert!(matches!(ended, Ok(()) | Err(Error::Cancelled)), "{ended:?}");
+        canceller.resume();
+        if ended.is_err() {
+            assert!(push(&mut e, n).is_none());
+            assert!(push(&mut e, n + 1).unwrap().key);
+        } else {
+            assert_eq!(key, n == 0);
+        }
+    }
+    push(&mut e, 40);
+    push(&mut e, 41);
+    drop(e); // while it decodes
 }
 
 #[test]
@@ -402,7 +464,7 @@ fn thinned_receivers_have_the_pictures_of(config: EncoderConfig) {
         bases.extend(header.base_quantiser);
         for (layers, d) in (1..).zip(&mut decoders) {
             let block = d.decode(thin(&packet.data, layers).unwrap(), None).unwrap();
-            let loops = e.reconstruction(layers).unwrap().chunks_exact(aligned_width * aligned_height * 3 / 2);
+            let loops = e.reconstruction(layers).unwrap().unwrap().chunks_exact(aligned_width * aligned_height * 3 / 2);
             for (i, ours) in loops.enumerate() {
                 let (mut y, mut u, mut v) = (vec![0; W * H], vec![0; CW * CH], vec![0; CW * CH]);
                 block.store(i, &mut PlanesMut { planes: [&mut y, &mut u, &mut v], strides: [W, CW, CW] }).unwrap();
@@ -492,6 +554,7 @@ fn an_encoder_that_cannot_keep_up_leaves_out_upper_layers() {
         let mut blocks = Vec::new();
         for n in 0..200 {
             let Some(p) = push(&mut e, n) else { continue };
+            e.settle().unwrap();
             blocks.push((layers(&p), p.key, f64::from(e.stats().quantiser), e.stats().psnr.unwrap(), p));
             e.note_load(if slow && (10..30).contains(&blocks.len()) { load(1.2, 0.1) } else { load(0.3, -0.05) });
         }

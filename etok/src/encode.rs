@@ -22,20 +22,16 @@ struct Figures {
     bytes: u64,
     /// Seconds of video.
     seconds: f64,
-    /// Sum over frames of their blocks' PSNR, and the frames it is of.
-    psnr: (f64, u64),
+    /// Mean over frames of their blocks' PSNR, as far as it is known.
+    psnr: Option<f64>,
     layers: usize,
 }
 
 impl Figures {
     /// Takes in a block that came out, of `bytes` bytes with what the byte stream adds.
     fn add(&mut self, stats: &gst::StructureRef, bytes: u64, duration: Option<gst::ClockTime>) {
-        let frames = stats.get::<u64>("frames").unwrap_or(0);
-        if let Ok(psnr) = stats.get::<f64>("psnr") {
-            let new = frames.saturating_sub(self.frames);
-            self.psnr = (self.psnr.0 + psnr * new as f64, self.psnr.1 + new);
-        }
-        self.frames = frames;
+        self.frames = stats.get::<u64>("frames").unwrap_or(0);
+        self.add_quality(stats);
         self.blocks += 1;
         self.bytes += bytes;
         self.seconds += duration.map_or(0.0, |d| d.nseconds() as f64 * 1e-9);
@@ -43,18 +39,19 @@ impl Figures {
         self.layers = layers.map_or(0, |l| l.iter().filter(|v| v.get::<u64>().is_ok_and(|b| b > 0)).count());
     }
 
-    fn kbps(&self) -> Option<f64> {
-        (self.seconds > 0.0).then(|| self.bytes as f64 * 8e-3 / self.seconds)
+    /// Takes in the quality of the blocks that have been decoded.
+    fn add_quality(&mut self, stats: &gst::StructureRef) {
+        self.psnr = stats.get("mean-psnr").ok();
     }
 
-    fn psnr(&self) -> Option<f64> {
-        (self.psnr.1 > 0).then(|| self.psnr.0 / self.psnr.1 as f64)
+    fn kbps(&self) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.bytes as f64 * 8e-3 / self.seconds)
     }
 
     /// "412 kbit/s, PSNR 36.1 dB", as far as known.
     fn rate_and_quality(&self) -> String {
         let rate = self.kbps().map(text::bitrate);
-        let quality = self.psnr().map(|p| format!("PSNR {p:.1} dB"));
+        let quality = self.psnr.map(|p| format!("PSNR {p:.1} dB"));
         [rate, quality].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 }
@@ -97,13 +94,21 @@ fn encoder(args: &EncodeArgs) -> anyhow::Result<gst::Element> {
 
 /// A sink that writes what comes to `shared`, with the figures of `encoder`.
 fn sink(encoder: &gst::Element, shared: &Arc<Mutex<Shared>>) -> gst_app::AppSink {
-    let (encoder, shared) = (encoder.downgrade(), shared.clone());
+    let encoder = encoder.downgrade();
+    let stats = move || encoder.upgrade().map(|e| e.property::<gst::Structure>("stats"));
+    let (at_end, of_all) = (stats.clone(), shared.clone());
+    let end = move |_: &gst_app::AppSink| {
+        if let Some(stats) = at_end() {
+            lock(&of_all).figures.add_quality(&stats);
+        }
+    };
+    let shared = shared.clone();
     let take = move |sink: &gst_app::AppSink| {
         let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
         let buffer = sample.buffer().ok_or(gst::FlowError::Error)?;
         let data = buffer.map_readable().map_err(|_| gst::FlowError::Error)?;
         // before the lock: the encoder has one of its own
-        let stats = encoder.upgrade().map(|e| e.property::<gst::Structure>("stats"));
+        let stats = stats();
         let mut shared = lock(&shared);
         if let Err(e) = shared.writer.write(&data) {
             shared.failed = Some(e);
@@ -115,7 +120,7 @@ fn sink(encoder: &gst::Element, shared: &Arc<Mutex<Shared>>) -> gst_app::AppSink
         Ok(gst::FlowSuccess::Ok)
     };
     let sink = gst_app::AppSink::builder().sync(false).max_buffers(4).build();
-    sink.set_callbacks(gst_app::AppSinkCallbacks::builder().new_sample(take).build());
+    sink.set_callbacks(gst_app::AppSinkCallbacks::builder().new_sample(take).eos(end).build());
     sink
 }
 

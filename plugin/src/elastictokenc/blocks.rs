@@ -34,8 +34,12 @@ struct Measured {
     number: u64,
     tokens: u64,
     quantiser: u8,
+    /// The last one known, which may be that of the block before.
     psnr: Option<f64>,
+    /// From the call that completed the block to its packet.
     coding: Duration,
+    /// For which the encoder was at work since the block before.
+    busy: Duration,
 }
 
 impl ElasticTokEnc {
@@ -95,11 +99,11 @@ impl ElasticTokEnc {
     }
 
     fn log_block(&self, coded: &Coded, pts: Option<gst::ClockTime>) {
-        let Measured { number, tokens, quantiser, psnr, coding } = coded.measured;
+        let Measured { number, tokens, quantiser, psnr, coding, .. } = coded.measured;
         gst::log!(
             CAT,
             imp = self,
-            "block {number} at {}: key {}, frames {}, bits {}, tokens {tokens}, quantiser {quantiser}, PSNR {} dB, coded in {coding:.1?}",
+            "block {number} at {}: key {}, frames {}, bits {}, tokens {tokens}, quantiser {quantiser}, last PSNR {} dB, coded in {coding:.1?}",
             pts.display(),
             coded.key,
             coded.frames.len(),
@@ -126,7 +130,6 @@ impl ElasticTokEnc {
         &self,
         code: impl FnOnce(&mut State) -> elastictok::Result<Option<Packet>>,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let begun = self.live_time();
         let mut guard = lock(&self.state);
         let Some(state) = guard.as_mut() else {
             return Err(if self.is_flushing() { gst::FlowError::Flushing } else { gst::FlowError::NotNegotiated });
@@ -148,7 +151,7 @@ impl ElasticTokEnc {
             Ok(Some(coded)) => {
                 self.stop_timer();
                 self.note_coding(coded.measured.coding);
-                self.note_load(begun);
+                self.note_load(coded.measured.busy);
                 if let Some(least) = coded.least {
                     self.tell_least(least);
                 }
@@ -173,6 +176,17 @@ impl ElasticTokEnc {
             return Ok(gst::FlowSuccess::Ok);
         }
         self.encode(|state| state.encoder.drain())
+    }
+
+    /// Codes the waiting frames, and waits for what is known of the last block.
+    pub(super) fn end_stream(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let flow = self.drain()?;
+        if let Some(state) = lock(&self.state).as_mut() {
+            // Nothing follows that would need the picture.
+            let _ = state.encoder.settle();
+            self.publish(Some(state));
+        }
+        Ok(flow)
     }
 
     /// Codes a frame from the base class.
@@ -252,7 +266,9 @@ impl State {
             quantiser: stats.quantiser,
             psnr: stats.psnr,
             coding: started.elapsed(),
+            busy: stats.time.saturating_sub(self.worked),
         };
+        self.worked = stats.time;
         let least = stats.least_bitrate.filter(|_| !self.told_least);
         self.told_least |= least.is_some();
         let least = least.map(|least| (self.encoder.live().bitrate, least));

@@ -261,7 +261,7 @@ impl VideoEncoderImpl for ElasticTokEnc {
     }
 
     fn finish(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
-        self.drain()
+        self.end_stream()
     }
 
     fn flush(&self) -> bool {

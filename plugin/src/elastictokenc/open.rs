@@ -178,6 +178,7 @@ impl ElasticTokEnc {
             search,
             token_bits,
             waiting: Vec::new(),
+            worked: std::time::Duration::ZERO,
             block: 0,
             times: InputTimes::default(),
             failed: None,

@@ -179,11 +179,12 @@ impl Settings {
      *   `left-out-layers` (guint) is how many were left out since their quantisers would be coarser than the coarsest one (72), or too
      *   near to each other to be worth a layer: a higher quality leaves out fewer. Others are missing because of load (`shed-layers`), or
      *   at the end, because they hold nothing.
-     * * `encode-ms` (gdouble): time spent in the encoder; `runtime-ms`, `motion-ms` and `token-ms` are the parts of it in ONNX
+     * * `encode-ms` (gdouble): time for which the encoder was at work; `runtime-ms`, `motion-ms` and `token-ms` are the parts of it in ONNX
      *   Runtime, in the motion search, and in quantisation and entropy coding.
      * * `evaluations` (guint64): candidates that searches evaluated.
      * * `search`, `provider` (string): the search and the execution provider in use.
-     * * `psnr` (gdouble): PSNR of the last block in dB; not there where the encoder did not decode it.
+     * * `psnr`, `mean-psnr` (gdouble): PSNR in dB of the last block that the encoder has decoded, with several threads the one before
+     *   the last until the stream ends; and its mean over frames. Not there where it decodes none.
      * * `quantiser` (guint): quantiser of the last block; with models whose tokens have a fixed width, `token-bits` (gdouble),
      *   the bits of a token, is there instead.
      * * `least-bitrate` (guint): the least bitrate of the last seconds in kbit/s, where it is above #GstElasticTokEnc:bitrate.

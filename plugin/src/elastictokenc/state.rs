@@ -3,6 +3,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use elastictok::bitstream::StreamWriter;
 use elastictok::bundle::Bundle;
@@ -34,6 +35,8 @@ pub(super) struct State {
     pub waiting: Vec<u32>,
     /// Number of the block that is filling.
     pub block: u64,
+    /// For how long the encoder had been at work after the last block.
+    pub worked: Duration,
     pub times: InputTimes,
     /// The error of a block that was pushed outside the streaming thread, which must then stop.
     pub failed: Option<gst::FlowError>,

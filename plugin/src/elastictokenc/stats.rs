@@ -58,6 +58,9 @@ pub fn structure(snapshot: Option<&Snapshot>) -> gst::Structure {
     if let Some(psnr) = s.psnr {
         stats = stats.field("psnr", psnr);
     }
+    if let Some(mean) = s.mean_psnr {
+        stats = stats.field("mean-psnr", mean);
+    }
     if let Some(least) = s.least_bitrate {
         stats = stats.field("least-bitrate", least.ceil() as u32);
     }

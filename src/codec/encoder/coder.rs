@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the encoder of a stream asks of a bottleneck.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::pace::BlockSpan;
 use crate::Result;
@@ -43,7 +43,8 @@ pub(super) trait BlockCoder: Send {
     /// See [`EncoderStats::above_target`](super::EncoderStats::above_target).
     fn above_target(&self) -> bool;
 
-    /// Codes the frames and commits the contexts. The coder may make any block a key block.
+    /// Codes the frames and commits the contexts. The coder may make any block a key block. It may go on decoding the block when this has
+    /// returned.
     fn code(&mut self, place: Place) -> Result<CodedBlock>;
 
     /// The block's segments, one for each layer.
@@ -54,6 +55,17 @@ pub(super) trait BlockCoder: Send {
 
     /// Learns the size of the block with its header, `bits`, for rate control.
     fn learn(&mut self, block: &CodedBlock, bits: f64);
+
+    /// Whether the last block has been decoded, where it is.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
+    /// Waits until the last block has been decoded, and then lets rate control learn of it. Where that was not known before, returns what
+    /// came of it. After an error the next block must be a key block.
+    fn settle(&mut self) -> Result<Option<Settled>> {
+        Ok(None)
+    }
 
     /// How many layers of the last block were coded, and how many could be left out of the next ones to save time: none where all
     /// share one coding loop, since the loop is what takes the time.
@@ -71,13 +83,13 @@ pub(super) trait BlockCoder: Send {
     fn provider(&self) -> &'static str;
 
     /// The T aligned frames of the last block as a receiver of `layers` layers has them, where there is a loop that decodes those.
-    fn reconstruction(&self, _layers: usize) -> Option<&[u8]> {
-        None
+    fn reconstruction(&mut self, _layers: usize) -> Result<Option<&[u8]>> {
+        Ok(None)
     }
 
     /// The block as it was quantised, for bottlenecks with a quantiser.
-    fn view(&self) -> Option<BlockView<'_>> {
-        None
+    fn view(&mut self) -> Result<Option<BlockView<'_>>> {
+        Ok(None)
     }
 }
 
@@ -100,12 +112,22 @@ pub(super) struct CodedBlock {
     /// Quantiser of the last layer; that of layer 0 where the stream's layer ratio does not say it.
     pub quantiser: u8,
     pub base_quantiser: Option<u8>,
-    /// PSNR in dB as estimated before the loop filter, and as decoded; `None` where the coder knows neither.
+    /// PSNR in dB as estimated before the loop filter, and as decoded; `None` where the coder does not know it, or [not
+    /// yet](BlockCoder::settle).
     pub estimated_psnr: Option<f64>,
     pub psnr: Option<f64>,
     pub evaluations: u32,
     /// Upper layers were left out to save time.
     pub shed: bool,
+}
+
+/// See [`BlockCoder::settle`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settled {
+    /// As decoded, in dB.
+    pub psnr: f64,
+    /// When that was known.
+    pub at: Instant,
 }
 
 /// See [`BlockCoder::layers`].

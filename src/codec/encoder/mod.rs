@@ -57,7 +57,7 @@ pub struct EncoderStats {
     pub layer_bitrates: Vec<f64>,
     /// Candidates that searches evaluated.
     pub evaluations: u64,
-    /// Time spent in the encoder.
+    /// Time for which the encoder was at work: in calls, and beside its caller.
     pub time: Duration,
     /// Part of it in ONNX Runtime.
     pub runtime_time: Duration,
@@ -65,8 +65,11 @@ pub struct EncoderStats {
     pub motion_time: Duration,
     /// Part of it in quantisation and entropy coding.
     pub token_time: Duration,
-    /// PSNR of the last block in dB, of luma for I420 and of all samples for RGB; `None` where the encoder did not decode it.
+    /// PSNR in dB, of luma for I420 and of all samples for RGB: of the last block, or of the one before while the last is [still being
+    /// decoded](Encoder::settle); `None` where the encoder did not decode it.
     pub psnr: Option<f64>,
+    /// Its mean over the frames of all blocks that the encoder has decoded.
+    pub mean_psnr: Option<f64>,
     /// Quantiser of the last block's last layer; 0 for bottlenecks that have none.
     pub quantiser: u8,
     /// The least bitrate that the last seconds could be coded at, in kbit/s, where it is above the one to hold.
@@ -112,6 +115,18 @@ pub struct Encoder {
     load: LoadControl,
     rates: LayerRates,
     stats: EncoderStats,
+    /// The last packet, while its block may be being decoded.
+    given: Option<Given>,
+    /// Frames that the mean PSNR is of.
+    decoded: u64,
+}
+
+/// A packet that was given out.
+struct Given {
+    frames: u32,
+    at: Instant,
+    /// Time in calls since.
+    in_calls: Duration,
 }
 
 impl Encoder {
@@ -137,6 +152,7 @@ impl Encoder {
             && (a.width, a.height) == (b.width, b.height)
             && (a.search, a.layers, a.layer_ratio, a.drift_free) == (b.search, b.layers, b.layer_ratio, b.drift_free);
         let epoch = self.epoch.wrapping_add(u8::from(self.position.is_some()));
+        self.reset();
         let made = if serve {
             config.live.validate()?;
             self.coder.restart(config.live)?;
@@ -184,6 +200,8 @@ impl Encoder {
             out: BytesMut::new(),
             load: LoadControl::default(),
             rates: LayerRates::default(),
+            given: None,
+            decoded: 0,
             stats: EncoderStats {
                 layer_bytes: vec![0; layers.into()],
                 layer_bitrates: vec![0.0; layers.into()],
@@ -206,9 +224,10 @@ impl Encoder {
         self.block_length
     }
 
-    /// Takes new settings, effective from the next block.
+    /// Takes new settings, effective from the next block. Waits as [`settle`](Self::settle) does, and may give the same errors.
     pub fn set_live(&mut self, live: LiveSettings) -> Result<()> {
         live.validate()?;
+        self.settle()?;
         self.coder.set_live(live)?;
         self.config.live = live;
         Ok(())
@@ -247,6 +266,21 @@ impl Encoder {
         self.times.len()
     }
 
+    /// Waits until the last block has been decoded, as the next one does: an encoder with more than one thread may go on with that when it
+    /// has given out the packet. Statistics are then of that block. After an error the next block is a key block.
+    pub fn settle(&mut self) -> Result<()> {
+        let started = Instant::now();
+        let settled = self.coder.settle().inspect_err(|_| self.force_key = true)?;
+        if let (Some(settled), Some(given)) = (settled, self.given.take()) {
+            let beside = settled.at.min(started).saturating_duration_since(given.at);
+            self.stats.time += beside.saturating_sub(given.in_calls);
+            self.note_psnr(Some(settled.psnr), given.frames);
+            self.note_coder();
+        }
+        self.stats.time += started.elapsed();
+        Ok(())
+    }
+
     /// Measurements.
     pub fn stats(&self) -> &EncoderStats {
         &self.stats
@@ -262,8 +296,10 @@ impl Encoder {
         self.coder.provider()
     }
 
-    /// Drops waiting frames; the next block is a key block.
+    /// Drops waiting frames; the next block is a key block. Waits as [`settle`](Self::settle) does, but not for anything that failed.
     pub fn reset(&mut self) {
+        // Nothing follows the block whose decoding may have failed.
+        let _ = self.settle();
         self.times.clear();
         self.force_key = true;
     }
@@ -276,14 +312,14 @@ impl Encoder {
         let at = self.times.len() * n;
         load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[at..at + n])?;
         if self.begins_another() {
-            self.stats.time += started.elapsed();
+            self.note_time(started);
             let packet = self.block()?;
             load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[..n])?;
             self.times.push(time);
             return Ok(Some(packet));
         }
         self.times.push(time);
-        self.stats.time += started.elapsed();
+        self.note_time(started);
         if self.times.len() < self.room() { Ok(None) } else { self.block().map(Some) }
     }
 
@@ -294,15 +330,15 @@ impl Encoder {
 
     /// The last block as it was quantised; `None` for bottlenecks without a quantiser. For dumps; not stable.
     #[doc(hidden)]
-    pub fn last_block(&self) -> Option<BlockView<'_>> {
-        self.position.and_then(|_| self.coder.view())
+    pub fn last_block(&mut self) -> Result<Option<BlockView<'_>>> {
+        self.position.map_or(Ok(None), |_| self.coder.view())
     }
 
     /// The T frames of the last block, padded to the bundle's alignment, as the encoder's loop for receivers of `layers` layers has
     /// them; `None` where there is no such loop. For tests and measurements; not stable.
     #[doc(hidden)]
-    pub fn reconstruction(&self, layers: usize) -> Option<&[u8]> {
-        self.position.and_then(|_| self.coder.reconstruction(layers))
+    pub fn reconstruction(&mut self, layers: usize) -> Result<Option<&[u8]>> {
+        self.position.map_or(Ok(None), |_| self.coder.reconstruction(layers))
     }
 
     /// Frames that the current block takes: only those before the next key block is due.
@@ -353,7 +389,34 @@ impl Encoder {
         coded
     }
 
+    /// Adds a call that `started` then and ends now to the time at work.
+    fn note_time(&mut self, started: Instant) {
+        let elapsed = started.elapsed();
+        self.stats.time += elapsed;
+        if let Some(given) = &mut self.given {
+            given.in_calls += elapsed;
+        }
+    }
+
+    /// Takes over the PSNR of a block of so many frames.
+    fn note_psnr(&mut self, psnr: Option<f64>, frames: u32) {
+        self.stats.psnr = psnr;
+        if let Some(psnr) = psnr {
+            self.decoded += u64::from(frames);
+            let mean = self.stats.mean_psnr.get_or_insert(psnr);
+            *mean += (psnr - *mean) * f64::from(frames) / self.decoded as f64;
+        }
+    }
+
+    /// Takes over what the coder measured.
+    fn note_coder(&mut self) {
+        let (s, spent) = (&mut self.stats, self.coder.spent());
+        (s.runtime_time, s.motion_time, s.token_time) = (spent.runtime_time, spent.motion_time, spent.token_time);
+        (s.least_bitrate, s.above_target) = (self.coder.least_bitrate(), self.coder.above_target());
+    }
+
     fn try_block(&mut self) -> Result<Packet> {
+        self.settle()?;
         let started = Instant::now();
         let real = self.times.len();
         let n = self.geometry.frame_bytes();
@@ -380,7 +443,6 @@ impl Encoder {
         self.frames_since_key += real as u32;
         (self.force_key, self.hurry) = (false, false);
         self.times.clear();
-        let spent = self.coder.spent();
         let s = &mut self.stats;
         s.blocks += 1;
         s.key_blocks += u64::from(key);
@@ -388,12 +450,15 @@ impl Encoder {
         s.tokens += self.coder.counts().iter().map(|&c| c as u64).sum::<u64>();
         s.bytes += packet.data.len() as u64;
         s.evaluations += u64::from(coded.evaluations);
-        (s.psnr, s.quantiser) = (coded.psnr, coded.quantiser);
-        s.least_bitrate = self.coder.least_bitrate();
-        s.above_target = self.coder.above_target();
+        s.quantiser = coded.quantiser;
         s.shed_blocks += u64::from(coded.shed);
-        (s.runtime_time, s.motion_time, s.token_time) = (spent.runtime_time, spent.motion_time, spent.token_time);
-        s.time += started.elapsed();
+        self.note_coder();
+        self.stats.time += started.elapsed();
+        self.given = Some(Given { frames: packet.frames, at: Instant::now(), in_calls: Duration::ZERO });
+        if self.coder.is_settled() {
+            self.note_psnr(coded.psnr, packet.frames);
+            self.settle()?;
+        }
         Ok(packet)
     }
 

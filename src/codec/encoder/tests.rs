@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::coder::Spent;
+use super::coder::{Settled, Spent};
 use super::*;
 use crate::Error;
 use crate::bundle::Bundle;
@@ -16,6 +16,8 @@ use crate::runtime::RuntimeConfig;
 struct Told {
     keys: Vec<bool>,
     fail: bool,
+    /// In what goes on after the block was coded.
+    fail_later: bool,
 }
 
 struct FakeCoder {
@@ -63,6 +65,15 @@ impl BlockCoder for FakeCoder {
     }
 
     fn learn(&mut self, _: &CodedBlock, _: f64) {}
+
+    fn is_settled(&self) -> bool {
+        false
+    }
+
+    fn settle(&mut self) -> Result<Option<Settled>> {
+        let failed = std::mem::take(&mut self.told.lock().expect("no panic before").fail_later);
+        if failed { Err(Error::Runtime("told to fail later".into())) } else { Ok(None) }
+    }
 
     fn spent(&self) -> Spent {
         Spent::default()
@@ -124,6 +135,32 @@ fn after_an_error_coding_goes_on_with_a_key_block() {
     assert!(encoder.drain().is_err());
     assert!(encoder.drain().expect("nothing waits").is_none());
     assert_eq!(told.lock().expect("no panic").keys, [true, false, true]);
+}
+
+#[test]
+fn an_error_of_decoding_comes_with_the_next_call_that_waits_for_it() {
+    let (mut encoder, told) = encoder(0);
+    let fail = || told.lock().expect("no panic").fail_later = true;
+    for _ in 0..4 {
+        push(&mut encoder).expect("coded");
+    }
+    fail();
+    push(&mut encoder).expect("kept");
+    assert!(matches!(push(&mut encoder), Err(Error::Runtime(_))));
+    assert_eq!(encoder.pending(), 0);
+    push(&mut encoder).expect("kept");
+    fail();
+    assert!(encoder.set_live(LiveSettings::default()).is_err());
+    let packet = push(&mut encoder).expect("coded").expect("full");
+    assert_eq!((packet.key, packet.frames), (true, 2), "the frame that waited is not lost");
+    fail();
+    encoder.reset();
+    push(&mut encoder).expect("kept");
+    assert!(push(&mut encoder).expect("nothing follows what failed").expect("full").key);
+    fail();
+    assert!(encoder.settle().is_err());
+    encoder.settle().expect("once");
+    assert_eq!(told.lock().expect("no panic").keys, [true, false, true, true]);
 }
 
 #[test]

@@ -213,6 +213,7 @@ fn encode(args: &EncodeArgs, mut sink: impl FnMut(&mut Encoder, Packet) -> Resul
     if let Some(packet) = encoder.drain()? {
         sink(&mut encoder, packet)?;
     }
+    encoder.settle()?;
     let s = encoder.stats();
     let ms = |d: std::time::Duration| d.as_secs_f64() * 1e3 / s.frames.max(1) as f64;
     eprintln!(
@@ -259,7 +260,7 @@ fn dump(args: &EncodeArgs) -> Result<()> {
     encode(args, |encoder, _| {
         let header = encoder.sequence_header();
         let geometry = bundle.geometry(header.width, header.height)?;
-        if let Some(block) = encoder.last_block() {
+        if let Some(block) = encoder.last_block()? {
             dump.write(&block, geometry.cells_x, geometry.cells_y)?;
         }
         Ok(())

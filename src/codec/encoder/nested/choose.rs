@@ -7,6 +7,7 @@ use super::super::super::SearchMethod;
 use super::super::super::quality::psnr;
 use super::analyse::Analysis;
 use super::ladder;
+use super::loops::Loops;
 use super::sample::Sample;
 use super::steps::{Choice, NestedBlocks};
 use crate::Result;
@@ -41,7 +42,7 @@ impl NestedBlocks {
             return self.search_quality(analysis);
         }
         let mut quantiser = analysis.proposed;
-        if let Some(psnr) = self.predicted_psnr().filter(|_| seeks_quality) {
+        if let Some(psnr) = self.predicted_psnr()?.filter(|_| seeks_quality) {
             // The graph's prediction saves a trial where the picture is new.
             quantiser = self.rate.reconsider(analysis.key, quantiser, 0.0, psnr).unwrap_or(quantiser);
         }
@@ -62,12 +63,14 @@ impl NestedBlocks {
     /// much of what the first packet waits for. That one is returned where the picture is too small for a sample.
     fn place_first(&mut self, mut quantiser: u8) -> Result<u8> {
         let started = Instant::now();
-        let rdo = self.rdo();
+        let (rdo, estimated_psnr) = (self.rdo(), self.estimated_psnr());
         let size = (self.geometry.cells_x, self.geometry.cells_y);
-        let Some(mut sample) = Sample::new(&self.tokens, self.finest.latents()?, size)? else { return Ok(quantiser) };
+        let Some(mut sample) = Sample::new(&self.tokens, self.decoding.loops()?.finest.latents()?, size)? else {
+            return Ok(quantiser);
+        };
         for _ in 0..SAMPLED_TRIALS {
             let error = sample.luma_error(self.steps_for(true, quantiser), &rdo)?;
-            let Some(other) = self.rate.reconsider(true, quantiser, 0.0, self.estimated_psnr(error)) else { break };
+            let Some(other) = self.rate.reconsider(true, quantiser, 0.0, estimated_psnr(error)) else { break };
             let near = other.abs_diff(quantiser) <= NEAR;
             quantiser = other;
             if near {
@@ -89,7 +92,7 @@ impl NestedBlocks {
             evaluations += 1;
             let choice = this.quantise(analysis, quantiser)?;
             let (_, gain) = this.without.all_layers(choice.steps.depth() - choice.coded);
-            Ok(this.code_tokens(analysis, &choice, false)? + gain >= target)
+            Ok(this.try_tokens(analysis, &choice)? + gain >= target)
         };
         if self.method == SearchMethod::Full {
             let mut best = low;
@@ -120,15 +123,16 @@ impl NestedBlocks {
         self.prefixes.clear();
         self.tokens.begin_block(steps)?;
         let (depth, coded) = (steps.depth(), self.coded_of(steps.depth(), analysis.key));
-        let mut bits = 0.0;
+        let (mut bits, estimated_psnr) = (0.0, self.estimated_psnr());
         // Without a reference all loops have the same residual, and base-layer loops come later.
         let own = self.drift_free && !analysis.key;
-        let base = |layer: usize| self.base.get(layer).filter(|_| own && layer + 1 < depth).unwrap_or(&self.finest).latents();
+        let loops: &Loops = self.decoding.loops()?;
+        let base = |layer: usize| loops.base(layer + 1).filter(|_| own && layer + 1 < depth).unwrap_or(&loops.finest).latents();
         for layer in 0..coded {
             let above = (own && layer + 1 < coded).then(|| base(layer + 1)).transpose()?;
             let estimate = self.tokens.quantise_layer(layer, base(layer)?, above, motion, &rdo)?;
             bits += estimate.bits;
-            self.prefixes.push((bits, self.estimated_psnr(estimate.luma)));
+            self.prefixes.push((bits, estimated_psnr(estimate.luma)));
         }
         self.spent.token_time += started.elapsed();
         let (factor, gain) = self.without.all_layers(depth - coded);
@@ -159,18 +163,19 @@ impl NestedBlocks {
     }
 
     /// Luma PSNR that the encoder graph predicts for the proposed quantiser, all layers received.
-    fn predicted_psnr(&self) -> Option<f64> {
+    fn predicted_psnr(&mut self) -> Result<Option<f64>> {
         if self.coded < self.group_depth {
-            return None;
+            return Ok(None);
         }
-        let cells = self.finest.distortion()?;
+        let Some(cells) = self.decoding.loops()?.finest.distortion() else { return Ok(None) };
         let sum = cells.iter().copied().map(f64::from).sum::<f64>();
-        Some(psnr(sum / cells.len() as f64)).filter(|p| p.is_finite())
+        Ok(Some(psnr(sum / cells.len() as f64)).filter(|p| p.is_finite()))
     }
 
-    /// Luma PSNR before the loop filter, from the squared `error` of luma coefficients: the transform is orthonormal.
-    fn estimated_psnr(&self, error: f64) -> f64 {
+    /// Luma PSNR before the loop filter, by the squared error of luma coefficients: the transform is orthonormal.
+    fn estimated_psnr(&self) -> impl Fn(f64) -> f64 + use<> {
         let samples = (self.geometry.aligned_width * self.geometry.aligned_height * self.block_length) as f64;
-        psnr(error / f64::from(self.scale * self.scale) / samples)
+        let scale = self.scale;
+        move |error| psnr(error / f64::from(scale * scale) / samples)
     }
 }

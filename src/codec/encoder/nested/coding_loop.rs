@@ -12,14 +12,14 @@ use crate::{Error, Result};
 
 /// The reference of receivers of some number of layers, and the residual that they lack.
 ///
-/// A block goes through [`transform`](Self::transform), [`reconstruct`](Self::reconstruct) (again for every candidate) and
+/// A block goes through [`transform`](Self::transform), [`load`](Self::load) and [`decode`](Self::decode) (again for every candidate) and
 /// [`commit`](Self::commit).
 pub(super) struct CodingLoop {
     graph: EncoderGraph,
     decoder: DecoderGraph,
     /// Of the latents in the loop graph's input.
     filled: FilledCells,
-    /// Tokens of each cell as reconstructed, \[cells\].
+    /// Tokens of each cell as loaded, \[cells\].
     counts: Vec<i32>,
 }
 
@@ -38,7 +38,7 @@ impl CodingLoop {
         Self { graph, decoder, filled: FilledCells::default(), counts: vec![0; geometry.cells()] }
     }
 
-    /// T aligned frames to code.
+    /// T aligned frames that are coded.
     pub fn frames(&self) -> &[u8] {
         self.graph.frames()
     }
@@ -47,12 +47,12 @@ impl CodingLoop {
         self.graph.frames_mut()
     }
 
-    /// The frames of the block last reconstructed; between blocks the last of them is the reference.
+    /// The frames of the block last decoded; between blocks the last of them is the reference.
     pub fn reconstruction(&self) -> &[u8] {
         self.decoder.frames()
     }
 
-    /// Tokens of each cell of the block last reconstructed, \[cells\].
+    /// Tokens of each cell of the block last loaded, \[cells\].
     pub fn counts(&self) -> &[i32] {
         &self.counts
     }
@@ -76,10 +76,11 @@ impl CodingLoop {
         self.graph.reset()
     }
 
-    /// Predicts the frames from the reference and transforms the residual. `step`: the proposed quantiser step in pixel
+    /// Predicts `frames`, T aligned ones, from the reference and transforms the residual. `step`: the proposed quantiser step in pixel
     /// units.
-    pub fn transform(&mut self, analysis: &Analysis, motion: &[i32], step: f32) -> Result<()> {
+    pub fn transform(&mut self, frames: &[u8], analysis: &Analysis, motion: &[i32], step: f32) -> Result<()> {
         let position = i64::from(analysis.position);
+        self.frames_mut().copy_from_slice(frames);
         self.graph.motion_mut().copy_from_slice(motion);
         self.decoder.motion_mut().copy_from_slice(motion);
         self.graph.set_position(position);
@@ -101,9 +102,8 @@ impl CodingLoop {
         self.decoder.take_handed(&other.decoder)
     }
 
-    /// Decodes the first `layers` layers of `block`, without committing. `step`: that of the last of these layers in pixel units; `motion`:
-    /// `None` in a key block.
-    pub fn reconstruct(&mut self, block: ChosenBlock<'_>, layers: usize, motion: Option<&[i32]>, step: f32) -> Result<()> {
+    /// Loads the first `layers` layers of `block`. `step`: that of the last of these layers in pixel units; `motion`: `None` in a key block.
+    pub fn load(&mut self, block: ChosenBlock<'_>, layers: usize, motion: Option<&[i32]>, step: f32) -> Result<()> {
         let (filled, counts) = (&mut self.filled, &mut self.counts);
         match self.decoder.tokens_mut() {
             TokensMut::I32(latents) => block.dequantise(layers, motion, latents, filled, counts)?,
@@ -112,10 +112,15 @@ impl CodingLoop {
         }
         self.decoder.counts_mut().copy_from_slice(&self.counts);
         self.decoder.set_step(step);
+        Ok(())
+    }
+
+    /// Decodes what was loaded, without committing.
+    pub fn decode(&mut self) -> Result<()> {
         self.decoder.run()
     }
 
-    /// Makes the block last reconstructed the reference of the next one.
+    /// Makes the block last decoded the reference of the next one.
     pub fn commit(&mut self) {
         self.decoder.commit();
         self.graph.commit();

@@ -3,15 +3,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::super::quality::{luma_mse, psnr};
 use super::super::super::setup::{Nested, StreamLayers, pixel_step};
 use super::super::super::{LiveSettings, SearchMethod};
-use super::super::coder::{Place, Spent, sent_layers};
+use super::super::coder::{CodedBlock, Place, Spent, sent_layers};
 use super::super::config::EncoderConfig;
 use super::analyse::{Analyser, Analysis};
 use super::coding_loop::CodingLoop;
-use super::crew::Crew;
+use super::decoding::Decoding;
 use super::ladder::Ladder;
+use super::loops::{Loops, Part};
 use super::without::Without;
 use crate::frame::Geometry;
 use crate::pair::Pair;
@@ -34,14 +34,23 @@ pub(super) struct Choice {
     pub evaluations: u32,
 }
 
+impl Choice {
+    /// The loops that the block takes part in.
+    pub fn part(&self, drift_free: bool) -> Part {
+        Part::of(drift_free, self.coded, self.steps.depth())
+    }
+}
+
 /// Codes blocks of a nested bundle.
 pub(in super::super) struct NestedBlocks {
     pub(super) geometry: Geometry,
     pub(super) analyser: Analyser,
-    /// The loop of receivers of all layers.
-    pub(super) finest: CodingLoop,
-    /// The base-layer loops, fewest layers first: as many as blocks needed so far, none where receivers may drift.
-    pub(super) base: Vec<CodingLoop>,
+    /// The block's T aligned frames.
+    pub(super) frames: Vec<u8>,
+    /// The coding loops, which may still decode the block before.
+    pub(super) decoding: Decoding,
+    /// Where they run.
+    pub(super) provider: &'static str,
     /// The block's tokens as they were last chosen.
     pub(super) tokens: NestedEncoder,
     pub(super) layers: StreamLayers,
@@ -68,11 +77,12 @@ pub(in super::super) struct NestedBlocks {
     pub(super) first: bool,
     /// The block's segments, one for each layer.
     pub(super) segments: Vec<Vec<u8>>,
+    /// Tokens of each cell as receivers of most layers have them, \[cells\].
+    pub(super) counts: Vec<i32>,
     /// Whether the block last coded was a key block, and its quantisers: for [`BlockView`].
     pub(super) last: (bool, LayerSteps),
-    /// To open another loop.
-    config: EncoderConfig,
-    crew: Crew,
+    /// That block and its bits, until its picture is known: rate control learns of all together.
+    pub(super) to_learn: Option<(CodedBlock, f64)>,
     pub(super) spent: Spent,
 }
 
@@ -94,20 +104,20 @@ impl NestedBlocks {
         let Nested { layout, tables, scale } = Nested::new(manifest, &config.bundle.tables, &geometry, layers.layers)?;
         let block_length = manifest.block_length as usize;
         let threads = config.runtime.thread_count();
-        let crew = Crew::new(threads, if config.drift_free { layers.layers } else { 1 })?;
-        let mut config = config.clone();
-        config.runtime.threads = crew.threads_each;
+        let most_loops = if config.drift_free { layers.layers } else { 1 };
         let not_yet = || Error::Runtime("the encoder was not opened".into());
-        let (mut finest, mut tokens) = (Err(not_yet()), Err(not_yet()));
+        let (mut loops, mut tokens) = (Err(not_yet()), Err(not_yet()));
         // ONNX Runtime is loaded on one thread.
         Pair::new(threads, "elastictok-loading")?.run(
-            || finest = CodingLoop::open(&config, &geometry),
+            || loops = Loops::open(config, &geometry, threads, most_loops),
             || tokens = NestedEncoder::new(&layout, &tables).and_then(|tokens| tokens.with_threads(threads)),
         );
+        let loops = loops?;
         Ok(Self {
             analyser: Analyser::new(&geometry, block_length, threads)?,
-            finest: finest?,
-            base: Vec::new(),
+            frames: vec![0; block_length * geometry.frame_bytes()],
+            provider: loops.finest.provider(),
+            decoding: Decoding::new(loops, threads)?,
             tokens: tokens?,
             layers,
             fixed_ratio,
@@ -124,16 +134,16 @@ impl NestedBlocks {
             block_length,
             first: true,
             segments: vec![Vec::new(); layers.layers],
+            counts: vec![0; geometry.cells()],
             last: (true, LayerSteps::spaced(1, 0, 0)),
-            config,
-            crew,
+            to_learn: None,
             spent: Spent::default(),
             geometry,
         })
     }
 
     /// Decides whether the block is a key block, and finds the motion of one that is not.
-    pub(super) fn analyse(&mut self, place: Place) -> Analysis {
+    pub(super) fn analyse(&mut self, place: Place) -> Result<Analysis> {
         let Place { must_be_key, position, span } = place;
         self.rate.begin(span.elapsed, span.seconds);
         self.ladder.begin(span);
@@ -146,40 +156,35 @@ impl NestedBlocks {
             let base = if self.drift_free { steps.quantiser(0) } else { finest };
             // All loops share the motion. A third of the way to the coarsest one, no rung pays much more for that than the others.
             let step = pixel_step(finest + (base - finest) / 3, self.scale);
-            let base_loops = if self.drift_free { coded.min(self.group_depth - 1) } else { 0 };
-            let whole = coded == self.group_depth;
-            let loops = self.base.iter().take(base_loops).chain(whole.then_some(&self.finest));
+            let loops = self.decoding.loops()?.of(Part::of(self.drift_free, coded, self.group_depth));
             let decoded: Vec<&[u8]> = loops.map(CodingLoop::reconstruction).collect();
-            let new_scene = self.analyser.search(self.finest.frames(), &decoded, step);
+            let new_scene = self.analyser.search(&self.frames, &decoded, step);
             self.spent.motion_time += started.elapsed();
             new_scene
         };
         if key {
             self.analyser.begin_group();
-            return Analysis { key, position: 0, proposed: self.rate.propose(true) };
+            return Ok(Analysis { key, position: 0, proposed: self.rate.propose(true) });
         }
-        Analysis { key, position, proposed }
+        Ok(Analysis { key, position, proposed })
     }
 
-    /// The group's loops of receivers of 1 to `coded` layers; in one loop, that of all layers.
-    pub(super) fn loops(&self, coded: usize) -> impl Iterator<Item = &CodingLoop> {
-        let (base, whole) = match self.drift_free {
-            true => (coded.min(self.group_depth - 1), coded == self.group_depth),
-            false => (0, true),
-        };
-        self.base.iter().take(base).chain(whole.then_some(&self.finest))
+    /// The loops that the group's blocks of `coded` layers take part in.
+    pub(super) fn part(&self, coded: usize) -> Part {
+        Part::of(self.drift_free, coded, self.group_depth)
     }
 
     /// Predicts and transforms the block in every coding loop; a key block, the depth of which is still to be chosen, in the finest
     /// one.
     pub(super) fn transform(&mut self, analysis: &Analysis) -> Result<()> {
+        let part = if analysis.key { Part::FINEST } else { self.part(self.coded_of(self.group_depth, false)) };
+        let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
+        let loops = self.decoding.loops()?;
         if analysis.key {
-            self.finest.reset()?;
-            return self.transform_loops(analysis, true, 0);
+            loops.finest.reset()?;
         }
-        let coded = self.coded_of(self.group_depth, false);
-        let base = if self.drift_free { coded.min(self.group_depth - 1) } else { 0 };
-        self.transform_loops(analysis, coded == self.group_depth, base)
+        self.spent.runtime_time += loops.transform(part, &self.frames, analysis, motion, step)?;
+        Ok(())
     }
 
     /// Transforms a key block in the base-layer loops that it needs.
@@ -187,93 +192,69 @@ impl NestedBlocks {
         if !analysis.key || !self.drift_free {
             return Ok(());
         }
-        let loops = base_loops(true, choice);
-        let (config, geometry) = (&self.config, &self.geometry);
-        // The first loop of a member opens the sessions for all.
-        let first = self.base.len() + 1..=loops.min(self.crew.members - 1);
-        let mut opened: Vec<Option<CodingLoop>> = first.clone().map(|_| None).collect();
-        self.crew.each(first.zip(&mut opened), |_, new| {
-            *new = Some(CodingLoop::open(config, geometry)?);
-            Ok(())
-        })?;
-        self.base.extend(opened.into_iter().flatten());
-        for number in self.base.len() + 1..=loops {
-            let first = self.crew.member(number).checked_sub(1).map_or(&self.finest, |base| &self.base[base]);
-            self.base.push(first.open_beside(config, geometry)?);
-        }
-        self.base.iter_mut().take(loops).try_for_each(CodingLoop::reset)?;
-        if !self.finest.is_plain() {
-            return self.transform_loops(analysis, false, loops);
-        }
-        let motion = self.analyser.motion();
-        self.base.iter_mut().take(loops).try_for_each(|base| base.transform_like(&self.finest, analysis, motion))
-    }
-
-    /// Transforms the block in the `finest` loop, and in the first `base` base-layer loops.
-    fn transform_loops(&mut self, analysis: &Analysis, finest: bool, base: usize) -> Result<()> {
-        let before = self.run_time();
         let (motion, step) = (self.analyser.motion(), pixel_step(analysis.proposed, self.scale));
-        for base in self.base.iter_mut().take(base) {
-            base.frames_mut().copy_from_slice(self.finest.frames());
-        }
-        let loops = (1..).zip(self.base.iter_mut().take(base)).chain(finest.then_some((0, &mut self.finest)));
-        let share = self.crew.each(loops, |_, one| one.transform(analysis, motion, step))?;
-        self.spent.runtime_time += (self.run_time() - before).mul_f64(share);
+        let base = choice.part(self.drift_free).base;
+        self.spent.runtime_time += self.decoding.loops()?.transform_base(base, &self.frames, analysis, motion, step)?;
         Ok(())
     }
 
-    /// Writes the chosen tokens into segments. Meanwhile it decodes the block as receivers of all layers that are coded do, and as those of
-    /// fewer where `all` loops are asked for; returns the luma PSNR of the former.
-    pub(super) fn code_tokens(&mut self, analysis: &Analysis, choice: &Choice, all: bool) -> Result<f64> {
-        let (started, before, mut decoding) = (Instant::now(), self.run_time(), Duration::ZERO);
-        let motion = (!analysis.key).then_some(self.analyser.motion());
-        let Choice { steps, coded, .. } = *choice;
+    /// Writes the chosen tokens into segments, and begins to decode them as receivers do.
+    pub(super) fn code_tokens(&mut self, analysis: &Analysis, choice: &Choice) -> Result<()> {
+        let part = choice.part(self.drift_free);
+        self.write(analysis, choice, part, |decoding| decoding.start(part))?;
+        self.tokens.commit();
+        (self.group_depth, self.coded) = (choice.steps.depth(), choice.coded);
+        self.first = false;
+        self.last = (analysis.key, choice.steps);
+        Ok(())
+    }
+
+    /// Decodes the chosen tokens as receivers of all layers that are coded do; returns the luma PSNR.
+    pub(super) fn try_tokens(&mut self, analysis: &Analysis, choice: &Choice) -> Result<f64> {
         // Without a reference all loops show the same, and those of a key block's base layers come later.
-        let in_base = (!analysis.key && coded < steps.depth()).then_some(coded - 1);
-        let finest = in_base.is_none().then_some((0, &mut self.finest)).into_iter();
-        let base = (1..=base_loops(self.drift_free, choice)).zip(&mut self.base);
-        let base = base.filter(|&(layers, _)| all || in_base == Some(layers - 1));
-        let (crew, scale) = (&self.crew, self.scale);
+        let part = if analysis.key { Part::FINEST } else { choice.part(self.drift_free) };
+        let (psnr, runtime) = self.write(analysis, choice, part, |decoding| {
+            let loops = decoding.loops()?;
+            let runtime = loops.decode(part)?;
+            Ok((loops.psnr(part), runtime))
+        })?;
+        self.spent.runtime_time += runtime;
+        Ok(psnr)
+    }
+
+    /// Writes the chosen tokens into segments. Beside that it loads them into the loops of `part`, and does `decode`.
+    fn write<R>(
+        &mut self,
+        analysis: &Analysis,
+        choice: &Choice,
+        part: Part,
+        decode: impl FnOnce(&mut Decoding) -> Result<R>,
+    ) -> Result<R> {
+        let (started, mut decoding_time) = (Instant::now(), Duration::ZERO);
+        let motion = (!analysis.key).then_some(self.analyser.motion());
+        let (Choice { steps, coded, .. }, scale) = (*choice, self.scale);
+        let (decoding, counts) = (&mut self.decoding, &mut self.counts);
         let decode = |block: ChosenBlock<'_>, read: &(dyn Fn(usize) -> usize + Sync)| {
+            let (loops, step) = (decoding.loops()?, |layers| pixel_step(steps.quantiser(layers - 1), scale));
+            loops.load(part, block, motion, |layers| read(layers.unwrap_or(coded)), step)?;
+            counts.copy_from_slice(loops.counts(part));
             let started = Instant::now();
-            let share = crew.each(finest.chain(base), |number, one| {
-                let layers = read(if number == 0 { coded } else { number });
-                one.reconstruct(block, layers, motion, pixel_step(steps.quantiser(layers - 1), scale))
-            });
-            decoding = started.elapsed();
-            share
+            let done = decode(decoding);
+            decoding_time = started.elapsed();
+            done
         };
         let (segments, rest) = self.segments.split_at_mut(coded);
         rest.iter_mut().for_each(Vec::clear);
         let block = self.tokens.block();
-        let share = if (1..coded).all(|layer| block.sends(layer)) {
+        let done = if (1..coded).all(|layer| block.sends(layer)) {
             self.tokens.write_segments(motion, segments, |block| decode(block, &|layers| layers))??
         } else {
             // Segments of layers that send nothing may be empty: what receivers read depends on that.
             self.tokens.write_segments(motion, segments, |_| ())?;
             decode(self.tokens.block(), &|layers| layers_read(&segments[..layers]))?
         };
-        self.spent.token_time += started.elapsed().saturating_sub(decoding);
-        self.spent.runtime_time += (self.run_time() - before).mul_f64(share);
-        let best = in_base.map_or(&self.finest, |i| &self.base[i]);
-        let n = self.geometry.frame_bytes();
-        let frames = best.reconstruction().chunks_exact(n).zip(best.frames().chunks_exact(n));
-        let mse: f64 = frames.map(|(a, b)| luma_mse(&self.geometry, a, b)).sum();
-        Ok(psnr(mse / self.block_length as f64))
-    }
-
-    /// Makes the block, reconstructed in all loops, the reference of the next one.
-    pub(super) fn commit(&mut self, analysis: &Analysis, choice: &Choice) {
-        let depth = choice.steps.depth();
-        if choice.coded == depth {
-            self.finest.commit();
-        }
-        let loops = base_loops(self.drift_free, choice);
-        self.base.iter_mut().take(loops).for_each(CodingLoop::commit);
-        self.tokens.commit();
-        (self.group_depth, self.coded) = (depth, choice.coded);
-        self.first = false;
-        self.last = (analysis.key, choice.steps);
+        self.spent.token_time += started.elapsed().saturating_sub(decoding_time);
+        Ok(done)
     }
 
     /// Layers that are coded of a block of `depth` layers: in the middle of a group never more than before.
@@ -284,16 +265,6 @@ impl NestedBlocks {
         let most = if key { depth } else { self.coded };
         depth.saturating_sub(self.shed).clamp(1, most.max(1))
     }
-
-    /// Time that the loops' graphs have taken so far, all together.
-    fn run_time(&self) -> Duration {
-        self.base.iter().chain([&self.finest]).map(CodingLoop::run_time).sum()
-    }
-}
-
-/// Base-layer loops that a block takes part in.
-fn base_loops(drift_free: bool, choice: &Choice) -> usize {
-    if drift_free { choice.coded.min(choice.steps.depth() - 1) } else { 0 }
 }
 
 /// Layers that a receiver of `segments` reads: of a block without segments it still reads an empty first one.
