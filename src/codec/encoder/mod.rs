@@ -9,10 +9,11 @@ mod load;
 mod nested;
 mod pace;
 mod split;
+mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -25,62 +26,15 @@ use self::load::{Change, LoadControl};
 use self::nested::NestedBlocks;
 use self::pace::Pace;
 use self::split::Splitter;
+pub use self::stats::EncoderStats;
+use self::stats::Meter;
 use super::layer_rates::LayerRates;
 use super::{FrameTime, LiveSettings};
-use crate::Result;
 use crate::bitstream::{BlockHeader, BlockWriter, Limits, SequenceHeader, Timeline, segment_bytes};
 use crate::bundle::Bottleneck;
 use crate::frame::{Geometry, PlanesRef, load_frame};
 use crate::logging::tell;
-
-/// Measurements since the encoder was made.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct EncoderStats {
-    /// Blocks coded.
-    pub blocks: u64,
-    /// Key blocks among them.
-    pub key_blocks: u64,
-    /// Frames coded.
-    pub frames: u64,
-    /// Sum of all cells' counts.
-    pub tokens: u64,
-    /// Bytes of packets.
-    pub bytes: u64,
-    /// Bytes of each layer's segments.
-    pub layer_bytes: Vec<u64>,
-    /// Layers in the last block, and those that its encoder left out since their steps would be too coarse for its quality:
-    /// see LEFT_OUT in `docs/bitstream.md`.
-    pub block_layers: u32,
-    /// See `block_layers`.
-    pub left_out_layers: u32,
-    /// bit/s of each layer over about a second of video, without block headers; 0 before a block whose duration is known.
-    pub layer_bitrates: Vec<f64>,
-    /// Candidates that searches evaluated.
-    pub evaluations: u64,
-    /// Time for which the encoder was at work: in calls, and beside its caller.
-    pub time: Duration,
-    /// Part of it in ONNX Runtime.
-    pub runtime_time: Duration,
-    /// Part of it in the motion search.
-    pub motion_time: Duration,
-    /// Part of it in quantisation and entropy coding.
-    pub token_time: Duration,
-    /// PSNR in dB, of luma for I420 and of all samples for RGB: of the last block, or of the one before while the last is [still being
-    /// decoded](Encoder::settle); `None` where the encoder did not decode it.
-    pub psnr: Option<f64>,
-    /// Its mean over the frames of all blocks that the encoder has decoded.
-    pub mean_psnr: Option<f64>,
-    /// Quantiser of the last block's last layer; 0 for bottlenecks that have none.
-    pub quantiser: u8,
-    /// The least bitrate that the last seconds could be coded at, in kbit/s, where it is above the one to hold.
-    pub least_bitrate: Option<f64>,
-    /// The quality is above `target_psnr`, since a lower one would not cost fewer bits.
-    pub above_target: bool,
-    /// Upper layers that are left out now since the encoder could not keep up: see [`Encoder::note_load`].
-    pub shed_layers: u32,
-    /// Blocks that lack layers for that reason.
-    pub shed_blocks: u64,
-}
+use crate::{Error, Result};
 
 /// One coded block.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,19 +68,9 @@ pub struct Encoder {
     out: BytesMut,
     load: LoadControl,
     rates: LayerRates,
-    stats: EncoderStats,
-    /// The last packet, while its block may be being decoded.
-    given: Option<Given>,
-    /// Frames that the mean PSNR is of.
-    decoded: u64,
-}
-
-/// A packet that was given out.
-struct Given {
-    frames: u32,
-    at: Instant,
-    /// Time in calls since.
-    in_calls: Duration,
+    meter: Meter,
+    /// An error that comes with the next block.
+    failed: Option<Error>,
 }
 
 impl Encoder {
@@ -200,13 +144,8 @@ impl Encoder {
             out: BytesMut::new(),
             load: LoadControl::default(),
             rates: LayerRates::default(),
-            given: None,
-            decoded: 0,
-            stats: EncoderStats {
-                layer_bytes: vec![0; layers.into()],
-                layer_bitrates: vec![0.0; layers.into()],
-                ..Default::default()
-            },
+            meter: Meter::new(layers.into()),
+            failed: None,
             coder,
             header,
             geometry,
@@ -224,10 +163,10 @@ impl Encoder {
         self.block_length
     }
 
-    /// Takes new settings, effective from the next block. Waits as [`settle`](Self::settle) does, and may give the same errors.
+    /// Takes new settings, effective from the next block. Waits as [`settle`](Self::settle) does; errors of that come with the next block.
     pub fn set_live(&mut self, live: LiveSettings) -> Result<()> {
         live.validate()?;
-        self.settle()?;
+        self.failed = self.settle().err();
         self.coder.set_live(live)?;
         self.config.live = live;
         Ok(())
@@ -256,7 +195,7 @@ impl Encoder {
         let layers = self.coder.layers();
         let Some(change) = self.load.note(load, layers.coded, layers.sheddable) else { return false };
         self.coder.shed(self.load.shed());
-        self.stats.shed_layers = self.load.shed() as u32;
+        self.meter.stats.shed_layers = self.load.shed() as u32;
         self.force_key |= change == Change::Restore;
         true
     }
@@ -269,21 +208,21 @@ impl Encoder {
     /// Waits until the last block has been decoded, as the next one does: an encoder with more than one thread may go on with that when it
     /// has given out the packet. Statistics are then of that block. After an error the next block is a key block.
     pub fn settle(&mut self) -> Result<()> {
-        let started = Instant::now();
-        let settled = self.coder.settle().inspect_err(|_| self.force_key = true)?;
-        if let (Some(settled), Some(given)) = (settled, self.given.take()) {
-            let beside = settled.at.min(started).saturating_duration_since(given.at);
-            self.stats.time += beside.saturating_sub(given.in_calls);
-            self.note_psnr(Some(settled.psnr), given.frames);
-            self.note_coder();
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
-        self.stats.time += started.elapsed();
+        let started = Instant::now();
+        if let Some(settled) = self.coder.settle().inspect_err(|_| self.force_key = true)? {
+            self.meter.settle(settled, started);
+            self.meter.take_over(&*self.coder);
+        }
+        self.meter.add_call(started);
         Ok(())
     }
 
     /// Measurements.
     pub fn stats(&self) -> &EncoderStats {
-        &self.stats
+        &self.meter.stats
     }
 
     /// Counts of the last block, \[cells\] in raster order.
@@ -296,9 +235,9 @@ impl Encoder {
         self.coder.provider()
     }
 
-    /// Drops waiting frames; the next block is a key block. Waits as [`settle`](Self::settle) does, but not for anything that failed.
+    /// Drops waiting frames, and errors that would come with the next block; that is a key block. Waits as [`settle`](Self::settle) does.
     pub fn reset(&mut self) {
-        // Nothing follows the block whose decoding may have failed.
+        // Nothing is predicted from the last block any more.
         let _ = self.settle();
         self.times.clear();
         self.force_key = true;
@@ -312,14 +251,14 @@ impl Encoder {
         let at = self.times.len() * n;
         load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[at..at + n])?;
         if self.begins_another() {
-            self.note_time(started);
+            self.meter.add_call(started);
             let packet = self.block()?;
             load_frame(&self.geometry, picture, &mut self.coder.frames_mut()[..n])?;
             self.times.push(time);
             return Ok(Some(packet));
         }
         self.times.push(time);
-        self.note_time(started);
+        self.meter.add_call(started);
         if self.times.len() < self.room() { Ok(None) } else { self.block().map(Some) }
     }
 
@@ -389,32 +328,6 @@ impl Encoder {
         coded
     }
 
-    /// Adds a call that `started` then and ends now to the time at work.
-    fn note_time(&mut self, started: Instant) {
-        let elapsed = started.elapsed();
-        self.stats.time += elapsed;
-        if let Some(given) = &mut self.given {
-            given.in_calls += elapsed;
-        }
-    }
-
-    /// Takes over the PSNR of a block of so many frames.
-    fn note_psnr(&mut self, psnr: Option<f64>, frames: u32) {
-        self.stats.psnr = psnr;
-        if let Some(psnr) = psnr {
-            self.decoded += u64::from(frames);
-            let mean = self.stats.mean_psnr.get_or_insert(psnr);
-            *mean += (psnr - *mean) * f64::from(frames) / self.decoded as f64;
-        }
-    }
-
-    /// Takes over what the coder measured.
-    fn note_coder(&mut self) {
-        let (s, spent) = (&mut self.stats, self.coder.spent());
-        (s.runtime_time, s.motion_time, s.token_time) = (spent.runtime_time, spent.motion_time, spent.token_time);
-        (s.least_bitrate, s.above_target) = (self.coder.least_bitrate(), self.coder.above_target());
-    }
-
     fn try_block(&mut self) -> Result<Packet> {
         self.settle()?;
         let started = Instant::now();
@@ -436,14 +349,14 @@ impl Encoder {
         let segments = self.coder.segments();
         let sent = &segments[..sent_layers(segments)];
         self.rates.push(place.span.seconds, sent.iter().map(|s| segment_bytes(s.len())));
-        self.rates.read(&mut self.stats.layer_bitrates);
-        (self.stats.block_layers, self.stats.left_out_layers) = (sent.len() as u32, coded.left_out.into());
+        let s = &mut self.meter.stats;
+        self.rates.read(&mut s.layer_bitrates);
+        (s.block_layers, s.left_out_layers) = (sent.len() as u32, coded.left_out.into());
         self.coder.learn(&coded, packet.data.len() as f64 * 8.0);
         self.position = Some(position);
         self.frames_since_key += real as u32;
         (self.force_key, self.hurry) = (false, false);
         self.times.clear();
-        let s = &mut self.stats;
         s.blocks += 1;
         s.key_blocks += u64::from(key);
         s.frames += real as u64;
@@ -452,11 +365,11 @@ impl Encoder {
         s.evaluations += u64::from(coded.evaluations);
         s.quantiser = coded.quantiser;
         s.shed_blocks += u64::from(coded.shed);
-        self.note_coder();
-        self.stats.time += started.elapsed();
-        self.given = Some(Given { frames: packet.frames, at: Instant::now(), in_calls: Duration::ZERO });
+        self.meter.take_over(&*self.coder);
+        self.meter.add_call(started);
+        self.meter.give(packet.frames);
         if self.coder.is_settled() {
-            self.note_psnr(coded.psnr, packet.frames);
+            self.meter.add_psnr(coded.psnr, packet.frames);
             self.settle()?;
         }
         Ok(packet)
@@ -470,7 +383,7 @@ impl Encoder {
         let header = BlockHeader { key, epoch: self.epoch, position, left_out, frames, quantiser, base_quantiser, timing };
         let mut writer = BlockWriter::begin(&header, self.header.block_length, &mut self.out)?;
         let segments = self.coder.segments();
-        for (segment, bytes) in segments.iter().take(sent_layers(segments)).zip(&mut self.stats.layer_bytes) {
+        for (segment, bytes) in segments.iter().take(sent_layers(segments)).zip(&mut self.meter.stats.layer_bytes) {
             writer.segment(segment);
             *bytes += segment_bytes(segment.len()) as u64;
         }
