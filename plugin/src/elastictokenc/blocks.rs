@@ -42,6 +42,13 @@ struct Measured {
     busy: Duration,
 }
 
+impl Measured {
+    /// How many times as long as this block took to code the encoder was at work since the block before.
+    fn work_factor(&self) -> f64 {
+        self.busy.max(self.coding).as_secs_f64() / self.coding.as_secs_f64().max(1e-9)
+    }
+}
+
 impl ElasticTokEnc {
     /// Posts the error; one of a flush or a stop is none.
     fn post(&self, error: &Error) -> gst::FlowError {
@@ -130,6 +137,7 @@ impl ElasticTokEnc {
         &self,
         code: impl FnOnce(&mut State) -> elastictok::Result<Option<Packet>>,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let begun = self.live_time();
         let mut guard = lock(&self.state);
         let Some(state) = guard.as_mut() else {
             return Err(if self.is_flushing() { gst::FlowError::Flushing } else { gst::FlowError::NotNegotiated });
@@ -151,7 +159,7 @@ impl ElasticTokEnc {
             Ok(Some(coded)) => {
                 self.stop_timer();
                 self.note_coding(coded.measured.coding);
-                self.note_load(coded.measured.busy);
+                self.note_load(begun, coded.measured.work_factor());
                 if let Some(least) = coded.least {
                     self.tell_least(least);
                 }

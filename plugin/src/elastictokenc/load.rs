@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Blocks that are ready too late, in a live pipeline: the core is told, and may leave out upper layers.
 
-use std::time::Duration;
-
 use elastictok::codec::Load;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
@@ -26,10 +24,11 @@ impl ElasticTokEnc {
         lock(&self.deadline).late_downstream = (left != i64::MAX).then(|| left as f64 * -1e-9);
     }
 
-    /// Tells the core how a block fared for which the encoder was `busy` for so long. It may be ready as late as the next one is
-    /// complete, since later it would hold that up, and no later than sinks show it.
-    pub(super) fn note_load(&self, busy: Duration) {
-        let Some(now) = self.live_time() else { return };
+    /// Tells the core how a block fared that took from `begun` until now to code, and for which the encoder was at work `factor` times as
+    /// long in all. It may be ready as late as the next one is complete, since later it would hold that up, and no later than sinks
+    /// show it.
+    pub(super) fn note_load(&self, begun: Option<gst::ClockTime>, factor: f64) {
+        let (Some(begun), Some(now)) = (begun, self.live_time()) else { return };
         let (load, last) = {
             let mut deadline = lock(&self.deadline);
             let Some((last, upstream)) = deadline.last.zip(deadline.upstream) else { return };
@@ -38,7 +37,7 @@ impl ElasticTokEnc {
             let span = span.unwrap_or(deadline.wait + deadline.frame);
             let late = seconds(now) - seconds(last + upstream + span);
             let late = deadline.late_downstream.map_or(late, |downstream| late.max(downstream));
-            (Load { late, coding: busy.as_secs_f64(), span: seconds(span) }, last)
+            (Load { late, coding: factor * seconds(now.saturating_sub(begun)), span: seconds(span) }, last)
         };
         // Layers that were left out before it was disabled come back.
         let load = if self.obj().is_qos_enabled() { load } else { Load { late: -1.0, coding: 0.0, ..load } };
