@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from .builder import INT64_MAX, Builder, Grid
+from .builder import Builder, Grid
 from .config import CELL, K
 from .prediction import intra_cells
 
@@ -85,16 +85,17 @@ def around(b: Builder, grid: Grid, mask: str, reach: int) -> str:
 @dataclass(frozen=True)
 class Strips:
     """n strips of a picture, column by column: a strip is K patches of a cell, side by side. Strips are counted in a picture with one more below
-    every column, and a column more on the left and on the right. `index` int64 [n]: which, and after every column the one below, which
-    stands for none; `place` int64 [all]: where in `index` a strip of the list is, n for others and outside the picture."""
+    every column, and a column more on the left and on the right. `listed`: which, and after every column the one below, which stands
+    for none; `inside`: bool [all], which without those."""
 
     b: Builder
     grid: Grid
     listed: Cells
-    place: str
+    inside: str
 
     @property
     def index(self) -> str:
+        """int64 [n]: which they are."""
         return self.listed.index
 
     @property
@@ -107,35 +108,37 @@ class Strips:
         """int64 [1]: n."""
         return self.b.op("Shape", self.index)
 
+    @property
+    def ends(self) -> str:
+        """int64 [columns]: where in the list the strips that stand for none are."""
+        columns = self.b.op("Range", self.b.const(0, np.int64), self.b.op("Squeeze", self.grid.x), self.b.const(1, np.int64))
+        columns = self.b.op("Mul", self.b.op("Add", columns, self.b.ints(1)), self.down)
+        return self.b.op("Gather", self.listed.place, self.b.op("Add", columns, self.grid.patches_y), axis=0)
+
+    @property
+    def place(self) -> str:
+        """int64 [all]: where in the list each strip is; one that stands for none, where it is not in it or outside the picture."""
+        return self.b.op("Where", self.inside, self.listed.place, self.b.slice(self.ends, 0, 1, 0))
+
     def of(self, x: str, other: Strips) -> str:
-        """The rows of x, which has one for each strip of `other`, that are of the list; any row for those that stand for none."""
+        """The rows of x, which has one for each strip of `other`, that are of the list; for one that stands for none, that of `other`."""
         return self.b.op("Gather", x, self.b.op("Gather", other.listed.place, self.index, axis=0), axis=0)
 
-    def with_neighbours(self, other: Strips | None = None) -> str:
-        """int32 [n, K + 2]: where among the patches of `other` (m strips), or of the list itself, those of each strip are, and the ones to its
-        left and right; m * K or more where they are not in it."""
-        # of every strip, so that it is a constant: operators on the list are slow where its last dimension is short
-        sides = self.b.op("Mul", self.down, self.b.ints(-1, *[0] * K, 1))
-        sides = self.b.clip(self.b.op("Add", self.b.op("Unsqueeze", self._every, self.b.ints(1)), sides), self.b.ints(0), self._last)
-        sides = self.b.op("Gather", sides, self.index, axis=0)
-        first = self.b.op("Cast", self.b.op("Mul", (other or self).place, self.b.ints(K)), to=TensorProto.INT32)
-        return self.b.op("Add", self.b.op("Gather", first, sides, axis=0), self.b.const([K - 1, *range(K), 0], np.int32))
+    def sides(self, other: Strips) -> tuple[str, str]:
+        """int32 [n, 1] each: where among the patches of `other` the one to the left of each strip is, and the one to its right; one that stands
+        for none, where they are not in it."""
+        first = self.b.op("Cast", self.b.op("Mul", other.place, self.b.ints(K)), to=TensorProto.INT32)
+        # no strip of a list is in the columns at the edges
+        left, right = (self.b.op("Gather", first, self.b.op(kind, self.index, self.down), axis=0) for kind in ("Sub", "Add"))
+        left = self.b.op("Add", left, self.b.const([K - 1], np.int32))
+        return tuple(self.b.op("Unsqueeze", v, self.b.ints(1)) for v in (left, right))
 
     def rows_and_cells(self) -> tuple[str, str]:
         """int64 [n] each: in which row of its cell a strip is, and the cell; any cell for those that stand for none."""
-        row = self.b.op("Min", self.b.op("Mod", self._every, self.down), self.b.op("Sub", self.grid.patches_y, self.b.ints(1)))
-        column = self.b.op("Sub", self.b.op("Div", self._every, self.down), self.b.ints(1))
-        column = self.b.clip(column, self.b.ints(0), self.b.op("Sub", self.grid.x, self.b.ints(1)))
+        row = self.b.op("Min", self.b.op("Mod", self.index, self.down), self.b.op("Sub", self.grid.patches_y, self.b.ints(1)))
+        column = self.b.op("Sub", self.b.op("Div", self.index, self.down), self.b.ints(1))
         cell = self.b.op("Add", self.b.op("Mul", self.b.op("Div", row, self.b.ints(K)), self.grid.x), column)
-        return tuple(self.b.op("Gather", v, self.index, axis=0) for v in (self.b.op("Mod", row, self.b.ints(K)), cell))
-
-    @property
-    def _last(self) -> str:
-        return self.b.op("Sub", self.b.op("Mul", self.down, self.b.op("Add", self.grid.x, self.b.ints(2))), self.b.ints(1))
-
-    @property
-    def _every(self) -> str:
-        return self.b.op("Range", self.b.const(0, np.int64), self.b.op("Squeeze", self.b.op("Add", self._last, self.b.ints(1))), self.b.const(1, np.int64))
+        return self.b.op("Mod", row, self.b.ints(K)), cell
 
     def at(self, row: str, column: str) -> str:
         """Where in the list the strips in these rows (of patches) and columns (of cells) are, as `place` has it."""
@@ -146,13 +149,14 @@ class Strips:
 def corrected_patches(b: Builder, grid: Grid, counts: str, cells: Cells) -> str:
     """bool [n, K (columns), K (rows)]: which patches of the cells are of cells with tokens, or next to one, diagonally too."""
     axis = lambda n: b.op("Range", b.const(0, np.int64), b.op("Squeeze", n), b.const(1, np.int64))
-    frame = b.op("Add", grid.x, b.ints(2))  # cells are counted in a picture with a cell more on every side: a constant
+    frame = b.op("Add", grid.x, b.ints(2))  # cells are counted in a picture with a cell more on every side
     place = b.op("Add", b.op("Mul", b.op("Unsqueeze", axis(grid.y), b.ints(1)), frame), axis(grid.x))
     near = [b.op("Add", b.op("Mul", frame, b.ints(y)), b.ints(x)) for y in range(3) for x in range(3)]
-    near = b.op("Add", b.reshape(place, -1, 1), b.op("Concat", *near, axis=0))
+    place = b.op("Gather", b.reshape(place, -1), cells.index, axis=0)
+    near = b.op("Add", b.op("Unsqueeze", place, b.ints(1)), b.op("Concat", *near, axis=0))
     coded = b.op("Cast", b.op("Greater", counts, b.const(0, np.int32)), to=TensorProto.FLOAT)
     coded = b.op("Pad", b.reshape(coded, grid.y, grid.x), b.ints(1, 1, 1, 1), b.const(np.float32(0)))
-    coded = b.op("Gather", b.reshape(coded, -1), b.op("Gather", near, cells.index, axis=0), axis=0)  # [n, 9]
+    coded = b.op("Gather", b.reshape(coded, -1), near, axis=0)  # [n, 9]
     reached = [np.array([-1 * (k == 0), 0, 1 * (k == K - 1)]) for k in range(K)]
     touches = np.array([[y in reached[row] and x in reached[column] for column in range(K) for row in range(K)] for y in (-1, 0, 1) for x in (-1, 0, 1)])
     return b.reshape(b.op("Cast", b.op("MatMul", coded, b.const(touches, np.float32)), to=TensorProto.BOOL), -1, K, K)
@@ -164,9 +168,9 @@ def strips_around(b: Builder, grid: Grid, mask: str, reach: int, across: int | N
     beside, (whole, rest) = -(-(reach if across is None else across) // K), divmod(reach, K)
     plane = b.reshape(b.op("Cast", mask, to=TensorProto.FLOAT), 1, 1, grid.y, grid.x)
     plane = b.op("MaxPool", plane, kernel_shape=[2 * whole + 1, 2 * beside + 1], pads=[whole, beside] * 2)
-    plane = b.op("Transpose", b.reshape(plane, grid.y, grid.x), perm=[1, 0])
-    plane = b.op("Expand", b.op("Unsqueeze", plane, b.ints(2)), b.shape(grid.x, grid.y, K))
-    plane = b.reshape(plane, 1, 1, grid.x, grid.patches_y)
+    row = b.op("Div", b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.patches_y), b.const(1, np.int64)), b.ints(K))
+    plane = b.op("Gather", b.reshape(plane, grid.y, grid.x), row, axis=0)
+    plane = b.reshape(b.op("Transpose", plane, perm=[1, 0]), 1, 1, grid.x, grid.patches_y)
     if rest:
         plane = b.op("MaxPool", plane, kernel_shape=[1, 2 * rest + 1], pads=[0, rest] * 2)
 
@@ -175,25 +179,22 @@ def strips_around(b: Builder, grid: Grid, mask: str, reach: int, across: int | N
         x = b.op("Pad", x, b.ints(0, 0, 1, 0, 0, 0, 1, 0), b.const(np.float32(0)))
         return b.reshape(b.op("Cast", x, to=TensorProto.BOOL), -1)
 
-    found = listed(b, framed(1))
-    return Strips(b, grid, found, b.op("Where", framed(0), found.place, b.op("Shape", found.index)))
+    return Strips(b, grid, listed(b, framed(1)), framed(0))
 
 
 # Bytes get from pictures to cells and back in runs of eight, as one axis that moves at a time: ONNX Runtime then moves a run in one
 # piece. Other transpositions take three to ten times as long.
 
 
-def cut(b: Builder, grid: Grid, frames: str, t: int) -> tuple[str, str]:
-    """Samples of all cells of t frames, uint8 [t, frame_rows, width]: luma [cells, t * 256], chroma [cells, t * 128], in the order of
-    predict()'s outputs."""
-    flat, half = b.reshape(frames, t, -1), CELL // 2
-    luma = b.reshape(b.slice(flat, 0, grid.pixels, 1), t, grid.y, -1)
-    luma = b.reshape(b.op("Transpose", luma, perm=[1, 0, 2]), grid.y, t * CELL, -1, half)
-    luma = b.reshape(b.op("Transpose", luma, perm=[0, 2, 1, 3]), -1, 2, t * CELL, half)
-    luma = b.op("Transpose", luma, perm=[0, 2, 1, 3])
-    chroma = b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 1), t, 2, grid.y, half, -1)
-    chroma = b.reshape(b.op("Transpose", chroma, perm=[2, 0, 3, 1, 4]), grid.y, t * CELL, -1, half)
-    chroma = b.op("Transpose", chroma, perm=[0, 2, 1, 3])
+def cut(b: Builder, grid: Grid, luma: str, chroma: str, t: int) -> tuple[str, str]:
+    """Samples of all cells of t frames, uint8, from their planes in the order of planes(): luma [cells, t * 256], chroma [cells, t * 128], in
+    the order of predict()'s outputs."""
+    half = CELL // 2
+    luma = b.op("Transpose", b.reshape(luma, t, grid.y, -1), perm=[1, 0, 2])
+    luma = b.op("Transpose", b.reshape(luma, grid.y, t * CELL, -1, half), perm=[0, 2, 1, 3])
+    luma = b.op("Transpose", b.reshape(luma, -1, 2, t * CELL, half), perm=[0, 2, 1, 3])
+    chroma = b.op("Transpose", b.reshape(chroma, t, 2, grid.y, half, -1), perm=[2, 0, 3, 1, 4])
+    chroma = b.op("Transpose", b.reshape(chroma, grid.y, t * CELL, -1, half), perm=[0, 2, 1, 3])
     return b.reshape(luma, -1, t * CELL * CELL), b.reshape(chroma, -1, t * CELL * half)
 
 

@@ -91,20 +91,23 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     picture = lambda x, channels, across=K: b.op("Transpose", b.reshape(x, 1, -1, across, channels), perm=[0, 3, 1, 2])
     patches = lambda x, layer: b.reshape(b.op("Transpose", x, perm=[0, 2, 3, 1]), -1, channels_of(layer))  # uint8 [n * K, channels]
 
-    def mixers(h: str, prefix: str, body: str, blocks, strips: Strips, given: Strips | None = None) -> str:
-        """`given`: the strips of h, where these are more."""
+    def mixers(h: str, prefix: str, body: str, blocks, lists: list[Strips], given: Strips) -> str:
+        """`lists`: the strips that each of the blocks computes, no more than the one before; `given`: those of h."""
         stream = net.unit(prefix + "stream")
-        for i, mixer in enumerate(blocks):
-            neighbours = strips.with_neighbours(given if i == 0 else None)
+        for i, (mixer, strips) in enumerate(zip(blocks, lists)):
             name = f"{body}.{i}."
             depthwise, expand = net.unit(f"{prefix}depthwise_{i}"), net.unit(f"{prefix}expand_{i}")
             groups = mixer.depthwise.groups
-            x = picture(b.op("Gather", b.op("Concat", h, none(K, groups), axis=0), neighbours, axis=0), groups, K + 2)
+            zeros = b.op("Expand", none(1, K * groups), b.shape(grid.x, K * groups))
+            whole = b.op("ScatterND", b.reshape(h, -1, K * groups), b.op("Unsqueeze", given.ends, b.ints(1)), zeros)
+            left, right = (b.op("Gather", b.reshape(whole, -1, groups), side, axis=0) for side in strips.sides(given))
+            if strips is not given:
+                whole, given = strips.of(whole, given), strips
+            h = b.reshape(whole, -1, groups)
+            x = picture(b.op("Concat", left, b.reshape(whole, -1, K, groups), right, axis=1), groups, K + 2)
             x = eight(conv(name + "depthwise", x, MIDDLE, mixer.depthwise, stream, depthwise, group=groups, pads=[1, 0, 1, 0]))
             x = eight(b.op("Relu", conv(name + "expand", x, MIDDLE, mixer.expand, depthwise, expand)), 0)
             x = eight(conv(name + "project", x, 0, mixer.project, expand, stream))
-            if given is not None and i == 0:
-                h = b.reshape(strips.of(b.reshape(h, -1, K * groups), given), -1, groups)
             h = eight(b.op("Add", real(h), real(patches(x, mixer.project))))  # of one unit: nothing is rounded, only clipped
         return h
 
@@ -112,8 +115,10 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     inner = 1 + cfg.chroma_blocks  # how far chroma's layers see: what is corrected is a patch away
     outer = inner + cfg.blocks
     near_strips, seen_strips = (strips_around(b, grid, coded_mask, reach) for reach in (inner, outer))
-    # what the first 3x3 layer gathers left and right need not be in its list
-    strips = strips_around(b, grid, coded_mask, outer, outer - 1)
+    # a 3x3 layer sees rows above and below in its own list, patches left and right in the one before; each is asked for a patch less on
+    # every side, but only the last one's own list saves more than it costs
+    strips, last = (strips_around(b, grid, coded_mask, reach, reach - 1) for reach in (outer, inner + 1))
+    lists = [strips] * (cfg.blocks - 1) + [last]
     # where the residual of a cell is among those of the coded ones; the one after the last stands for cells that are not coded
     at = b.op("Where", coded_mask, coded.place, b.op("Shape", coded.index))
     reciprocal = of_step("reciprocal")
@@ -154,8 +159,8 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     unit = torch.cat([net.unit_luma, net.unit_embedding.expand(n)])
     h = picture(given(0, CELL * CELL, seen_strips, outer), len(unit))
     h = patches(eight(conv("head", h, MIDDLE, net.head, unit, net.unit_stream)), net.head)
-    h = mixers(h, "", "body", net.body, strips, seen_strips)
-    h = near_strips.of(b.reshape(h, -1, K * cfg.channels), strips)
+    h = mixers(h, "", "body", net.body, lists, seen_strips)
+    h = near_strips.of(b.reshape(h, -1, K * cfg.channels), last)
     luma = eight(conv("tail", picture(h, cfg.channels), MIDDLE, net.tail, net.unit_stream, net.unit_tail))
     # a patch's chroma samples are in the order frame, row, plane, column here; the constants' order is docs/builtin.md's
     swapped = np.arange(4 * n * t // 4).reshape(2 * t, 2, PATCH // 2, PATCH // 2).transpose(0, 2, 1, 3).ravel()
@@ -164,7 +169,7 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     x = picture(b.op("Concat", given(1, CELL * half, near_strips, inner), b.reshape(h, -1, cfg.channels), axis=1), len(unit))
     taken = np.concatenate([swapped, np.arange(len(swapped), len(unit))])
     c = eight(conv("chroma_head", x, MIDDLE, net.chroma_head, unit, net.unit_chroma_stream, weight, inputs=taken))
-    c = mixers(patches(c, net.chroma_head), "chroma_", "chroma_body", net.chroma_body, near_strips)
+    c = mixers(patches(c, net.chroma_head), "chroma_", "chroma_body", net.chroma_body, [near_strips] * cfg.chroma_blocks, near_strips)
     c = picture(c, cfg.chroma_channels)
     chroma = eight(conv("chroma_tail", c, MIDDLE, net.chroma_tail, net.unit_chroma_stream, net.unit_chroma_tail, outputs=swapped[:n * t // 2]))
 

@@ -16,7 +16,7 @@ from .builder import INT64_MAX, Builder, Grid
 from .cells import around, coded_cells, cut, every_cell, first_cells, joined, listed, moving_cells, parts_of
 from .config import CELL, Config
 from .filter_graph import loop_filter
-from .prediction import intra_cells
+from .prediction import intra_cells, planes
 from .transform_graph import inverse_transform, transform
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _decoder(cfg: Config, net: LoopFilter | None, taps: bool, handed: bool) -> o
     t = cfg.block_length
     rows = lambda x: b.reshape(x, t, -1, grid.width)
     frames = b.op("Concat", rows(luma), rows(chroma), axis=1, out="frames")
-    b.op("Squeeze", b.slice(frames, t - 1, t, 0), b.ints(0), out="dec.reference" + CONTEXT_OUT)
+    b.op("Gather", frames, b.const(t - 1, np.int64), axis=0, out="dec.reference" + CONTEXT_OUT)
     inputs = ["tokens", "counts", "position", "motion", "step", "dec.reference", *(HANDED if handed else ())]
     outputs = [io["frames"], io["dec.reference" + CONTEXT_OUT]]
     if taps:
@@ -120,7 +120,7 @@ def _decode_cells(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, t
         parts = predict(b, cfg, grid, "motion", "position", "dec.reference", b.op("Concat", near.index, far.index, axis=0), bounds)
         whole = lambda parts: [b.op("Concat", *one, axis=0) for one in zip(*parts)]
         predicted, moved = flat(whole(parts[:PARTS])), flat(whole([[samples(b, x) for x in part] for part in parts[PARTS:]]))
-        shown = [b.op("Concat", *[x] * cfg.block_length, axis=1) for x in cut(b, grid, "dec.reference", 1)]
+        shown = [b.op("Concat", *[x] * cfg.block_length, axis=1) for x in cut(b, grid, *planes(b, grid, "dec.reference"), 1)]
         shown = [far.put(x, s) for x, s in zip(moved, shown)]
     residual = flat(inverse_transform(b, cfg, coded.of("tokens")))
     recon = [b.op("Add", coded.of(x, near), r) for x, r in zip(predicted, residual)]
@@ -187,7 +187,8 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
     bounds = parts_of(b, grid.cells, ENCODER_PARTS)
     predicted = predict(b, cfg, grid, "motion", "position", "dec.reference", bounds=bounds)
     tokens, energies = [], []
-    given = [b.reshape(x, -1, cfg.block_length, size, CELL) for x, size in zip(cut(b, grid, "frames", cfg.block_length), (CELL, HALF))]
+    t = cfg.block_length
+    given = [b.reshape(x, -1, t, size, CELL) for x, size in zip(cut(b, grid, *planes(b, grid, "frames", t), t), (CELL, HALF))]
     for start, end, part in zip(bounds, bounds[1:], predicted):
         real = lambda x: b.op("Cast", b.slice(x, start, end, 0), to=TensorProto.FLOAT)
         latents = transform(b, cfg, *(b.op("Sub", real(x), p) for x, p in zip(given, part)))

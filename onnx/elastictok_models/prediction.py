@@ -19,11 +19,12 @@ def intra_cells(b: Builder, motion: str, position: str) -> str:
     return b.op("Or", b.op("Equal", b.slice(motion, 2, 3, 0), b.const(1, np.int32)), b.op("Equal", position, b.const(0, np.int64)))
 
 
-def planes(b: Builder, grid: Grid, reference: str) -> tuple[str, str]:
-    """The planes of the reference: luma [1, height, width], chroma [2, height/2, width/2]."""
-    flat = b.reshape(reference, -1)
-    return (b.reshape(b.slice(flat, 0, grid.pixels, 0), 1, grid.height, grid.width),
-            b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 0), 2, grid.half_height, grid.half_width))
+def planes(b: Builder, grid: Grid, frames: str, t: int = 1) -> tuple[str, str]:
+    """The planes of t frames, uint8 [t, frame_rows, width], or of the reference, [frame_rows, width]: luma [t, height, width], chroma
+    [2 * t, height/2, width/2]."""
+    flat = b.reshape(frames, t, -1)
+    return (b.reshape(b.slice(flat, 0, grid.pixels, 1), t, grid.height, grid.width),
+            b.reshape(b.slice(flat, grid.pixels, INT64_MAX, 1), 2 * t, grid.half_height, grid.half_width))
 
 
 def compensate(b: Builder, cfg: Config, grid: Grid, field: str, intra: str, place: str, bounds: list[str],
