@@ -8,6 +8,7 @@ mod choose;
 mod coding_loop;
 mod crew;
 mod ladder;
+mod masking;
 mod sample;
 mod steps;
 mod without;
