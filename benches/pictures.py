@@ -6,7 +6,8 @@ usage: pictures.py --out FOLDER [--targets 30,36] [--rates 0.02] [--frames 10,40
        pictures.py --figure PICTURE.png [--targets 38,30] [--frames 40] [CLIP]     (source and ElasticTok, for a document)
 Without a clip the figure is of the generated scene. The others' rate is matched by bisecting their -crf. A table goes to
 standard output: bits per pixel, luma PSNR, and by how much the colour is off: over all frames, the largest error of the mean of U or V in a
-square of 8x8 samples, and the share of squares that are off by more than 4 levels."""
+square of 8x8 samples, and the share of squares that are off by more than 4 levels. A second one has the marks in plain cells (y4m.marks): the
+share of plain cells that have them, and the share of these that have them 24 frames later, - where there are too few."""
 import argparse
 import sys
 import tempfile
@@ -89,7 +90,9 @@ def main():
     if a.out:
         a.out.mkdir(parents=True, exist_ok=True)
     labels = ["ElasticTok", *(BESIDE if a.out else [])]
-    print(f"| clip | at | {' | '.join(labels)} |\n| --- | --- |{' --- |' * len(labels)}")
+    head = f"| clip | at | {' | '.join(labels)} |\n| --- | --- |{' --- |' * len(labels)}"
+    marked = [head]
+    print(head)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         if not a.clips:
@@ -104,6 +107,8 @@ def main():
                 off = (y4m.colour_error(source, x) for _, _, x in videos)
                 cells = [f"{p[0]:.4f}, {p[1]:.1f} dB, {most:.1f}, {share:.1%}" for (_, p, _), (most, share) in zip(videos, off)]
                 print(f"| {path.stem} | {name} | {' | '.join(cells)} |", flush=True)
+                marks = [f"{share:.1%}, {'-' if stay is None else f'{stay:.0%}'}" for share, stay in (y4m.marks(source, x) for _, _, x in videos)]
+                marked.append(f"| {path.stem} | {name} | {' | '.join(marks)} |")
                 pictures.append(picture(videos[0][2], wanted[0]))
                 captions.append(said[0])
                 if a.out:
@@ -111,6 +116,7 @@ def main():
                         sheet([picture(v, n) for v in [source, *(x for _, _, x in videos)]], ["source", *said], 2).save(a.out / f"{path.stem}_{name}_{n:04d}.png")
             if a.figure:
                 sheet(pictures, captions, len(pictures)).save(a.figure, optimize=True)
+    print("\n" + "\n".join(marked))
 
 
 if __name__ == "__main__":

@@ -134,3 +134,26 @@ def colour_error(a: Video, b: Video, visible: float = 4) -> tuple:
         return planes.reshape(n, 2, height, 8, width, 8).mean((3, 5), dtype=np.float32)
     off = np.abs(means(a) - means(b)).max(1)
     return float(off.max(initial=0)), np.count_nonzero(off > visible) / max(off.size, 1)
+
+
+def marks(a: Video, b: Video, later: int = 24) -> tuple:
+    """Lines and dots that `b` has where `a` is plain: (share of plain cells with four marks or more, share of these that have them `later` frames
+    on as well). A cell of 16x16 luma samples is plain where its deviation is below 4 levels and no second difference, across or down, reaches 6;
+    a mark is a sample with a second difference of 8 or more. The second share is None where there are fewer than 20 such cells."""
+    form = a.format
+    height, width = form.height // 16, form.width // 16
+    def cells(frame):
+        return frame[:form.luma].reshape(form.height, form.width)[:height * 16, :width * 16].astype(np.int16)
+    def second(plane):
+        found = np.zeros_like(plane)
+        found[:, 1:-1] = np.abs(2 * plane[:, 1:-1] - plane[:, :-2] - plane[:, 2:])
+        found[1:-1] = np.maximum(found[1:-1], np.abs(2 * plane[1:-1] - plane[:-2] - plane[2:]))
+        return found.reshape(height, 16, width, 16)
+    plain, marked = np.zeros((2, len(a.frames), height, width), bool)
+    for n, (source, decoded) in enumerate(zip(map(cells, a.frames), map(cells, b.frames))):
+        deviation = source.reshape(height, 16, width, 16).std((1, 3))
+        plain[n] = (deviation < 4) & (second(source).max((1, 3)) < 6)
+        marked[n] = plain[n] & ((second(decoded) >= 8).sum((1, 3)) >= 4)
+    before = marked[:-later] & plain[later:]
+    stay = np.count_nonzero(before & marked[later:]) / np.count_nonzero(before) if np.count_nonzero(before) >= 20 else None
+    return np.count_nonzero(marked) / max(np.count_nonzero(plain), 1), stay

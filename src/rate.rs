@@ -79,10 +79,9 @@ impl LiveSettings {
 
 /// Coarsest quantiser that is used. Above it pictures get worse, and streams of scenes that are partly still get larger.
 pub const COARSEST: u8 = 72;
-/// Coarsest quantisers with constant quality, of key blocks and of others. Anything coarser costs more bits than it saves: later
-/// blocks mend it, and go on doing so.
-const COARSEST_KEY: f64 = 61.0;
-const COARSEST_QUALITY: f64 = 70.0;
+/// Coarsest mean of inter blocks with constant quality. Anything coarser costs more bits than it saves: later blocks mend it, and go on
+/// doing so. Blocks that others are predicted from stay finer by as much as elsewhere: where little is coded they save most.
+const COARSEST_MEAN: f64 = 69.0;
 /// Mean excess of quality in dB from which on a target counts as below what pays.
 const ABOVE_TARGET: f64 = 0.5;
 /// Quantiser of the constant-tokens mode, a step of four grey levels: the counts decide on quality.
@@ -196,7 +195,7 @@ impl RateController {
 
     /// Whether the quality is above the target because coarser blocks would not cost fewer bits.
     pub fn above_target(&self) -> bool {
-        self.live.rate_control == RateControl::Quality && self.quantiser >= COARSEST_QUALITY && self.excess_psnr > ABOVE_TARGET
+        self.live.rate_control == RateControl::Quality && self.quantiser >= COARSEST_MEAN && self.excess_psnr > ABOVE_TARGET
     }
 
     /// Settings in force.
@@ -204,17 +203,20 @@ impl RateController {
         &self.live
     }
 
-    /// The coarsest quantiser of a block.
-    fn coarsest(&self, key: bool) -> f64 {
+    /// The coarsest mean of inter blocks.
+    fn coarsest(&self) -> f64 {
         match self.live.rate_control {
-            RateControl::Quality if key => COARSEST_KEY,
-            RateControl::Quality => COARSEST_QUALITY,
+            RateControl::Quality => COARSEST_MEAN,
             _ => f64::from(COARSEST),
         }
     }
 
     fn limit(&self, quantiser: f64, key: bool) -> u8 {
-        quantiser.round().clamp(0.0, self.coarsest(key)) as u8
+        let coarsest = match self.live.rate_control {
+            RateControl::Quality => self.coarsest() - self.refinement(key),
+            _ => self.coarsest(),
+        };
+        quantiser.round().clamp(0.0, coarsest) as u8
     }
 
     /// By how much the next block is quantised finer than the mean of inter blocks.
@@ -310,10 +312,7 @@ impl RateController {
                 self.quantiser += (self.excess / (rate * WINDOW)).clamp(-1.0, 1.0);
             }
             RateControl::Quality => {
-                if !self.started && f64::from(used) >= COARSEST_KEY {
-                    // Where no target would give a coarser key block, none gives coarser blocks after it.
-                    self.quantiser = COARSEST_QUALITY;
-                } else if !self.started || (inter - self.quantiser).abs() > 2.0 {
+                if !self.started || (inter - self.quantiser).abs() > 2.0 {
                     self.quantiser = inter;
                 }
                 // A key block's better picture is not an error to correct.
@@ -324,7 +323,7 @@ impl RateController {
                 }
             }
         }
-        self.quantiser = self.quantiser.clamp(0.0, self.coarsest(false));
+        self.quantiser = self.quantiser.clamp(0.0, self.coarsest());
         self.started = true;
     }
 }

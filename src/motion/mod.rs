@@ -38,6 +38,7 @@ pub use field::CELL;
 use field::Motion;
 use jumps::Jumps;
 use planes::Interpolated;
+pub use planes::activity;
 
 /// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

@@ -374,7 +374,7 @@ fn quarter<M: Machine>(m: M, a: M::Lane, b: M::Lane) -> M::Lane {
 }
 
 /// Sum of absolute differences of a cell to its own mean, in one frame: the error of a flat prediction.
-pub(super) fn activity(frame: &[u8], width: usize, y: usize, x: usize) -> u32 {
+pub fn activity(frame: &[u8], width: usize, y: usize, x: usize) -> u32 {
     let rows = Rows::new(&frame[y * width + x..], width);
     let flat = |level: u8| compare(Common, rows, u32::MAX, Flat(level));
     flat(((flat(0) + 128) / (CELL * CELL) as u32) as u8)

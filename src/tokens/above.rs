@@ -44,8 +44,8 @@ impl<'a> Above<'a> {
     }
 
     /// Cost of a coefficient of `part` there, with latent `x`, where its signed index here is `k`: that of the best index it can get,
-    /// bits and error.
-    pub fn cost(&self, part: Part, x: i16, k: i32) -> f32 {
+    /// bits and error. `weight`: what an error of its cell counts.
+    pub fn cost(&self, part: Part, weight: f32, x: i16, k: i32) -> f32 {
         let y = f32::from(x) * self.inverse[part as usize];
         let assumed = i32::from(self.predictions.of(part).assumed(k as i16));
         let cost = |index: i32| {
@@ -55,7 +55,7 @@ impl<'a> Above<'a> {
                 (_, 0, _) => NEW + DOUBLING * (index.unsigned_abs() as f32).log2(),
                 (steps, ..) => WRONG + EACH_STEP * steps as f32,
             };
-            bits + (y - index as f32).powi(2) / LAMBDA
+            bits + weight * (y - index as f32).powi(2) / LAMBDA
         };
         let nearest = y.round() as i32;
         let least = [nearest - nearest.signum(), assumed, 0].map(cost).into_iter().fold(cost(nearest), f32::min);
@@ -72,19 +72,22 @@ mod tests {
         let steps = LayerSteps::spaced(3, 8, 16);
         let above = Above::new(&[], steps, 0, &Rdo::default());
         let step = steps.step(0) as i16;
-        assert!(above.cost(Part::Main, step, 1) < above.cost(Part::Main, step, 0), "sent here, it need not be sent there");
-        assert!(above.cost(Part::Main, 0, 1) > above.cost(Part::Main, 0, 0), "sent here, it must be taken back");
+        assert!(
+            above.cost(Part::Main, 1.0, step, 1) < above.cost(Part::Main, 1.0, step, 0),
+            "sent here, it need not be sent there"
+        );
+        assert!(above.cost(Part::Main, 1.0, 0, 1) > above.cost(Part::Main, 1.0, 0, 0), "sent here, it must be taken back");
         for x in [-3 * step, -step / 2, 0, step / 3, step, 20 * step] {
             for k in -4..=4 {
-                assert_eq!(above.cost(Part::Main, x, k), above.cost(Part::Main, -x, -k));
+                assert_eq!(above.cost(Part::Main, 1.0, x, k), above.cost(Part::Main, 1.0, -x, -k));
             }
         }
         let none = Above::new(&[], steps, 0, &Rdo { lambda: 0.0, ..Rdo::default() });
         assert_eq!(
-            none.cost(Part::Main, step, 1),
-            none.cost(Part::Main, step, 0),
+            none.cost(Part::Main, 1.0, step, 1),
+            none.cost(Part::Main, 1.0, step, 0),
             "where bits are free, errors here decide alone"
         );
-        assert!(above.cost(Part::Main, i16::MIN, 32767).is_finite());
+        assert!(above.cost(Part::Main, 1.0, i16::MIN, 32767).is_finite());
     }
 }

@@ -166,7 +166,7 @@ impl Band {
         *chroma_energy += b;
         let known = before.size(cell);
         let few = luma(layout, &candidates[start..]).count() < FEW;
-        let mut least = if known.is_none() && !few { estimate(decider, luma(layout, &candidates[start..])) } else { 0.0 };
+        let mut least = if known.is_none() && !few { estimate(decider, cell, luma(layout, &candidates[start..])) } else { 0.0 };
         let latents = SizedLatents { whole, small: None };
         let shown = before.add_shown(cell, latents, candidates, start);
         if add_constants(decider, cell, latents, candidates, start) || shown {
@@ -190,7 +190,7 @@ impl Band {
             let first = candidates.len();
             decider.collect_luma(grid, small, candidates);
             if known.is_none() {
-                let estimate = estimate(decider, candidates[first..].iter());
+                let estimate = estimate(decider, cell, candidates[first..].iter());
                 if estimate > least + doubt {
                     candidates.truncate(first);
                     continue;

@@ -246,6 +246,8 @@ pub struct NestedEncoder {
     /// One for each layer.
     chosen: Vec<ChosenLayer>,
     work: Workspace,
+    /// What errors of each cell count.
+    weights: Vec<f32>,
     pair: Pair,
     steps: LayerSteps,
 }
@@ -263,6 +265,7 @@ impl NestedEncoder {
         Ok(Self {
             costs: CostTable::new(tables),
             work: Workspace::new(layout, &common.classes),
+            weights: vec![1.0; layout.cells()],
             common,
             progress,
             chosen: vec![chosen; layout.layers],
@@ -296,6 +299,16 @@ impl NestedEncoder {
         Ok(Estimate { bits, ..estimate })
     }
 
+    /// What a squared error counts in each cell when tokens are chosen, \[cells\]: 1 until they are changed, above 0.
+    pub fn weights_mut(&mut self) -> &mut [f32] {
+        &mut self.weights
+    }
+
+    /// The same, to read.
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
     /// Begins a block with `steps`, of 1..=L layers. Each of them is then given to [`quantise_layer`](Self::quantise_layer) or
     /// [`load_layer`](Self::load_layer).
     pub fn begin_block(&mut self, steps: LayerSteps) -> Result<()> {
@@ -324,7 +337,7 @@ impl NestedEncoder {
         let layer = Layer { layout, classes, steps: self.steps, index: layer, motion };
         let above = above.filter(|_| layer.index + 1 < self.steps.depth());
         let above = above.map(|latents| Above::new(latents, self.steps, layer.index, rdo));
-        let decider = Decider::new(layer, groups, tables, &self.costs, rdo).under(above);
+        let decider = Decider::new(layer, groups, &self.weights, tables, &self.costs, rdo).under(above);
         let (coarser, finer) = self.chosen.split_at_mut(layer.index);
         Ok(match (layer.predictions(), coarser.last()) {
             (Some(predictions), Some(base)) => {

@@ -20,6 +20,17 @@ use crate::entropy::{COST_ONE_BIT, CostTable, Tables};
 const HOPELESS: f32 = 0.6;
 /// Lagrangian multiplier in squared steps per bit when [`Rdo::lambda`] is 1.
 pub(super) const LAMBDA: f32 = 0.1;
+/// By how much more errors of chroma count where quantisers are coarse, since small coloured things turn grey there; and between which
+/// quantisers it rises to that.
+const CHROMA_MORE: f32 = 0.5;
+const CHROMA_RISES: [f32; 2] = [48.0, 64.0];
+
+/// What a squared error of chroma counts with a quantiser, where one of luma counts 1.
+fn chroma_weight(quantiser: u8) -> f32 {
+    let [from, to] = CHROMA_RISES;
+    1.0 + CHROMA_MORE * ((f32::from(quantiser) - from) / (to - from)).clamp(0.0, 1.0)
+}
+
 /// Settings of the RDO quantiser.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rdo {
@@ -84,8 +95,10 @@ pub(super) struct Decider<'a> {
     pub steps: [i32; Part::COUNT],
     /// One over them, and the least latents that may get a token.
     limits: [(f32, i16); Part::COUNT],
-    /// What a squared error of each part counts.
-    weights: [f32; Part::COUNT],
+    /// What a squared error of luma and of chroma counts, by part.
+    weights: [[f32; 2]; Part::COUNT],
+    /// What errors of each cell count besides.
+    cells: &'a [f32],
     pub rdo: Rdo,
     /// The next layer, where it has latents of its own.
     pub above: Option<Above<'a>>,
@@ -94,15 +107,18 @@ pub(super) struct Decider<'a> {
 }
 
 impl<'a> Decider<'a> {
-    pub fn new(layer: Layer<'a>, groups: &'a [u8], tables: &Tables, costs: &'a CostTable, rdo: &Rdo) -> Self {
+    /// `cells`: what errors of each cell count.
+    pub fn new(layer: Layer<'a>, groups: &'a [u8], cells: &'a [f32], tables: &Tables, costs: &'a CostTable, rdo: &Rdo) -> Self {
         let steps = Part::ALL.map(|part| layer.steps.step_of(layer.index, part));
+        let chroma = chroma_weight(layer.steps.quantiser(layer.index));
         // between errors that count alike in number and those that do in steps
-        let weights = steps.map(|step| steps[Part::Main as usize] as f32 / step as f32);
+        let weights = steps.map(|step| steps[Part::Main as usize] as f32 / step as f32).map(|weight| [weight, weight * chroma]);
         Self {
             reconstruction: Reconstruction::new(tables, layer.steps, layer.index),
             limits: steps.map(|step| (1.0 / step as f32, (HOPELESS * step as f32).ceil().min(32_767.0) as i16)),
             steps,
             weights,
+            cells,
             layer,
             groups,
             costs,
@@ -122,9 +138,15 @@ impl<'a> Decider<'a> {
         self.steps[Part::Main as usize]
     }
 
-    /// What a squared error of coefficient `i` counts; 1 for luma and most of chroma.
-    pub(super) fn weight(&self, i: usize) -> f32 {
-        self.weights[self.layer.layout.parts[i] as usize]
+    /// What a squared error of coefficient `i` of a cell counts; 1 for luma, where nothing is plain.
+    pub(super) fn weight(&self, cell: usize, i: usize) -> f32 {
+        let layout = self.layer.layout;
+        self.cells[cell] * self.weights[layout.parts[i] as usize][usize::from(layout.chroma[i])]
+    }
+
+    /// What a squared error of luma counts in a cell.
+    pub(super) fn luma_weight(&self, cell: usize) -> f32 {
+        self.cells[cell]
     }
 
     /// Squared latent units that 1/256 bit is worth.
@@ -134,16 +156,16 @@ impl<'a> Decider<'a> {
     }
 
     /// What the next layer pays if a candidate gets the signed index `k` here.
-    pub(super) fn cost_above(&self, one: &Candidate, k: i32) -> f32 {
+    pub(super) fn cost_above(&self, cell: usize, one: &Candidate, k: i32) -> f32 {
         let part = self.layer.layout.parts[usize::from(one.i)];
-        self.above.as_ref().map_or(0.0, |above| above.cost(part, one.above, k))
+        self.above.as_ref().map_or(0.0, |above| above.cost(part, self.cells[cell], one.above, k))
     }
 
     /// Weighted squared error of a candidate with magnitude `k`, and what the next layer pays for it.
-    fn loss(&self, one: &Candidate, k: i32) -> f32 {
+    fn loss(&self, cell: usize, one: &Candidate, k: i32) -> f32 {
         let i = usize::from(one.i);
         let d = f32::from(one.x.unsigned_abs()) - self.value(k, i) as f32;
-        self.weight(i) * d * d + self.cost_above(one, k * i32::from(one.x.signum()))
+        self.weight(cell, i) * d * d + self.cost_above(cell, one, k * i32::from(one.x.signum()))
     }
 
     pub(super) fn value(&self, k: i32, i: usize) -> i32 {
@@ -243,7 +265,7 @@ impl<'a> Decider<'a> {
             if difference > 0 {
                 bits += COST_ONE_BIT + self.escape_cost(contexts + 1, difference - 1);
             }
-            (self.loss(one, k) + self.lambda() * bits as f32, k, bits)
+            (self.loss(cell, one, k) + self.lambda() * bits as f32, k, bits)
         };
         let exact = price(one.k);
         if self.protected(i) {
@@ -300,7 +322,7 @@ impl Rule for Decider<'_> {
         around.again();
         let separate = |i: usize| intra && layout.constant[i];
         let all = bound(bounds, candidates.iter().rev(), |one| Possible {
-            losses: [self.loss(one, 0), self.loss(one, one.k), self.loss(one, one.k - 1)],
+            losses: [0, one.k, one.k - 1].map(|k| self.loss(cell, one, k)),
             least: lambda * self.least_bits(intra, one.i.into(), false) as f32,
             least_last: lambda * self.least_bits(intra, one.i.into(), true) as f32,
             count: counts::count_cost(self.costs, set, context, one.i + 1),

@@ -83,10 +83,6 @@ impl Refiner<'_> {
         (rounded, rounded + (assumed - rounded).signum())
     }
 
-    fn weighted_error(&self, i: usize, x: i16, k: i32) -> f32 {
-        self.decider.weight(i) * self.error(i, x, k)
-    }
-
     /// Squared, in latent units.
     fn error(&self, i: usize, x: i16, k: i32) -> f32 {
         let value = self.decider.value(k.abs(), i) * k.signum();
@@ -94,8 +90,9 @@ impl Refiner<'_> {
     }
 
     /// Weighted squared error of a candidate with the index `k`, and what the next layer pays for it.
-    fn loss(&self, one: &Candidate, k: i32) -> f32 {
-        self.weighted_error(one.i.into(), one.x, k) + self.decider.cost_above(one, k)
+    fn loss(&self, cell: usize, one: &Candidate, k: i32) -> f32 {
+        let i = usize::from(one.i);
+        self.decider.weight(cell, i) * self.error(i, one.x, k) + self.decider.cost_above(cell, one, k)
     }
 
     fn token(&self, i: usize) -> usize {
@@ -207,7 +204,7 @@ impl Rule for Refiner<'_> {
             let (rounded, nearer) = self.nearest(i, one.x, assumed);
             let least = |last: bool| if assumed == 0 { lambda * self.decider.least_bits(intra, i, last) as f32 } else { 0.0 };
             Possible {
-                losses: [self.loss(one, assumed), self.loss(one, rounded), self.loss(one, nearer)],
+                losses: [assumed, rounded, nearer].map(|k| self.loss(cell, one, k)),
                 least: least(false),
                 least_last: least(true),
                 count: counts::count_cost(costs, set, context, one.i + 1),

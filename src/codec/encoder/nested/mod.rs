@@ -11,6 +11,7 @@ mod crew;
 mod decoding;
 mod ladder;
 mod loops;
+mod masking;
 mod sample;
 mod steps;
 mod without;

@@ -23,9 +23,14 @@ impl Sample {
     pub fn new(tokens: &NestedEncoder, latents: &[i16], size: (usize, usize)) -> Result<Option<Self>> {
         let Some((columns, cells)) = choose(size) else { return Ok(None) };
         let coefficients = latents.len() / (size.0 * size.1);
-        let latents: Vec<i16> = cells.flat_map(|cell| &latents[cell * coefficients..][..coefficients]).copied().collect();
+        let mut own = tokens.for_size(columns, size.1)?;
+        let mut sampled = Vec::with_capacity(columns * size.1 * coefficients);
+        for (cell, weight) in cells.zip(own.weights_mut()) {
+            sampled.extend_from_slice(&latents[cell * coefficients..][..coefficients]);
+            *weight = tokens.weights()[cell];
+        }
         let weight = (size.0 * size.1) as f64 / (columns * size.1) as f64;
-        Ok(Some(Self { tokens: tokens.for_size(columns, size.1)?, latents, weight }))
+        Ok(Some(Self { tokens: own, latents: sampled, weight }))
     }
 
     /// Squared error of the picture's luma coefficients with `steps`, all layers received, in squared latent units.

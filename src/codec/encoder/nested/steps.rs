@@ -12,6 +12,7 @@ use super::coding_loop::CodingLoop;
 use super::decoding::Decoding;
 use super::ladder::Ladder;
 use super::loops::{Loops, Part};
+use super::masking;
 use super::without::Without;
 use crate::frame::Geometry;
 use crate::pair::Pair;
@@ -147,6 +148,7 @@ impl NestedBlocks {
         let Place { must_be_key, position, span } = place;
         self.rate.begin(span.elapsed, span.seconds);
         self.ladder.begin(span);
+        self.weigh();
         let proposed = self.rate.propose(false);
         let key = must_be_key || {
             let started = Instant::now();
@@ -167,6 +169,15 @@ impl NestedBlocks {
             return Ok(Analysis { key, position: 0, proposed: self.rate.propose(true) });
         }
         Ok(Analysis { key, position, proposed })
+    }
+
+    /// Finds what errors count in each cell of the block.
+    fn weigh(&mut self) {
+        let started = Instant::now();
+        let Geometry { aligned_width: width, aligned_height: height, .. } = self.geometry;
+        let last = &self.frames[(self.block_length - 1) * self.geometry.frame_bytes()..][..width * height];
+        masking::weigh(last, width, self.tokens.weights_mut());
+        self.spent.token_time += started.elapsed();
     }
 
     /// The loops that the group's blocks of `coded` layers take part in.
