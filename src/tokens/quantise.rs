@@ -23,7 +23,7 @@ pub(super) const LAMBDA: f32 = 0.1;
 /// By how much more errors of chroma count where quantisers are coarse, since small coloured things turn grey there; and between which
 /// quantisers it rises to that.
 const CHROMA_MORE: f32 = 0.5;
-const CHROMA_RISES: [f32; 2] = [48.0, 64.0];
+const CHROMA_RISES: [f32; 2] = [56.0, 72.0];
 
 /// What a squared error of chroma counts with a quantiser, where one of luma counts 1.
 fn chroma_weight(quantiser: u8) -> f32 {
