@@ -6,7 +6,7 @@
 # usage: install-deps.sh [--demo] [--test] [--bench] [--train]
 #   --demo   also numpy in .cache/venv, for examples/quickstart.sh
 #   --test   also what the tests of onnx/ need in .cache/venv (PyTorch: some gigabytes)
-#   --bench  also ffmpeg, and what benches/ needs in .cache/venv
+#   --bench  also ffmpeg, libvpx, and what benches/ needs in .cache/venv
 #   --train  also all of onnx/requirements.txt in .cache/venv (PyTorch: some gigabytes)
 set -eu
 root=$(cd "$(dirname "$0")" && pwd)
@@ -45,7 +45,7 @@ as_root() {
 packages="build-essential pkg-config python3 python3-pip python3-venv meson ninja-build
 libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-base-apps
 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x"
-[ -z "$bench" ] || packages="$packages ffmpeg"
+[ -z "$bench" ] || packages="$packages ffmpeg libvpx-dev"
 # Emulated processors must decode the same pictures; the RTSP example runs.
 [ -z "$test" ] || packages="$packages qemu-user python3-gi gir1.2-gst-rtsp-server-1.0"
 if command -v dpkg-query >/dev/null; then

@@ -5,7 +5,8 @@
 usage: ladder.py [--out PAGE.md] [--plot PLOT.png] [--cache] [--frames N] [--targets DB,..] [--model DIR] [--codec CODEC] CLIP...
 A stream of up to four layers is encoded at each target, thinned to every number of layers and decoded. Each rung is compared with
 streams of one layer at the same quality (piecewise cubic through a curve of those, of the logarithm of the rate over dB); simulcast is
-the sum of such streams, one for each rung, of ElasticTok or of x264 veryfast zerolatency. A receiver that goes down decodes the first half of the frames whole and the others at a
+the sum of such streams, one for each rung, of ElasticTok or of x264 veryfast zerolatency. VP9 with as many layers of quality at about the
+same rungs is compared with its own streams of one layer, and with ElasticTok. A receiver that goes down decodes the first half of the frames whole and the others at a
 lower rung, without a key block between; it is compared with a receiver that had that rung from the beginning. Rates are those of whole files, quality is luma PSNR, mean of the frames' dB. The exit status is 1 where a
 bar is missed."""
 import argparse
@@ -20,6 +21,7 @@ from PIL import Image
 from scipy.interpolate import PchipInterpolator
 
 import encoders
+import vp9
 import y4m
 
 CURVE = (20, 23, 26, 29, 32, 35, 38, 41, 44)
@@ -57,7 +59,24 @@ def after_going_down(etok: encoders.ElasticTok, stream: Path, source: y4m.Video,
     return made
 
 
-def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | None, cache: Path | None) -> dict:
+def vp9_ladders(codec: vp9.Vp9, ladders: list) -> list:
+    """Of VP9 at the rungs of each ladder: points, bits above its streams of one layer at equal dB, of each rung, and of the whole stream above
+    the ladder's, both in percent. None for ladders of one rung, and where VP9's range does not hold the rungs."""
+    curve, made = codec.curve(), []
+    single = Single(curve)
+    for rungs in ladders:
+        points = codec.ladder(curve, [db for _, db in rungs]) if len(rungs) > 1 else None
+        alone = [single.rate(db) for _, db in [*(points or []), rungs[-1]]]
+        if not points or not all(alone):
+            made.append(None)
+            continue
+        over = [100 * (rate / a - 1) for (rate, _), a in zip(points, alone)]
+        whole = alone[-1] * (1 + over[-1] / 100)  # at the ladder's own dB, from which whole quantisers are a little off
+        made.append({"points": points, "over": over, "above": 100 * (whole / rungs[-1][0] - 1)})
+    return made
+
+
+def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | None, cache: Path | None, with_vp9: bool) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         clip, source = encoders.load(path, work, frames)
@@ -71,16 +90,17 @@ def measure(path: Path, etok: encoders.ElasticTok, targets: list, frames: int | 
             ladders.append([p for i, p in enumerate(points) if p not in points[:i]])
             down.append(after_going_down(etok, stream, source, len(ladders[-1]), work))
         x264 = encoders.other_curve(clip, source, work, encoders.VERYFAST, cache)
+        layered = vp9_ladders(vp9.Vp9(clip, source, cache), ladders) if with_vp9 else [None] * len(ladders)
     single, other = Single(curve), Single(x264)
     result = []
-    for target, rungs, after in zip(targets, ladders, down):
+    for target, rungs, after, svc in zip(targets, ladders, down, layered):
         alone = [single.rate(q) for _, q in rungs]
         over = [100 * (r / a - 1) if a else None for (r, _), a in zip(rungs, alone)]
         simulcast = 100 * (sum(alone) / alone[-1] - 1) if all(alone) else None
         by_other = [other.rate(q) for _, q in rungs]
         by_other = 100 * (sum(by_other) / rungs[-1][0] - 1) if all(by_other) else None
         result.append({"target": target, "rungs": rungs, "over": over, "simulcast": simulcast, "x264": by_other,
-                       "apart": [b[0] / a[0] for a, b in zip(rungs, rungs[1:])], "down": after})
+                       "apart": [b[0] / a[0] for a, b in zip(rungs, rungs[1:])], "down": after, "vp9": svc})
     print(path.stem, [[o and round(o, 1) for o in r["over"]] for r in result], file=sys.stderr, flush=True)
     return {"curve": curve, "x264": x264, "ladders": result}
 
@@ -108,20 +128,29 @@ def bars(results: dict) -> list:
 
 def table(results: dict) -> str:
     percent = lambda o: "-" if o is None else f"{o:+.1f} %"
+    vp9_cell = lambda v: "-" if v is None else f"{percent(v['over'][-1])}, {percent(v['above'])}"
     lines = ["Rungs as dB, and bits above a stream of one layer at equal dB (-: outside that curve). *Rates apart*: of neighbouring rungs. *Simulcast*: bits of streams of one layer at "
-             "the same rungs above the finest of them. *x264*: bits of streams of x264 veryfast zerolatency at the same rungs, all together, above the whole stream. *Down to*: a receiver of the whole stream that goes down to the rung in the middle of a group, in dB above one that had the rung from the beginning; mean over the rest of the group.", "",
-             "| clip | target | " + " | ".join(f"rung {i + 1}" for i in range(RUNGS)) + " | rates apart | simulcast | x264 | down to rung 1, 2, .. |", "| --- |" + " --- |" * (RUNGS + 5)]
+             "the same rungs above the finest of them. *x264*: bits of streams of x264 veryfast zerolatency at the same rungs, all together, above the whole stream. *VP9*: the whole stream of VP9 "
+             "in as many layers at about the same rungs, above VP9 in one layer at equal dB, and above this stream. *Down to*: a receiver of the whole stream that goes down to the rung in the middle of a group, in dB above one that had the rung from the beginning; mean over the rest of the group.", "",
+             "| clip | target | " + " | ".join(f"rung {i + 1}" for i in range(RUNGS)) + " | rates apart | simulcast | x264 | VP9 | down to rung 1, 2, .. |", "| --- |" + " --- |" * (RUNGS + 6)]
     for name, clip in results.items():
         for r in clip["ladders"]:
             rungs = [f"{q:.1f}, {percent(o)}" for (_, q), o in zip(r["rungs"], r["over"])]
             rungs += [""] * (RUNGS - len(rungs))
-            lines.append(f"| {name} | {r['target']:g} dB | " + " | ".join(rungs) + " | " + ", ".join(f"{a:.2f}" for a in r["apart"]) + f" | {percent(r['simulcast'])} | {percent(r['x264'])} | " + ", ".join(f"{d:+.1f}" for d, _ in r["down"]) + " |")
+            lines.append(f"| {name} | {r['target']:g} dB | " + " | ".join(rungs) + " | " + ", ".join(f"{a:.2f}" for a in r["apart"]) + f" | {percent(r['simulcast'])} | {percent(r['x264'])} | {vp9_cell(r['vp9'])} | " + ", ".join(f"{d:+.1f}" for d, _ in r["down"]) + " |")
     lines += ["", "Requirements:", ""] + [f"- {'met' if met else '**MISSED**'}: {text}" for text, met in bars(results)]
     every = [d for clip in results.values() for r in clip["ladders"] for d in r["down"]]
     if every:
         lines += ["", f"A receiver that goes down in the middle of a group is {np.mean([m for m, _ in every]):+.2f} dB above one that had the rung from the "
                   f"beginning, mean over the rest of the group; {min(m for m, _ in every):+.2f} dB on the worst clip, {min(w for _, w in every):+.1f} dB in the worst frame. "
                   "From the next key block on both have the same picture."]
+    layered = [r["vp9"] for clip in results.values() for r in clip["ladders"] if r["vp9"]]
+    if layered:
+        whole, mean = np.mean([v["over"][-1] for v in layered]), np.mean([o for v in layered for o in v["over"]])
+        above = 100 * np.expm1(np.mean([np.log1p(v["above"] / 100) for v in layered]))
+        lines += ["", f"VP9 (libvpx, one pass, `cpu-used` {vp9.SPEED}, fixed quantisers) in layers of quality takes {whole:.1f} % more bits for the whole stream than in one "
+                  f"layer, {mean:.1f} % in the mean of rungs. Its whole stream has {percent(above)} bits against that of ElasticTok with the same rungs (geometric mean of "
+                  f"{len(layered)} streams)."]
     return "\n".join(lines) + "\n"
 
 
@@ -147,6 +176,8 @@ def plot(path: Path, results: dict):
         axis.plot(*zip(*sorted(clip["x264"], key=lambda p: p[1])), color="grey", linestyle=":", label="x264 veryfast zerolatency")
         other = Single(clip["x264"])
         for r in clip["ladders"]:
+            if r["vp9"]:
+                axis.plot(*zip(*r["vp9"]["points"]), marker="s", markersize=3, linestyle="-.", linewidth=0.8, color="black", label="rungs of VP9")
             line, = axis.plot(*zip(*r["rungs"]), marker="o", markersize=4, label=f"rungs of one stream, {r['target']:g} dB")
             alone = [other.rate(q) for _, q in r["rungs"]]
             if all(alone):  # what a sender of all rungs up to this one sends
@@ -169,7 +200,7 @@ def main():
     ap.add_argument("--out", type=Path)
     ap.add_argument("--plot", type=Path)
     ap.add_argument("--frames", type=int, help="of each clip; otherwise all")
-    ap.add_argument("--cache", action="store_true", help="keep x264's curves in .cache/rd, and take them from there")
+    ap.add_argument("--cache", action="store_true", help="keep curves of x264 and VP9 in .cache/rd, and take them from there")
     ap.add_argument("--targets", default="36,39,42")
     ap.add_argument("--model")
     ap.add_argument("--codec", type=Path, help="a program `codec` that was built before; otherwise it is built")
@@ -179,9 +210,10 @@ def main():
         encoders.CODEC = a.codec
     else:
         encoders.build()
+    with_vp9 = vp9.build()
     etok, targets = encoders.ElasticTok(a.model), [float(t) for t in a.targets.split(",")]
     with ThreadPoolExecutor(a.jobs) as pool:
-        results = dict(zip([c.stem for c in a.clips], pool.map(lambda c: measure(c, etok, targets, a.frames, encoders.ROOT / ".cache/rd" if a.cache else None), a.clips)))
+        results = dict(zip([c.stem for c in a.clips], pool.map(lambda c: measure(c, etok, targets, a.frames, encoders.ROOT / ".cache/rd" if a.cache else None, with_vp9), a.clips)))
     if a.plot:
         plot(a.plot, results)
     text = page(results, a)
