@@ -16,7 +16,7 @@ from .builder import Builder, Grid
 from .cells import Cells, Strips, around, corrected_patches, listed, strips_around
 from .config import CELL, PATCH, K, Config
 from .exact import dyadic, steps
-from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, fold
+from .quantised import DEAD_ZONE, GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, fold
 
 MIDDLE = 128  # zero of signed activations
 
@@ -174,4 +174,6 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     at = b.op("Add", b.op("Mul", at, b.ints(K)), b.const(np.arange(K).reshape(K, 1, 1), np.int64))
     corrected = b.op("Transpose", corrected_patches(b, grid, counts, near), perm=[1, 0, 2])
     corrected = b.op("Where", corrected, at, b.op("Mul", near_strips.count, b.ints(K)))
-    return [corrections(patches(luma, net.tail), CELL * CELL, "luma"), corrections(patches(chroma, net.chroma_tail), CELL * half, "chroma")]
+    luma = corrections(patches(luma, net.tail), CELL * CELL, "luma")
+    luma = b.op("Sub", luma, b.clip(luma, b.const(np.float32(-DEAD_ZONE)), b.const(np.float32(DEAD_ZONE))))
+    return [luma, corrections(patches(chroma, net.chroma_tail), CELL * half, "chroma")]

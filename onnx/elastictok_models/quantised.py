@@ -15,6 +15,7 @@ WEIGHT_MAX = 127
 PAIR_MAX = 128  # of two neighbours: their products with 255 fit 16 bits, in which processors without VNNI add them
 RESIDUAL_UNIT = 16  # parts of a step in residuals that the filter sees
 RECIPROCAL_BITS, GAIN_BITS = 5, 8  # significant bits of what residuals and corrections are multiplied with
+DEAD_ZONE = 0.25  # grey levels: luma's corrections are that much smaller, so that what is hardly wrong stays as it is
 GAIN_UNIT = 4096  # parts of a grey level in what corrections are multiplied with, as in predictions
 
 
@@ -158,6 +159,7 @@ class QuantisedFilter(LoopFilter):
         levels = lambda gain, unit: straight(gain, levels_of(gain.detach() * unit) / unit)[:, None, None, None]
         gain = levels(torch.exp(self.gain(condition))[:, 0] * step, self.unit_tail)
         luma = self.keep("tail", self.conv(h, self.unit_stream, "tail", self.tail.weight)) * gain
+        luma = luma - luma.clamp(-DEAD_ZONE, DEAD_ZONE)
         part = slice(self.luma, None)
         x = given(part, self.unit_chroma, h.detach())  # luma is not to suffer for chroma
         unit = torch.cat([self.unit_chroma, self.unit_stream])

@@ -152,6 +152,7 @@ class Filter:
             return x * whole
 
         luma = samples(self.convolve("tail", h, -128, 127), 4, self.w["luma"][row])
+        luma = luma - np.clip(luma, -1024, 1024)
         chroma = samples(self.convolve("chroma_tail", c, -128, 127), 2, self.w["chroma"][row])
         return [luma, chroma[0::2], chroma[1::2]]
 
