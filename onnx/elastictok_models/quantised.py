@@ -24,6 +24,20 @@ def straight(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return x + (value - x).detach()
 
 
+class _Rounded(torch.autograd.Function):
+    """x in whole units from low to high; gradients pass where nothing is clipped."""
+
+    @staticmethod
+    def forward(context, x, unit, low: int, high: int):
+        x = x / unit
+        context.save_for_backward((x >= low) & (x <= high))
+        return x.round_().clamp_(low, high).mul_(unit)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * context.saved_tensors[0], None, None, None
+
+
 def dyadic(x: torch.Tensor, bits: int) -> torch.Tensor:
     """The nearest number with that many significant bits, for x above 0."""
     unit = torch.exp2(torch.floor(torch.log2(x)) - (bits - 1))
@@ -112,9 +126,7 @@ class QuantisedFilter(LoopFilter):
         if self.record is not None:
             self.record(name, x)
             return x
-        unit = self.unit(name)[:, None, None]
-        x = torch.minimum(torch.maximum(x, low * unit), high * unit)
-        return straight(x, torch.round(x / unit) * unit)
+        return _Rounded.apply(x, self.unit(name)[:, None, None], low, high)
 
     def conv(self, x, unit, out: str, weight, bias=None, **settings):
         """Convolution with rounded weights and biases; `unit` [channels] of x; `out`: the name of the activation that follows."""
