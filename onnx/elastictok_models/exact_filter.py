@@ -29,8 +29,8 @@ def unfolded(net: QuantisedFilter) -> str:
 
 class Tables:
     """What depends on the step: a row for each step in latent units. `reciprocal` float32 [n]: parts of a step in a grey level. `luma`,
-    `chroma` float32 [n]: grey levels of a unit of correction. `dead` uint8 [n]: luma's dead zone, around MIDDLE. `condition` int [n, 16] and `place` int [16, K, K]: their sum is what
-    the filter is told."""
+    `chroma` float32 [n]: grey levels of a unit of correction. `dead` uint8 [n]: MIDDLE and luma's dead zone. `condition` int [n, 16] and
+    `place` int [16, K, K]: their sum is what the filter is told."""
 
     def __init__(self, cfg: Config, net: QuantisedFilter):
         step = steps(cfg)
