@@ -148,7 +148,7 @@ PYTHON
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$pins" $missing || die "pip could not install: $missing"
 }
 [ -z "$demo" ] || in_venv numpy
-[ -z "$test" ] || in_venv numpy onnx onnxruntime numba pillow torch pytest
+[ -z "$test" ] || in_venv numpy onnx onnxruntime pillow torch pytest
 [ -z "$bench" ] || in_venv numpy scipy matplotlib pillow
 # shellcheck disable=SC2046 # a list of names
 [ -z "$train" ] || in_venv $(sed -n 's/^\([a-z][a-z0-9-]*\).*/\1/p' "$pins")

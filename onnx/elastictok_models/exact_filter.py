@@ -16,7 +16,7 @@ from .builder import Builder, Grid
 from .cells import Cells, Strips, around, corrected_patches, listed, strips_around
 from .config import CELL, PATCH, K, Config
 from .exact import dyadic, steps
-from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, fold
+from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, dead_zone, fold
 
 MIDDLE = 128  # zero of signed activations
 
@@ -29,8 +29,8 @@ def unfolded(net: QuantisedFilter) -> str:
 
 class Tables:
     """What depends on the step: a row for each step in latent units. `reciprocal` float32 [n]: parts of a step in a grey level. `luma`,
-    `chroma` float32 [n]: grey levels of a unit of correction. `condition` int [n, 16] and `place` int [16, K, K]: their sum is what
-    the filter is told."""
+    `chroma` float32 [n]: grey levels of a unit of correction. `dead` uint8 [n]: MIDDLE and luma's dead zone. `condition` int [n, 16] and
+    `place` int [16, K, K]: their sum is what the filter is told."""
 
     def __init__(self, cfg: Config, net: QuantisedFilter):
         step = steps(cfg)
@@ -42,6 +42,7 @@ class Tables:
         levels = lambda gain, unit: (np.rint(dyadic(gain * float(unit), GAIN_BITS) * GAIN_UNIT).clip(1) / GAIN_UNIT).astype(np.float32)
         self.luma = levels(np.exp(linear(condition, "gain"))[:, 0] * step, net.unit_tail)
         self.chroma = levels(step, net.unit_chroma_tail)
+        self.dead = (MIDDLE + dead_zone(torch.from_numpy(self.luma)).numpy()).astype(np.uint8)
         eight = lambda x: np.clip(np.rint(x / unit), -128, 127)
         self.condition, self.place = eight(condition).astype(np.float32), eight(w["place"]).astype(np.float32)
 
@@ -62,7 +63,7 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     # steps are whole in latent units
     row = b.op("Mul", b.op("Min", step, b.const(np.float32(cfg.coarsest_step))), b.const(np.float32(cfg.scale)))
     row = b.op("Max", b.op("Cast", row, to=TensorProto.INT32), b.const(0, np.int32))
-    of_step = lambda name: b.op("Gather", b.weight(f"filter.{name}", getattr(tables, name)), row, axis=0)
+    of_step = lambda name, dtype=np.float32: b.op("Gather", b.weight(f"filter.{name}", getattr(tables, name), dtype), row, axis=0)
     one, middle = b.const(np.float32(1)), b.const(MIDDLE, np.uint8)
     eight = lambda x, zero=MIDDLE: b.op("QuantizeLinear", x, one, b.const(zero, np.uint8))
     real = lambda x, zero=MIDDLE: b.op("DequantizeLinear", x, one, b.const(zero, np.uint8))
@@ -162,6 +163,10 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     h = mixers(h, "", "body", net.body, lists, seen_strips)
     h = near_strips.of(b.reshape(h, -1, K * cfg.channels), last)
     luma = eight(conv("tail", picture(h, cfg.channels), MIDDLE, net.tail, net.unit_stream, net.unit_tail))
+    # nearer to zero by the dead zone: what it lies above, and what it lies below
+    above = b.op("Clip", luma, of_step("dead", np.uint8))
+    below = b.op("Clip", luma, "", b.op("Gather", b.const(2 * MIDDLE - tables.dead.astype(int), np.uint8), row, axis=0))
+    luma = eight(b.op("Add", real(above), real(below)))
     # a patch's chroma samples are in the order frame, row, plane, column here; the constants' order is docs/builtin.md's
     swapped = np.arange(4 * n * t // 4).reshape(2 * t, 2, PATCH // 2, PATCH // 2).transpose(0, 2, 1, 3).ravel()
     weight = torch.cat([net.chroma_head.weight, net.chroma_luma.weight], 1)

@@ -15,12 +15,27 @@ WEIGHT_MAX = 127
 PAIR_MAX = 128  # of two neighbours: their products with 255 fit 16 bits, in which processors without VNNI add them
 RESIDUAL_UNIT = 16  # parts of a step in residuals that the filter sees
 RECIPROCAL_BITS, GAIN_BITS = 5, 8  # significant bits of what residuals and corrections are multiplied with
+DEAD_ZONE = 0.25  # grey levels, in whole units of correction: luma's are that much smaller, so that what is hardly wrong stays as it is
 GAIN_UNIT = 4096  # parts of a grey level in what corrections are multiplied with, as in predictions
 
 
 def straight(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """`value`, with the gradient of x."""
     return x + (value - x).detach()
+
+
+class _Rounded(torch.autograd.Function):
+    """x in whole units from low to high; gradients pass where nothing is clipped."""
+
+    @staticmethod
+    def forward(context, x, unit, low: int, high: int):
+        x = x / unit
+        context.save_for_backward((x >= low) & (x <= high))
+        return x.round_().clamp_(low, high).mul_(unit)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * context.saved_tensors[0], None, None, None
 
 
 def dyadic(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -32,6 +47,11 @@ def dyadic(x: torch.Tensor, bits: int) -> torch.Tensor:
 def levels_of(gain: torch.Tensor) -> torch.Tensor:
     """Grey levels of one unit of correction, as they are exported."""
     return torch.round(dyadic(gain, GAIN_BITS) * GAIN_UNIT).clamp(min=1) / GAIN_UNIT
+
+
+def dead_zone(levels: torch.Tensor) -> torch.Tensor:
+    """DEAD_ZONE in units of correction of that many grey levels."""
+    return torch.round(DEAD_ZONE / levels).clamp(max=127)
 
 
 def whole(w: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
@@ -111,9 +131,7 @@ class QuantisedFilter(LoopFilter):
         if self.record is not None:
             self.record(name, x)
             return x
-        unit = self.unit(name)[:, None, None]
-        x = torch.minimum(torch.maximum(x, low * unit), high * unit)
-        return straight(x, torch.round(x / unit) * unit)
+        return _Rounded.apply(x, self.unit(name)[:, None, None], low, high)
 
     def conv(self, x, unit, out: str, weight, bias=None, **settings):
         """Convolution with rounded weights and biases; `unit` [channels] of x; `out`: the name of the activation that follows."""
@@ -155,9 +173,12 @@ class QuantisedFilter(LoopFilter):
         x = given(part, self.unit_luma, place)
         unit = torch.cat([self.unit_luma, self.unit_embedding.expand(place.shape[1])])
         h = self.mixers(self.body, self.keep("stream", self.conv(x, unit, "stream", self.head.weight, self.head.bias)), "")
-        levels = lambda gain, unit: straight(gain, levels_of(gain.detach() * unit) / unit)[:, None, None, None]
-        gain = levels(torch.exp(self.gain(condition))[:, 0] * step, self.unit_tail)
-        luma = self.keep("tail", self.conv(h, self.unit_stream, "tail", self.tail.weight)) * gain
+        of_unit = lambda gain, unit: levels_of(gain.detach() * unit)
+        levels = lambda gain, unit: straight(gain, of_unit(gain, unit) / unit)[:, None, None, None]
+        gain = torch.exp(self.gain(condition))[:, 0] * step
+        dead = (dead_zone(of_unit(gain, self.unit_tail)) * self.unit_tail)[:, None, None, None]
+        luma = self.keep("tail", self.conv(h, self.unit_stream, "tail", self.tail.weight))
+        luma = (luma - luma.clamp(-dead, dead)) * levels(gain, self.unit_tail)
         part = slice(self.luma, None)
         x = given(part, self.unit_chroma, h.detach())  # luma is not to suffer for chroma
         unit = torch.cat([self.unit_chroma, self.unit_stream])

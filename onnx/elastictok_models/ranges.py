@@ -69,7 +69,7 @@ class Analysis:
                 wanted |= set(node.input)
         for node in reversed(needed):
             try:
-                result = self.apply(node, [self.values.get(i, UNKNOWN) for i in node.input])
+                result = self.apply(node, [self.values.get(i, UNKNOWN) if i else None for i in node.input])
             except ValueError as e:
                 raise ValueError(f"{node.name} ({node.op_type}): {e}") from None
             for name in node.output:
@@ -148,7 +148,9 @@ class Analysis:
         return Values(max(v.low for v in x), max(v.high for v in x), min(v.unit for v in x))
 
     def of_Clip(self, x, _):
-        return self.of_Max([self.of_Min([x[0], x[2]], _), x[1]], _)
+        found, low, high = [*x, None][:3]
+        found = found if high is None else self.of_Min([found, high], _)
+        return found if low is None else self.of_Max([found, low], _)
 
     def of_QuantizeLinear(self, x, _):
         if x[1].table is None or not power_of_two(x[1].table):

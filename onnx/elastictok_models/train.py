@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from .config import Config
 from .filter import LoopFilter
+from .plain import plain_loss
 from .quantised import QuantisedFilter, calibrate
 from .recover import config_of, recover
 from .refit import refit
 from .ring import SIDE, Ring
+
+EDGE = 2  # patches at the edge of a sample that do not count: the filter sees zeros there
 
 
 def batch(ring: Ring, available: int, size: int, rng):
@@ -47,6 +51,7 @@ def main():
     ap.add_argument("--rate", type=float, default=3e-3)
     ap.add_argument("--hours", type=float, default=0, help="the learning rate's schedule ends after this time instead of after --steps")
     ap.add_argument("--threads", type=int, default=1)
+    ap.add_argument("--plain", type=float, default=0, help="weight of patterns on plain surfaces (plain.py) beside the error; 0.2 is much")
     ap.add_argument("--note", default="", help="goes into the bundle's training field")
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
@@ -80,10 +85,12 @@ def main():
             calibrate(net, rows)
             refit(cfg, net, *(torch.cat(parts) for parts in zip(*rows)))
             average.load_state_dict(net.state_dict())
+    # without instructions for it, bfloat16 takes four times as long; the quantised filter's sums need more bits than it has
+    half = torch.ops.mkldnn._is_mkldnn_bf16_supported() and not cfg.exact
     compiled = torch.compile(net)
     teaching = torch.compile(teacher) if args.distil else None
     started = last_log = last_save = time.time()
-    gain, count = np.zeros(2), 0
+    gain, count = np.zeros(3), 0
     parts = slice(cfg.luma_patch), slice(cfg.luma_patch, None)
 
     def save():
@@ -105,18 +112,23 @@ def main():
         for group in optimiser.param_groups:
             group["lr"] = rate
         recon, residual, source, mask, q = batch(ring, available, args.batch, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        inside = nn.functional.pad(mask[:, :, EDGE:-EDGE, EDGE:-EDGE], [EDGE] * 4)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             correction = compiled(recon, residual, q, mask)
         corrected = recon + correction.float()
-        luma, chroma = ([errors(x[:, part], source[:, part], mask) for x in (recon, corrected)] for part in parts)
+        luma, chroma = ([errors(x[:, part], source[:, part], inside) for x in (recon, corrected)] for part in parts)
         if teaching is not None:
             # what the teacher leaves is noise to the student: without it, the same minimum with steadier gradients
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
                 taught = recon + teaching(recon, residual, q, mask).float()
             for found, part in ((luma, parts[0]), (chroma, parts[1])):
-                left = errors(taught[:, part], source[:, part], mask)
-                found.append(left + errors(corrected[:, part], taught[:, part].clamp(0, 255), mask))
+                left = errors(taught[:, part], source[:, part], inside)
+                found.append(left + errors(corrected[:, part], taught[:, part].clamp(0, 255), inside))
         loss = torch.log(luma[-1] + 0.05).mean() + torch.log(chroma[-1] + 0.05).mean()
+        if args.plain:
+            y, uv = plain_loss(cfg, corrected, source, inside)
+            loss = loss + args.plain * (torch.log(y + 0.3) + 0.5 * torch.log(uv + 0.3)).mean()
+            gain[2] += float(y.detach().sum() / (y > 0).sum().clamp(min=1))
         if not torch.isfinite(loss):
             raise SystemExit("the loss is not finite: look at the newest samples; the checkpoint is as it was")
         optimiser.zero_grad()
@@ -128,12 +140,12 @@ def main():
         with torch.no_grad():
             for a, p in zip(average.parameters(), net.parameters()):
                 a.lerp_(p, 1 - decay)
-            gain += np.array([float((10 * torch.log10((before + 0.05) / (after + 0.05))).mean()) for before, after, *_ in (luma, chroma)])
+            gain[:2] += np.array([float((10 * torch.log10((before + 0.05) / (after + 0.05))).mean()) for before, after, *_ in (luma, chroma)])
             count += 1
         if time.time() - last_log > 60:
             print(f"{time.time() - started:.0f} s, step {step}, lr {rate:.2e}, gain in luma {gain[0] / count:.3f} dB, "
-                  f"chroma {gain[1] / count:.3f} dB, {available} samples", flush=True)
-            last_log, gain, count = time.time(), np.zeros(2), 0
+                  f"chroma {gain[1] / count:.3f} dB, patterns {gain[2] / count:.3f}, {available} samples", flush=True)
+            last_log, gain, count = time.time(), np.zeros(3), 0
         if time.time() - last_save > 180:
             save()
             last_save = time.time()

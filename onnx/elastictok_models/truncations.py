@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """What cells look like after quantisers of several steps: training data for the encoder graph's `distortion`.
 
-Clips are coded by the Rust encoder (`codec dump`), its latents quantised again in layers (`truncate`), every truncation
-decoded by the decoder graph against the encoder's own reference, and each cell's luma compared with the source. Both programs
-are in tools/src/bin/; `truncate.rs` describes what this module reads."""
-import subprocess
-import tempfile
+Clips are coded by the Rust encoder, its latents quantised again in layers (streams.py), every truncation decoded by the decoder graph
+against the encoder's own reference, and each cell's luma compared with the source."""
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from .clips import cut, planes_of, read_clip
+from .clips import cut, planes_of
 from .config import CELL, Config
 from .session import session
-from .transform import order
-
+from .streams import coded
 
 LAYERS, RATIO = 3, 13  # a factor of 3 from step to step
 
@@ -33,11 +29,6 @@ class Block:
     errors: np.ndarray  # f32 [layers, cells]: mean squared error of luma with layers 0..=l
 
 
-def step_of(quantiser: int, cfg: Config) -> float:
-    """Step in pixel units; docs/bitstream.md."""
-    return int(4 * 2 ** (quantiser / 8) + 0.5) / cfg.scale
-
-
 def cell_errors(frames, source) -> np.ndarray:
     """Mean squared luma error of every cell, f32 [cells]."""
     luma = lambda x: planes_of(x)[0].astype(np.float32)
@@ -48,40 +39,20 @@ def observe(clip: Path, tools: Path, decoder: onnx.ModelProto, cfg: Config, rng,
     """Codes `frames` frames from a random place of `clip` at a random quality; yields its blocks at two quantisers each.
 
     `tools` is the folder of the Rust tools, which must hold the bundle that `decoder` is of."""
-    with tempfile.TemporaryDirectory() as folder:
-        video, dump = Path(folder) / "clip.y4m", Path(folder) / "clip.dump"
-        start = rng.integers(0, 20)
-        subprocess.run(["ffmpeg", "-v", "error", "-i", clip, "-vf", f"trim=start_frame={start}:end_frame={start + frames},"
-                        "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0", "-pix_fmt", "yuv420p", video], check=True)
-        subprocess.run([tools / "codec", "dump", video, dump, "--target-psnr", f"{rng.uniform(26, 45):.1f}", "--key-int-max", "8",
-                        "--layers", str(LAYERS), "--threads", "1"], check=True, stderr=subprocess.DEVNULL)
-        offset = int(rng.integers(4, 15) * rng.choice([-1, 1]))
-        again = subprocess.Popen([tools / "truncate", dump, str(RATIO), "0", str(offset)], stdout=subprocess.PIPE)
-        source = read_clip(video)
-        cells_y, cells_x = source.shape[1] * 2 // 3 // CELL, source.shape[2] // CELL
-        cells, rank = cells_y * cells_x, np.argsort(order(cfg))
-        run = session(decoder, cells_y, cells_x).run
-        reference, position = np.zeros(source.shape[1:], np.uint8), 0
-        for n in range(len(source) // cfg.block_length):
-            key = again.stdout.read(4)[0] != 0
-            motion = np.frombuffer(again.stdout.read(20 * cells), "<i4").reshape(5, cells_y, cells_x)
-            latents = np.frombuffer(again.stdout.read(2 * cells * cfg.coefficients), "<i2").reshape(cells, -1)
-            position = 0 if key else position + 1
-            shown = source[n * cfg.block_length:(n + 1) * cfg.block_length]
-            feed = {"position": np.asarray(position, np.int64), "motion": motion, "dec.reference": reference}
-            for tried in range(2):
-                errors, steps = np.zeros((LAYERS, cells), np.float32), []
-                for layer in range(LAYERS):
-                    record = again.stdout.read(4 + 4 * cells + 2 * cells * cfg.coefficients)
-                    steps.append(step_of(record[0], cfg))
-                    tokens = np.frombuffer(record, "<i2", offset=4 + 4 * cells).reshape(cells, -1)[:, rank]
-                    frames_, next_ = run(None, {**feed, "tokens": np.ascontiguousarray(tokens, np.int32),
-                                                "step": np.asarray(steps[-1], np.float32),
-                                                "counts": np.frombuffer(record, "<i4", cells, 4)})[:2]
-                    errors[layer] = cell_errors(frames_, shown)
-                if tried == 0:
-                    coded = next_
-                yield Block(key, steps, motion[2].ravel() != 0, latents[:, rank[:cfg.luma_coefficients]], errors)
-            reference = coded
-        again.stdout.close()
-        again.wait()
+    start, target = int(rng.integers(0, 20)), rng.uniform(26, 45)
+    offsets = 0, int(rng.integers(4, 15) * rng.choice([-1, 1]))
+    run = reference = None
+    for block in coded(clip, tools, cfg, range(start, start + frames), target, LAYERS, RATIO, offsets, key_int_max=8):
+        if run is None:
+            run = session(decoder, *block.motion.shape[1:]).run
+            reference = np.zeros(block.source.shape[1:], np.uint8)
+        for tried, receivers in enumerate(block.quantised):
+            errors = np.zeros((LAYERS, len(block.latents)), np.float32)
+            for layer, receiver in enumerate(receivers):
+                shown, following = run(None, block.inputs(receiver, reference))[:2]
+                errors[layer] = cell_errors(shown, block.source)
+            if tried == 0:
+                finest = following
+            intra = (block.motion[2].ravel() == 1) | (block.position == 0)
+            yield Block(block.position == 0, [r.step for r in receivers], intra, block.latents[:, :cfg.luma_coefficients], errors)
+        reference = finest

@@ -151,7 +151,9 @@ class Filter:
             assert whole == float(gain) * 4096
             return x * whole
 
-        luma = samples(self.convolve("tail", h, -128, 127), 4, self.w["luma"][row])
+        dead = int(self.w["dead"][row]) - 128
+        luma = self.convolve("tail", h, -128, 127)
+        luma = samples(luma - np.clip(luma, -dead, dead), 4, self.w["luma"][row])
         chroma = samples(self.convolve("chroma_tail", c, -128, 127), 2, self.w["chroma"][row])
         return [luma, chroma[0::2], chroma[1::2]]
 

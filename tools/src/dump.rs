@@ -2,9 +2,9 @@
 //! Dumps: the latents and motion of a stream's blocks as the encoder quantised them. `codec dump` writes them; `collect_tables`
 //! and `truncate` read them.
 //!
-//! A dump is `ETKDUMP3`, then C and L (u32) and C positions of four u16: component, t, v, u; most important coefficient first.
-//! Then for each block: key u8, quantisers of the last layer and of layer 0 u8, depth u8, n u8 (1 or depth), three zero u8, cells_x
-//! u32, cells_y u32, motion i32\[5 * cells\], latents i16\[n * cells * C\]. All little-endian.
+//! A dump is `ETKDUMP4`, then C and L (u32) and C positions of four u16: component, t, v, u; most important coefficient first.
+//! Then for each block: key u8, quantisers of the last layer and of layer 0 u8, depth u8, n u8 (1 or depth), frames u8, two zero u8,
+//! cells_x u32, cells_y u32, motion i32\[5 * cells\], latents i16\[n * cells * C\]. All little-endian.
 
 use std::io::{Read, Write};
 
@@ -13,13 +13,15 @@ use elastictok::internals::tokens::motion::PLANES as MOTION_PLANES;
 use elastictok::internals::tokens::{Estimate, LayerSteps, NestedEncoder, Rdo};
 use elastictok::{Error, Result};
 
-const MAGIC: [u8; 8] = *b"ETKDUMP3";
+const MAGIC: [u8; 8] = *b"ETKDUMP4";
 
 /// One block of a dump.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DumpBlock {
     /// Whether it is a key block.
     pub key: bool,
+    /// Frames shown of it; where they are fewer than a block's, the last one is repeated.
+    pub frames: u8,
     /// The quantisers of its layers.
     pub steps: LayerSteps,
     /// Cells in a row.
@@ -71,13 +73,13 @@ impl<W: Write> DumpWriter<W> {
         Ok(Self { output, order: order.to_vec(), bytes })
     }
 
-    /// Writes a block of `cells_x` x `cells_y` cells, whose `latents` are \[cells, C\] in the graph's order.
-    pub fn write(&mut self, block: &BlockView<'_>, cells_x: usize, cells_y: usize) -> std::io::Result<()> {
+    /// Writes a block of so many `frames` and `cells_x` x `cells_y` cells, whose `latents` are \[cells, C\] in the graph's order.
+    pub fn write(&mut self, block: &BlockView<'_>, frames: u8, cells_x: usize, cells_y: usize) -> std::io::Result<()> {
         let bytes = &mut self.bytes;
         bytes.clear();
         let (steps, n) = (block.steps, block.latents.len() as u8);
         let (finest, base) = (steps.quantiser(steps.depth() - 1), steps.quantiser(0));
-        bytes.extend([u8::from(block.key), finest, base, steps.depth() as u8, n, 0, 0, 0]);
+        bytes.extend([u8::from(block.key), finest, base, steps.depth() as u8, n, frames, 0, 0]);
         bytes.extend((cells_x as u32).to_le_bytes());
         bytes.extend((cells_y as u32).to_le_bytes());
         bytes.extend(block.motion.iter().flat_map(|m| m.to_le_bytes()));
@@ -157,7 +159,7 @@ impl<R: Read> DumpReader<R> {
                 steps.depth()
             )));
         }
-        Ok(Some(DumpBlock { key: head[0] != 0, steps, cells_x, cells_y, motion, latents }))
+        Ok(Some(DumpBlock { key: head[0] != 0, frames: head[5], steps, cells_x, cells_y, motion, latents }))
     }
 }
 
@@ -174,15 +176,16 @@ mod tests {
         let mut writer = DumpWriter::new(&mut file, &positions, &order, 3).expect("written");
         for latents in [vec![&first[..]], vec![&first[..], &second[..]]] {
             let key = latents.len() == 1;
-            writer.write(&BlockView { key, steps, motion: &motion, latents }, 2, 1).expect("written");
+            writer.write(&BlockView { key, steps, motion: &motion, latents }, 2 - u8::from(key), 2, 1).expect("written");
         }
         let mut reader = DumpReader::new(&file[..]).expect("a dump");
         assert_eq!((&reader.positions[..], reader.layers), (&[positions[2], positions[0], positions[1]][..], 3));
         let ordered = vec![3, 1, 2, 6, 4, 5];
         let block = reader.next_block().expect("whole").expect("a block");
-        assert_eq!((block.key, block.steps, block.cells_x, block.cells_y), (true, steps, 2, 1));
+        assert_eq!((block.key, block.frames, block.steps, block.cells_x, block.cells_y), (true, 1, steps, 2, 1));
         assert_eq!((&block.motion[..], &block.latents), (&motion[..], &vec![ordered.clone()]));
         let block = reader.next_block().expect("whole").expect("a block");
+        assert_eq!((block.key, block.frames), (false, 2));
         assert_eq!(block.latents, [ordered.clone(), ordered.iter().map(|x| -x).collect()]);
         assert_eq!(reader.next_block(), Ok(None));
         let mut cut = DumpReader::new(&file[..file.len() - 1]).expect("a dump");

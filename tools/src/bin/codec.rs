@@ -257,11 +257,11 @@ fn dump(args: &EncodeArgs) -> Result<()> {
     };
     let layers = if args.layers == 0 { DEFAULT_LAYERS } else { args.layers };
     let mut dump = DumpWriter::new(BufWriter::new(File::create(&args.output)?), positions, order, layers)?;
-    encode(args, |encoder, _| {
+    encode(args, |encoder, packet| {
         let header = encoder.sequence_header();
         let geometry = bundle.geometry(header.width, header.height)?;
         if let Some(block) = encoder.last_block()? {
-            dump.write(&block, geometry.cells_x, geometry.cells_y)?;
+            dump.write(&block, packet.frames as u8, geometry.cells_x, geometry.cells_y)?;
         }
         Ok(())
     })?;

@@ -2,7 +2,7 @@
 //! What receivers of fewer layers have: quantises the blocks of a dump again and writes the latents of every truncation.
 //!
 //! `truncate DUMP RATIO OFFSET...` reads what `codec dump` wrote and quantises every block in all L layers with its own quantiser plus
-//! each OFFSET, cut to the range that the encoder uses, and RATIO more from layer to layer. To standard output go, for every block: key u8, zero u8, zero u16, motion
+//! each OFFSET, cut to the range that the encoder uses, and RATIO more from layer to layer. To standard output go, for every block: key u8, frames u8, zero u16, motion
 //! i32\[5 * cells\] and the latents i16\[cells * C\] that receivers of all layers get; then, for every offset and number of layers
 //! 1..=L: quantiser of the last layer that holds anything u8, zero u8, zero u16, counts i32\[cells\], dequantised
 //! latents i16\[cells * C\]. Latents are in token order, all numbers little-endian. Training of the encoder graph's `distortion`
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
         let (mut latents, mut filled, mut counts) =
             (vec![0i16; cells * reader.positions.len()], FilledCells::default(), vec![0; cells]);
         let finest = block.latents.last().context("a block without latents")?;
-        out.write_all(&[u8::from(block.key), 0, 0, 0])?;
+        out.write_all(&[u8::from(block.key), block.frames, 0, 0])?;
         out.write_all(&block.motion.iter().flat_map(|m| m.to_le_bytes()).collect::<Vec<_>>())?;
         out.write_all(&finest.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>())?;
         for offset in &offsets {
