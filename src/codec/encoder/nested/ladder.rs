@@ -11,16 +11,16 @@ use crate::tokens::LayerSteps;
 const APART: f64 = 2.3;
 const WELL_APART: std::ops::RangeInclusive<f64> = 2.0..=2.55;
 /// Share of the spacing that gives [`APART`] from which on a layer is worth its loop: rates are then 1.8 apart.
-const LEAST: f64 = 0.75;
+const LEAST: f64 = 0.85;
 /// By how much less, or more, it is where groups before had the layer, or had not: their number should not change without need.
 const HOLD: f64 = 0.15;
 /// Quantiser indices from one layer to the next: at the beginning of a stream, and at the least and most.
-const SPACING: f64 = 8.0;
+const SPACING: f64 = 7.0;
 const SPACINGS: (f64, f64) = (3.0, 16.0);
 /// Weight of a block in the rates: they are a mean over about a second.
 const WEIGHT: f64 = 1.0 / 16.0;
 /// Share of the way to a better spacing that one block goes.
-const CORRECTION: f64 = 0.3;
+const CORRECTION: f64 = 0.1;
 /// Least mean bits of layer 0 that say something about rates.
 const LEAST_BITS: f64 = 64.0;
 /// Trials that a block may take to place layer 0.
@@ -255,10 +255,10 @@ mod tests {
     }
 
     #[test]
-    fn the_spacing_follows_within_a_few_blocks() {
+    fn the_spacing_follows_within_a_second() {
         for halving in [4.0, 9.0] {
             let mut ladder = Ladder::new(stream(7), false, &LiveSettings::default());
-            let apart = apart(&group(&mut ladder, 12, 20, halving)[8..]);
+            let apart = apart(&group(&mut ladder, 20, 20, halving)[12..]);
             assert!((1.8..2.7).contains(&apart), "{apart}, halving over {halving}");
         }
     }
