@@ -11,9 +11,7 @@ use crate::tokens::LayerSteps;
 const APART: f64 = 2.3;
 const WELL_APART: std::ops::RangeInclusive<f64> = 2.0..=2.55;
 /// Share of the spacing that gives [`APART`] from which on a layer is worth its loop: rates are then 1.8 apart.
-const LEAST: f64 = 0.85;
-/// By how much less, or more, it is where groups before had the layer, or had not: their number should not change without need.
-const HOLD: f64 = 0.15;
+const LEAST: f64 = 0.75;
 /// Quantiser indices from one layer to the next: at the beginning of a stream, and at the least and most.
 const SPACING: f64 = 7.0;
 const SPACINGS: (f64, f64) = (3.0, 16.0);
@@ -32,10 +30,8 @@ pub(super) struct Ladder {
     layers: StreamLayers,
     /// Quantiser indices from one layer to the next; `None`: as the stream's ratio says.
     spacing: Option<f64>,
-    /// What came of it in recent blocks.
-    recent: Recent,
-    /// Layers of the last block; 0 before the first one.
-    depth: usize,
+    /// What came of it in recent blocks; `None` before the first one.
+    recent: Option<Recent>,
     /// Holds the bitrate of layer 0, and the quantiser that it gave this block, if it was asked.
     base: Option<(RateController, Option<u8>)>,
 }
@@ -47,7 +43,7 @@ fn base_live(live: &LiveSettings) -> LiveSettings {
 impl Ladder {
     /// `fixed`: layers are as far apart as the stream's ratio says.
     pub fn new(layers: StreamLayers, fixed: bool, live: &LiveSettings) -> Self {
-        let mut ladder = Self { layers, spacing: (!fixed).then_some(SPACING), recent: Recent::default(), depth: 0, base: None };
+        let mut ladder = Self { layers, spacing: (!fixed).then_some(SPACING), recent: None, base: None };
         ladder.set_live(live);
         ladder
     }
@@ -91,14 +87,7 @@ impl Ladder {
                 let spread = self.steps(key, *depth, quantiser).quantiser(0) - quantiser;
                 *depth == 2 || usize::from(spread) >= SPACINGS.0 as usize * (depth - 1)
             }
-            (None, Some(spacing)) => {
-                let least = match self.depth {
-                    0 => LEAST,
-                    before if before >= *depth => LEAST - HOLD,
-                    _ => LEAST + HOLD,
-                };
-                least * spacing * (depth - 1) as f64 <= f64::from(COARSEST.saturating_sub(finest))
-            }
+            (None, Some(spacing)) => LEAST * spacing * (depth - 1) as f64 <= f64::from(COARSEST.saturating_sub(finest)),
             (None, None) => self.layers.steps(*depth, finest, None).quantiser(0) <= COARSEST,
         };
         (1..=self.layers.layers).rev().find(fits).unwrap_or(1)
@@ -121,64 +110,40 @@ impl Ladder {
         if !whole {
             return;
         }
-        self.depth = steps.depth();
-        if steps.depth() == 1 {
-            return;
-        }
+        let gaps = (steps.depth() - 1) as f64;
         let spread = f64::from(steps.quantiser(0) - steps.quantiser(steps.depth() - 1));
-        self.recent.learn(key, Sums { first: bits.0, all: bits.1, spread: spread * bits.1 });
-        if let (Some(spacing), Some(better)) = (&mut self.spacing, self.recent.better(steps.depth() - 1)) {
+        let mut recent = Recent { first: bits.0, all: bits.1, spread: spread * bits.1 };
+        if let Some(before) = self.recent.filter(|_| steps.depth() > 1) {
+            let mean = |before: f64, now: f64| before + WEIGHT * (now - before);
+            recent = Recent {
+                first: mean(before.first, recent.first),
+                all: mean(before.all, recent.all),
+                spread: mean(before.spread, recent.spread),
+            };
+        }
+        self.recent = Some(recent);
+        if let (Some(spacing), Some(better)) = (&mut self.spacing, recent.better(gaps)) {
             *spacing += CORRECTION * (better - *spacing);
         }
     }
 }
 
-/// Of blocks: bits of layer 0, of all layers, and quantiser indices from layer 0 to the last one, times the latter bits.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sums {
+/// Means over recent blocks.
+#[derive(Debug, Clone, Copy)]
+struct Recent {
+    /// Bits of layer 0, and of all layers.
     first: f64,
     all: f64,
+    /// Quantiser indices from layer 0 to the last one, times the latter bits.
     spread: f64,
 }
 
-impl Sums {
-    /// `weight` of the way to `other`.
-    fn towards(self, other: Self, weight: f64) -> Self {
-        let mean = |a: f64, b: f64| a + weight * (b - a);
-        Self { first: mean(self.first, other.first), all: mean(self.all, other.all), spread: mean(self.spread, other.spread) }
-    }
-}
-
-/// Means over recent blocks.
-#[derive(Debug, Clone, Copy, Default)]
-struct Recent {
-    /// The last key block, and its share in the mean. A stream's first one has no more of it than later ones.
-    key: Sums,
-    share: f64,
-    /// The others, and their number.
-    inter: Sums,
-    blocks: u32,
-}
-
 impl Recent {
-    fn learn(&mut self, key: bool, now: Sums) {
-        self.share *= 1.0 - WEIGHT;
-        if key {
-            self.key = now;
-            self.share += WEIGHT;
-        } else {
-            self.blocks = self.blocks.saturating_add(1);
-            self.inter = self.inter.towards(now, WEIGHT.max(1.0 / f64::from(self.blocks)));
-        }
-    }
-
     /// A better spacing than the recent one, with so many gaps between layers.
-    fn better(&self, gaps: usize) -> Option<f64> {
-        let Sums { first, all, spread } = self.inter.towards(self.key, self.share);
-        let (used, apart) = (spread / all, (all / first).ln());
-        let out = self.blocks > 0 && first >= LEAST_BITS && used > 0.0 && apart > 0.0;
-        let well = WELL_APART.contains(&(apart / gaps as f64).exp());
-        (out && !well).then(|| (used * APART.ln() / apart).clamp(SPACINGS.0, SPACINGS.1))
+    fn better(&self, gaps: f64) -> Option<f64> {
+        let (used, apart) = (self.spread / self.all / gaps, (self.all / self.first).powf(1.0 / gaps));
+        let out = gaps > 0.0 && self.first >= LEAST_BITS && used > 0.0 && apart > 1.0 && !WELL_APART.contains(&apart);
+        out.then(|| (used * APART.ln() / apart.ln()).clamp(SPACINGS.0, SPACINGS.1))
     }
 }
 
@@ -252,28 +217,6 @@ mod tests {
             depths.push(blocks[0].0.depth());
         }
         assert!(depths.is_sorted_by(|a, b| a >= b) && depths[0] == 4 && depths.ends_with(&[1]), "{depths:?}");
-    }
-
-    #[test]
-    fn the_spacing_follows_within_a_second() {
-        for halving in [4.0, 9.0] {
-            let mut ladder = Ladder::new(stream(7), false, &LiveSettings::default());
-            let apart = apart(&group(&mut ladder, 20, 20, halving)[12..]);
-            assert!((1.8..2.7).contains(&apart), "{apart}, halving over {halving}");
-        }
-    }
-
-    #[test]
-    fn a_group_keeps_the_number_of_layers_where_it_is_close() {
-        let depth = |quantisers: &[u8]| {
-            let mut ladder = Ladder::new(stream(7), false, &LiveSettings::default());
-            quantisers.iter().map(|q| group(&mut ladder, 4, *q, 6.5)[0].0.depth()).last()
-        };
-        let first = (20..64).find(|q| depth(&[*q]) == Some(3)).expect("somewhere there is no room for a fourth layer");
-        assert_eq!(depth(&[first - 1, first]), Some(4));
-        assert_eq!(depth(&[first, first - 1]), Some(3));
-        assert_eq!(depth(&[first - 1, first + 6]), Some(3));
-        assert_eq!(depth(&[first, first - 6]), Some(4));
     }
 
     #[test]
