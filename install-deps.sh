@@ -5,9 +5,9 @@
 #
 # usage: install-deps.sh [--demo] [--test] [--bench] [--train]
 #   --demo   also numpy in .cache/venv, for examples/quickstart.sh
-#   --test   also what the tests of onnx/ need in .cache/venv (PyTorch: some gigabytes)
+#   --test   also ffmpeg, and what the tests of onnx/ need in .cache/venv (PyTorch: some gigabytes)
 #   --bench  also ffmpeg, libvpx, and what benches/ needs in .cache/venv
-#   --train  also all of onnx/requirements.txt in .cache/venv (PyTorch: some gigabytes)
+#   --train  also ffmpeg, and all of onnx/requirements.txt in .cache/venv (PyTorch: some gigabytes)
 set -eu
 root=$(cd "$(dirname "$0")" && pwd)
 pins=$root/onnx/requirements.txt
@@ -45,7 +45,9 @@ as_root() {
 packages="build-essential pkg-config python3 python3-pip python3-venv meson ninja-build
 libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-base-apps
 gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x"
-[ -z "$bench" ] || packages="$packages ffmpeg libvpx-dev"
+[ -z "$bench" ] || packages="$packages libvpx-dev"
+# clips are read by it
+[ -z "$bench$test$train" ] || packages="$packages ffmpeg"
 # Emulated processors must decode the same pictures; the RTSP example runs.
 [ -z "$test" ] || packages="$packages qemu-user python3-gi gir1.2-gst-rtsp-server-1.0"
 if command -v dpkg-query >/dev/null; then

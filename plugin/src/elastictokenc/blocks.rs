@@ -190,8 +190,10 @@ impl ElasticTokEnc {
     pub(super) fn end_stream(&self) -> Result<gst::FlowSuccess, gst::FlowError> {
         let flow = self.drain()?;
         if let Some(state) = lock(&self.state).as_mut() {
-            // Nothing follows that would need the picture.
-            let _ = state.encoder.settle();
+            if let Err(e) = state.encoder.settle() {
+                // no block follows that would need the picture
+                gst::warning!(CAT, imp = self, "the last block's picture is not known: {e}");
+            }
             self.publish(Some(state));
         }
         Ok(flow)
