@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto
 
 from .builder import Builder, Grid
-from .config import CELL, K
+from .config import CELL, REACH, K
 from .prediction import intra_cells
 
 
@@ -84,9 +84,9 @@ def around(b: Builder, grid: Grid, mask: str, reach: int) -> str:
 
 @dataclass(frozen=True)
 class Strips:
-    """n strips of a picture, column by column: a strip is K patches of a cell, side by side. Strips are counted in a picture with one more below
-    every column, and a column more on the left and on the right. `listed`: which, and after every column the one below, which stands
-    for none; `inside`: bool [all], which without those."""
+    """Strips of a picture, column by column: a strip is K patches of a cell, side by side. Strips are counted in a picture with one more below
+    every column, and a column more on the left and on the right. `inside`: bool [all], which the filter works on; `listed`: these, and those
+    above and below each run of them, which stand for zeros; n in all."""
 
     b: Builder
     grid: Grid
@@ -109,32 +109,26 @@ class Strips:
         return self.b.op("Shape", self.index)
 
     @property
-    def ends(self) -> str:
-        """int64 [columns]: where in the list the strips that stand for none are."""
-        columns = self.b.op("Range", self.b.const(0, np.int64), self.b.op("Squeeze", self.grid.x), self.b.const(1, np.int64))
-        columns = self.b.op("Mul", self.b.op("Add", columns, self.b.ints(1)), self.down)
-        return self.b.op("Gather", self.listed.place, self.b.op("Add", columns, self.grid.patches_y), axis=0)
+    def zeros(self) -> str:
+        """int64 [m]: where in the list the strips are that stand for zeros; at least one."""
+        none = self.b.op("Not", self.b.op("Gather", self.inside, self.index, axis=0))
+        return self.b.op("Squeeze", self.b.op("NonZero", none), self.b.ints(0))
 
     @property
     def place(self) -> str:
-        """int64 [all]: where in the list each strip is; one that stands for none, where it is not in it or outside the picture."""
-        return self.b.op("Where", self.inside, self.listed.place, self.b.slice(self.ends, 0, 1, 0))
+        """int64 [all]: where in the list each strip is; one that stands for zeros, where the filter does not work on it."""
+        return self.b.op("Where", self.inside, self.listed.place, self.b.slice(self.zeros, 0, 1, 0))
 
-    def of(self, x: str, other: Strips) -> str:
-        """The rows of x, which has one for each strip of `other`, that are of the list; for one that stands for none, that of `other`."""
-        return self.b.op("Gather", x, self.b.op("Gather", other.listed.place, self.index, axis=0), axis=0)
-
-    def sides(self, other: Strips) -> tuple[str, str]:
-        """int32 [n, 1] each: where among the patches of `other` the one to the left of each strip is, and the one to its right; one that stands
-        for none, where they are not in it."""
-        first = self.b.op("Cast", self.b.op("Mul", other.place, self.b.ints(K)), to=TensorProto.INT32)
-        # no strip of a list is in the columns at the edges
+    def sides(self) -> tuple[str, str]:
+        """int32 [n, 1] each: where among the list's patches the one to the left of each strip is, and the one to its right."""
+        first = self.b.op("Cast", self.b.op("Mul", self.place, self.b.ints(K)), to=TensorProto.INT32)
+        # to the left of the strip above the picture's first is, by number, the last of all, which is in no list
         left, right = (self.b.op("Gather", first, self.b.op(kind, self.index, self.down), axis=0) for kind in ("Sub", "Add"))
         left = self.b.op("Add", left, self.b.const([K - 1], np.int32))
         return tuple(self.b.op("Unsqueeze", v, self.b.ints(1)) for v in (left, right))
 
     def rows_and_cells(self) -> tuple[str, str]:
-        """int64 [n] each: in which row of its cell a strip is, and the cell; any cell for those that stand for none."""
+        """int64 [n] each: in which row of its cell a strip is, and the cell; any for those outside the picture."""
         row = self.b.op("Min", self.b.op("Mod", self.index, self.down), self.b.op("Sub", self.grid.patches_y, self.b.ints(1)))
         column = self.b.op("Sub", self.b.op("Div", self.index, self.down), self.b.ints(1))
         cell = self.b.op("Add", self.b.op("Mul", self.b.op("Div", row, self.b.ints(K)), self.grid.x), column)
@@ -162,24 +156,20 @@ def corrected_patches(b: Builder, grid: Grid, counts: str, cells: Cells) -> str:
     return b.reshape(b.op("Cast", b.op("MatMul", coded, b.const(touches, np.float32)), to=TensorProto.BOOL), -1, K, K)
 
 
-def strips_around(b: Builder, grid: Grid, mask: str, reach: int, across: int | None = None) -> Strips:
-    """Strips with patches of cells of `mask`, or with some at most `reach` patches away, diagonally too; left and right at most `across`,
-    where that is given."""
-    beside, (whole, rest) = -(-(reach if across is None else across) // K), divmod(reach, K)
-    plane = b.reshape(b.op("Cast", mask, to=TensorProto.FLOAT), 1, 1, grid.y, grid.x)
-    plane = b.op("MaxPool", plane, kernel_shape=[2 * whole + 1, 2 * beside + 1], pads=[whole, beside] * 2)
+def filtered_strips(b: Builder, grid: Grid, counts: str) -> Strips:
+    """Strips of cells with tokens, of the cells beside these, and up to REACH patches above and below either."""
+    coded = b.op("Cast", b.op("Greater", counts, b.const(0, np.int32)), to=TensorProto.FLOAT)
+    plane = b.op("MaxPool", b.reshape(coded, 1, 1, grid.y, grid.x), kernel_shape=[1, 3], pads=[0, 1] * 2)
     row = b.op("Div", b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.patches_y), b.const(1, np.int64)), b.ints(K))
     plane = b.op("Gather", b.reshape(plane, grid.y, grid.x), row, axis=0)
     plane = b.reshape(b.op("Transpose", plane, perm=[1, 0]), 1, 1, grid.x, grid.patches_y)
-    if rest:
-        plane = b.op("MaxPool", plane, kernel_shape=[1, 2 * rest + 1], pads=[0, rest] * 2)
-
-    def framed(below: float) -> str:  # bool [all]
-        x = b.op("Pad", plane, b.ints(0, 0, 0, 0, 0, 0, 0, 1), b.const(np.float32(below)))
-        x = b.op("Pad", x, b.ints(0, 0, 1, 0, 0, 0, 1, 0), b.const(np.float32(0)))
-        return b.reshape(b.op("Cast", x, to=TensorProto.BOOL), -1)
-
-    return Strips(b, grid, listed(b, framed(1)), framed(0))
+    plane = b.op("MaxPool", plane, kernel_shape=[1, 2 * REACH + 1], pads=[0, REACH] * 2)
+    plane = b.reshape(b.op("Pad", plane, b.ints(0, 0, 1, 0, 0, 0, 1, 1), b.const(np.float32(0))), 1, 1, -1)
+    boolean = lambda x: b.reshape(b.op("Cast", x, to=TensorProto.BOOL), -1)
+    inside, beside = boolean(plane), boolean(b.op("MaxPool", plane, kernel_shape=[3], pads=[1, 1]))
+    # the one above the picture's first: the list needs one that stands for zeros where nothing is coded
+    numbers = b.op("Range", b.const(0, np.int64), b.op("Squeeze", b.op("Shape", inside)), b.const(1, np.int64))
+    return Strips(b, grid, listed(b, b.op("Or", beside, b.op("Equal", numbers, grid.patches_y))), inside)
 
 
 # Bytes get from pictures to cells and back in runs of eight, as one axis that moves at a time: ONNX Runtime then moves a run in one

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto
 
 from .builder import Builder, Grid
-from .cells import Cells, Strips, around, corrected_patches, listed, strips_around
+from .cells import Cells, corrected_patches, filtered_strips
 from .config import CELL, PATCH, K, Config
 from .exact import dyadic, steps
 from .quantised import GAIN_BITS, GAIN_UNIT, RECIPROCAL_BITS, RESIDUAL_UNIT, QuantisedFilter, dead_zone, fold
@@ -49,12 +49,11 @@ class Tables:
 
 def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: list[str], residual: list[str], coded_mask: str,
             coded: Cells, near: Cells, step: str, counts: str) -> list[str]:
-    """QuantisedFilter. `shown`: the reconstruction of all cells, uint8 [cells, T * 256] and [cells, T * 128]; `residual`: that of the `coded`
-    ones, float32 [n, ..] alike. Returns the corrections of both in grey levels for the cells `near` those.
+    """QuantisedFilter. `shown`: the reconstruction of the cells `near` coded ones, uint8 [n, T * 256] and [n, T * 128]; `residual`: that of the
+    `coded` ones, float32 [m, ..] alike. Returns the corrections of both in grey levels for the cells `near` those.
 
-    Every layer runs on a list of strips, those with patches that what is corrected depends on: in luma through all 3x3 layers, in chroma
-    through its own. Strips of a column follow each other; a 3x3 layer gathers the patches on both sides of each. What is not in the list it
-    sees as zeros or as another strip, where it matters no more.
+    Every layer runs on one list of strips. Strips of a column follow each other, with one of zeros before and after each run of them; a 3x3
+    layer gathers the patches on both sides of each.
 
     Samples get from cells to patches and back in large pieces. A transposition that moved every run of four samples to its place would take
     five times as long."""
@@ -92,20 +91,20 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     picture = lambda x, channels, across=K: b.op("Transpose", b.reshape(x, 1, -1, across, channels), perm=[0, 3, 1, 2])
     patches = lambda x, layer: b.reshape(b.op("Transpose", x, perm=[0, 2, 3, 1]), -1, channels_of(layer))  # uint8 [n * K, channels]
 
-    def mixers(h: str, prefix: str, body: str, blocks, lists: list[Strips], given: Strips) -> str:
-        """`lists`: the strips that each of the blocks computes, no more than the one before; `given`: those of h."""
+    strips = filtered_strips(b, grid, counts)
+    left, right = strips.sides()
+    zeros = b.op("Unsqueeze", strips.zeros, b.ints(1))
+
+    def mixers(h: str, prefix: str, body: str, blocks) -> str:
         stream = net.unit(prefix + "stream")
-        for i, (mixer, strips) in enumerate(zip(blocks, lists)):
+        for i, mixer in enumerate(blocks):
             name = f"{body}.{i}."
             depthwise, expand = net.unit(f"{prefix}depthwise_{i}"), net.unit(f"{prefix}expand_{i}")
             groups = mixer.depthwise.groups
-            zeros = b.op("Expand", none(1, K * groups), b.shape(grid.x, K * groups))
-            whole = b.op("ScatterND", b.reshape(h, -1, K * groups), b.op("Unsqueeze", given.ends, b.ints(1)), zeros)
-            left, right = (b.op("Gather", b.reshape(whole, -1, groups), side, axis=0) for side in strips.sides(given))
-            if strips is not given:
-                whole, given = strips.of(whole, given), strips
-            h = b.reshape(whole, -1, groups)
-            x = picture(b.op("Concat", left, b.reshape(whole, -1, K, groups), right, axis=1), groups, K + 2)
+            cleared = b.op("Expand", none(1, K * groups), b.shape(b.op("Shape", strips.zeros), K * groups))
+            h = b.reshape(b.op("ScatterND", b.reshape(h, -1, K * groups), zeros, cleared), -1, groups)
+            x = b.op("Concat", b.op("Gather", h, left, axis=0), b.reshape(h, -1, K, groups), b.op("Gather", h, right, axis=0), axis=1)
+            x = picture(x, groups, K + 2)
             x = eight(conv(name + "depthwise", x, MIDDLE, mixer.depthwise, stream, depthwise, group=groups, pads=[1, 0, 1, 0]))
             x = eight(b.op("Relu", conv(name + "expand", x, MIDDLE, mixer.expand, depthwise, expand)), 0)
             x = eight(conv(name + "project", x, 0, mixer.project, expand, stream))
@@ -113,15 +112,9 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
         return h
 
     n, half = PATCH * PATCH, CELL // 2
-    inner = 1 + cfg.chroma_blocks  # how far chroma's layers see: what is corrected is a patch away
-    outer = inner + cfg.blocks
-    near_strips, seen_strips = (strips_around(b, grid, coded_mask, reach) for reach in (inner, outer))
-    # a 3x3 layer sees rows above and below in its own list, patches left and right in the one before; each is asked for a patch less on
-    # every side, but only the last one's own list saves more than it costs
-    strips, last = (strips_around(b, grid, coded_mask, reach, reach - 1) for reach in (outer, inner + 1))
-    lists = [strips] * (cfg.blocks - 1) + [last]
     # where the residual of a cell is among those of the coded ones; the one after the last stands for cells that are not coded
     at = b.op("Where", coded_mask, coded.place, b.op("Shape", coded.index))
+    numbers = b.op("Range", b.const(0, np.int64), b.op("Squeeze", b.op("Shape", near.index)), b.const(1, np.int64))
     reciprocal = of_step("reciprocal")
 
     def by_rows(x: str, cells: str, size: int) -> str:
@@ -133,20 +126,19 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     told = eight(b.op("Add", b.weight("filter.place", tables.place.transpose(1, 2, 0)), of_step("condition")))  # [K, K, 16]
     told = b.op("Transpose", b.reshape(told, K, K, PATCH, PATCH), perm=[0, 2, 1, 3])
 
-    def given(which: int, size: int, strips: Strips, reach: int) -> str:
-        """What the filter sees of luma or chroma, uint8 [n * K, channels] for n strips of that reach; `size`: of a cell in one frame."""
-        seen = listed(b, around(b, grid, coded_mask, -(-reach // K)))
+    def given(which: int, size: int) -> str:
+        """What the filter sees of luma or chroma, uint8 [n * K, channels] for n strips; `size`: of a cell in one frame."""
         steps = b.op("Concat", eight(b.op("Mul", residual[which], reciprocal)), none(1, t * size), axis=0)
-        parts = [by_rows(shown[which], seen.index, size), by_rows(steps, seen.of(at), size)]
+        parts = [by_rows(shown[which], numbers, size), by_rows(steps, near.of(at), size)]
         if which == 0:
-            parts.append(b.op("Expand", b.reshape(told, 1, K, 1, K * n), b.shape(b.op("Shape", seen.index), K, 1, K * n)))
+            parts.append(b.op("Expand", b.reshape(told, 1, K, 1, K * n), b.shape(b.op("Shape", near.index), K, 1, K * n)))
         x = b.op("Concat", *parts, axis=2)  # [cells, K, frames, size / K]
         side = PATCH * size // CELL**2  # of a patch
         x = b.op("Transpose", b.reshape(x, -1, K, side), perm=[1, 0, 2])
         x = b.reshape(x, -1, (2 * t + (which == 0)) * size // K**2)  # by columns, cells and rows of patches
         row, cell = strips.rows_and_cells()
-        strip = b.op("Add", b.op("Mul", b.op("Gather", seen.place, cell, axis=0), b.ints(K)), row)
-        column = b.op("Mul", b.ints(*range(K)), b.op("Mul", b.op("Shape", seen.index), b.ints(K)))
+        strip = b.op("Add", b.op("Mul", b.op("Gather", near.place, cell, axis=0), b.ints(K)), row)
+        column = b.op("Mul", b.ints(*range(K)), b.op("Mul", b.op("Shape", near.index), b.ints(K)))
         return b.op("Gather", x, b.reshape(b.op("Add", b.op("Unsqueeze", strip, b.ints(1)), column), -1), axis=0)
 
     def corrections(x: str, size: int, gain: str) -> str:
@@ -158,10 +150,9 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
         return b.op("DequantizeLinear", b.reshape(x, -1, t * size), of_step(gain), middle)
 
     unit = torch.cat([net.unit_luma, net.unit_embedding.expand(n)])
-    h = picture(given(0, CELL * CELL, seen_strips, outer), len(unit))
+    h = picture(given(0, CELL * CELL), len(unit))
     h = patches(eight(conv("head", h, MIDDLE, net.head, unit, net.unit_stream)), net.head)
-    h = mixers(h, "", "body", net.body, lists, seen_strips)
-    h = near_strips.of(b.reshape(h, -1, K * cfg.channels), last)
+    h = mixers(h, "", "body", net.body)
     luma = eight(conv("tail", picture(h, cfg.channels), MIDDLE, net.tail, net.unit_stream, net.unit_tail))
     # nearer to zero by the dead zone: what it lies above, and what it lies below
     above = b.op("Clip", luma, of_step("dead", np.uint8))
@@ -171,17 +162,17 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     swapped = np.arange(4 * n * t // 4).reshape(2 * t, 2, PATCH // 2, PATCH // 2).transpose(0, 2, 1, 3).ravel()
     weight = torch.cat([net.chroma_head.weight, net.chroma_luma.weight], 1)
     unit = torch.cat([net.unit_chroma, net.unit_stream])
-    x = picture(b.op("Concat", given(1, CELL * half, near_strips, inner), b.reshape(h, -1, cfg.channels), axis=1), len(unit))
+    x = picture(b.op("Concat", given(1, CELL * half), h, axis=1), len(unit))
     taken = np.concatenate([swapped, np.arange(len(swapped), len(unit))])
     c = eight(conv("chroma_head", x, MIDDLE, net.chroma_head, unit, net.unit_chroma_stream, weight, inputs=taken))
-    c = mixers(patches(c, net.chroma_head), "chroma_", "chroma_body", net.chroma_body, [near_strips] * cfg.chroma_blocks, near_strips)
+    c = mixers(patches(c, net.chroma_head), "chroma_", "chroma_body", net.chroma_body)
     c = picture(c, cfg.chroma_channels)
     chroma = eight(conv("chroma_tail", c, MIDDLE, net.chroma_tail, net.unit_chroma_stream, net.unit_chroma_tail, outputs=swapped[:n * t // 2]))
 
     # where in the list each patch of a cell is, int64 [K (columns), cells, K (rows)]; the one after the last: it is not corrected
     line = lambda kind: b.op("Unsqueeze", b.op(kind, near.index, grid.x), b.ints(1))
-    at = near_strips.at(b.op("Add", b.op("Mul", line("Div"), b.ints(K)), b.ints(*range(K))), line("Mod"))
+    at = strips.at(b.op("Add", b.op("Mul", line("Div"), b.ints(K)), b.ints(*range(K))), line("Mod"))
     at = b.op("Add", b.op("Mul", at, b.ints(K)), b.const(np.arange(K).reshape(K, 1, 1), np.int64))
     corrected = b.op("Transpose", corrected_patches(b, grid, counts, near), perm=[1, 0, 2])
-    corrected = b.op("Where", corrected, at, b.op("Mul", near_strips.count, b.ints(K)))
+    corrected = b.op("Where", corrected, at, b.op("Mul", strips.count, b.ints(K)))
     return [corrections(patches(luma, net.tail), CELL * CELL, "luma"), corrections(patches(chroma, net.chroma_tail), CELL * half, "chroma")]

@@ -125,13 +125,13 @@ def _decode_cells(b: Builder, cfg: Config, grid: Grid, net: LoopFilter | None, t
     residual = flat(inverse_transform(b, cfg, coded.of("tokens")))
     recon = [b.op("Add", coded.of(x, near), r) for x, r in zip(predicted, residual)]
     fine = [coded.put(r, x, near) for r, x in zip(recon, predicted)]
-    shown = [near.put(samples(b, x), s) for x, s in zip(fine, shown)]
     if net is not None:
         from .exact_filter import correct, unfolded
         if not handed:
             b.metadata["filter"] = unfolded(net)
-        corrections = correct(b, cfg, grid, net, shown, residual, coded_mask, coded, near, "step", "counts")
-        shown = [near.put(samples(b, b.op("Add", x, c)), s) for x, c, s in zip(fine, corrections, shown)]
+        corrections = correct(b, cfg, grid, net, [samples(b, x) for x in fine], residual, coded_mask, coded, near, "step", "counts")
+        fine = [b.op("Add", x, c) for x, c in zip(fine, corrections)]
+    shown = [near.put(samples(b, x), s) for x, s in zip(fine, shown)]
     if taps:
         recon, residual = pictures(b, cfg, grid, *recon), pictures(b, cfg, grid, *residual)
     return *joined(b, grid, *shown, cfg.block_length), recon, residual

@@ -8,7 +8,7 @@ estimator: Jacob et al., CVPR 2018)."""
 import torch
 from torch import nn
 
-from .config import CHROMA_SCALE, LUMA_SCALE, K, Config
+from .config import CHROMA_SCALE, LUMA_SCALE, REACH, K, Config
 from .filter import LoopFilter
 
 WEIGHT_MAX = 127
@@ -87,8 +87,16 @@ def fold(weight: torch.Tensor, unit: torch.Tensor, out: torch.Tensor) -> tuple[t
     return whole(folded, rows), rows.flatten()
 
 
+def inside(mask: torch.Tensor) -> torch.Tensor:
+    """float [B, 1, H/4, W/4]: 1 in patches that the filter works on (cells.filtered_strips), where `mask`, alike, has those to correct."""
+    coded = mask[:, :, 1::K, 1::K]  # a neighbour's tokens reach the patches at a cell's edges only
+    cells = nn.functional.max_pool2d(coded, (1, 3), 1, (0, 1)).repeat_interleave(K, 2).repeat_interleave(K, 3)
+    return nn.functional.max_pool2d(cells, (2 * REACH + 1, 1), 1, (REACH, 0))
+
+
 class QuantisedFilter(LoopFilter):
-    """LoopFilter, with the same inputs, outputs and parameters, computed as an exact bundle does.
+    """LoopFilter, with the same inputs, outputs and parameters, computed as an exact bundle does: activations are zero but in patches near
+    cells with tokens.
     `unit_*`: the unit of each channel of an activation, which calibrate() sets."""
 
     def __init__(self, cfg: Config):
@@ -147,15 +155,15 @@ class QuantisedFilter(LoopFilter):
             bias = straight(bias, torch.round(bias.detach() / rows) * rows)
         return nn.functional.conv2d(x, weight, bias, **settings)
 
-    def mixers(self, blocks, h, prefix: str):
-        stream = prefix + "stream"
+    def mixers(self, blocks, h, prefix: str, where):
+        stream, h = prefix + "stream", h * where
         for i, mixer in enumerate(blocks):
             depthwise, expand = f"{prefix}depthwise_{i}", f"{prefix}expand_{i}"
             one = mixer.depthwise
             x = self.keep(depthwise, self.conv(h, self.unit(stream), depthwise, one.weight, one.bias, padding=1, groups=one.groups))
             x = torch.relu(self.conv(x, self.unit(depthwise), expand, mixer.expand.weight, mixer.expand.bias))
             x = self.conv(self.keep(expand, x, 0, 255), self.unit(expand), stream, mixer.project.weight, mixer.project.bias)
-            h = self.keep(stream, h + (x if self.record is not None else self.keep(stream, x)))
+            h = self.keep(stream, h + (x if self.record is not None else self.keep(stream, x))) * where
         return h
 
     def forward(self, recon, residual, step, mask):
@@ -169,10 +177,10 @@ class QuantisedFilter(LoopFilter):
         reciprocal = dyadic(RESIDUAL_UNIT / step, RECIPROCAL_BITS)[:, None, None, None]
         residual = torch.round(residual * reciprocal).clamp(-128, 127)
         given = lambda part, unit, *more: torch.cat([torch.cat([recon[:, part], residual[:, part]], 1) * unit[:, None, None], *more], 1)
-        part = slice(self.luma)
+        part, where = slice(self.luma), inside(mask)
         x = given(part, self.unit_luma, place)
         unit = torch.cat([self.unit_luma, self.unit_embedding.expand(place.shape[1])])
-        h = self.mixers(self.body, self.keep("stream", self.conv(x, unit, "stream", self.head.weight, self.head.bias)), "")
+        h = self.mixers(self.body, self.keep("stream", self.conv(x, unit, "stream", self.head.weight, self.head.bias)), "", where)
         of_unit = lambda gain, unit: levels_of(gain.detach() * unit)
         levels = lambda gain, unit: straight(gain, of_unit(gain, unit) / unit)[:, None, None, None]
         gain = torch.exp(self.gain(condition))[:, 0] * step
@@ -184,7 +192,7 @@ class QuantisedFilter(LoopFilter):
         unit = torch.cat([self.unit_chroma, self.unit_stream])
         weight = torch.cat([self.chroma_head.weight, self.chroma_luma.weight], 1)
         c = self.keep("chroma_stream", self.conv(x, unit, "chroma_stream", weight, self.chroma_head.bias))
-        c = self.mixers(self.chroma_body, c, "chroma_")
+        c = self.mixers(self.chroma_body, c, "chroma_", where)
         gain = levels(step, self.unit_chroma_tail)
         chroma = self.keep("chroma_tail", self.conv(c, self.unit_chroma_stream, "chroma_tail", self.chroma_tail.weight)) * gain
         return torch.cat([luma, chroma], 1) * mask

@@ -112,11 +112,12 @@ class Filter:
         assert (unit == 2.0 ** -bits).all()
         return np.clip(np.stack([half_even(y[c], bits[c]) for c in range(n)]), low, high)
 
-    def blocks(self, name: str, h):
+    def blocks(self, name: str, h, near):
+        h = h * near
         for i in range(sum(k.startswith(name) and k.endswith("expand.weight") for k in self.w)):
             x = self.convolve(f"{name}.{i}.depthwise", h, -128, 127)
             x = self.convolve(f"{name}.{i}.expand", x, 0, 255)
-            h = np.clip(h + self.convolve(f"{name}.{i}.project", x, -128, 127), -128, 127)
+            h = np.clip(h + self.convolve(f"{name}.{i}.project", x, -128, 127), -128, 127) * near
         return h
 
     def __call__(self, recon, residual, row: int, coded):
@@ -138,10 +139,11 @@ class Filter:
 
         cells_y, cells_x = coded.shape
         corrected = around(coded.repeat(4, 0).repeat(4, 1))
+        near = around(around(coded, 0, 1).repeat(4, 0).repeat(4, 1), 2, 0)
         told = np.clip(self.w["place"] + self.w["condition"][row], -128, 127).astype(np.int64)
         told = np.tile(told.transpose(2, 0, 1), (1, cells_y, cells_x))
-        h = self.blocks("body", self.convolve("head", np.concatenate([*seen([0], 4), told]), -128, 127))
-        c = self.blocks("chroma_body", self.convolve("chroma_head", np.concatenate([*seen([1, 2], 2), h]), -128, 127))
+        h = self.blocks("body", self.convolve("head", np.concatenate([*seen([0], 4), told]), -128, 127), near)
+        c = self.blocks("chroma_body", self.convolve("chroma_head", np.concatenate([*seen([1, 2], 2), h]), -128, 127), near)
 
         def samples(x, side, gain):
             n, h, w = x.shape
@@ -158,11 +160,11 @@ class Filter:
         return [luma, chroma[0::2], chroma[1::2]]
 
 
-def around(coded):
-    """Where `coded`, bool [h, w], is true or is true next to it."""
+def around(coded, down: int = 1, across: int = 1):
+    """Where `coded`, bool [h, w], is true, or is true at most so far down or up and across from there."""
     h, w = coded.shape
-    padded = np.pad(coded, 1)
-    return np.any([padded[y:y + h, x:x + w] for y in range(3) for x in range(3)], axis=0)
+    padded = np.pad(coded, ((down, down), (across, across)))
+    return np.any([padded[y:y + h, x:x + w] for y in range(2 * down + 1) for x in range(2 * across + 1)], axis=0)
 
 
 def decode(w, reference, block):
