@@ -16,7 +16,7 @@ from .builder import INT64_MAX, Builder, Grid
 from .cells import around, coded_cells, cut, every_cell, first_cells, joined, listed, moving_cells, parts_of
 from .config import CELL, Config
 from .filter_graph import loop_filter
-from .prediction import intra_cells, planes
+from .prediction import planes
 from .transform_graph import inverse_transform, transform
 
 if TYPE_CHECKING:
@@ -156,9 +156,9 @@ def band_energies(b: Builder, cfg: Config, luma: str) -> str:
     return b.op("MatMul", b.op("Mul", luma, luma), b.const(bands(cfg) / cfg.scale**2))
 
 
-def distortion(b: Builder, cfg: Config, grid: Grid, head: DistortionHead, energies: str, intra: str) -> None:
-    """DistortionHead as a graph: energies float32 [cells, bands], intra bool [1, cells_y, cells_x] and the input step to the
-    output `distortion` float32 [cells, 1]."""
+def distortion(b: Builder, grid: Grid, head: DistortionHead, energies: str, key: str) -> None:
+    """DistortionHead as a graph: energies float32 [cells, bands] and the input step to the output `distortion` float32 [cells, 1]. Where `key`,
+    bool [], is false, energies may have fewer rows, and the output is NaN."""
     from .distortion import FLOOR
     w = {k: v.detach().cpu().numpy().astype(np.float32) for k, v in head.state_dict().items()}
     weight = lambda k, v: b.weight(f"distortion.{k}", v)
@@ -168,21 +168,23 @@ def distortion(b: Builder, cfg: Config, grid: Grid, head: DistortionHead, energi
     kept = b.op("Div", b.op("Mul", relative, most), b.op("Add", relative, most))
     kept = b.op("ReduceSum", kept, b.ints(2), keepdims=1)
     log = b.op("Log", "step")
-    shape = lambda x, *s: b.op("Expand", x, b.shape(*s))
-    cells = b.op("Mul", grid.y, grid.x)
+    rows = b.slice(b.op("Shape", energies), 0, 1, 0)
+    everywhere = lambda x: b.op("Expand", x, b.shape(rows, 1, 1))
     features = b.op("Concat", b.op("Mul", b.op("Log", b.op("Add", relative, b.const(np.float32(FLOOR)))), b.const(np.float32(0.25))),
-                    shape(b.op("Mul", log, b.const(np.float32(0.25))), cells, 1, 1),
-                    shape(b.reshape(b.op("Cast", intra, to=TensorProto.FLOAT), -1, 1, 1), cells, 1, 1), axis=2)
+                    everywhere(b.op("Mul", log, b.const(np.float32(0.25)))), everywhere(b.const(np.float32(1))), axis=2)  # all cells are intra
     hidden = b.op("Add", b.op("MatMul", features, weight("hidden.weight", w["hidden.weight"].T)), weight("hidden.bias", w["hidden.bias"]))
     out = b.op("Add", b.op("MatMul", b.op("Relu", hidden), weight("out.weight", w["out.weight"].T)), weight("out.bias", w["out.bias"]))
     total = b.op("Add", b.op("Add", b.op("Log", b.op("Add", kept, b.const(np.float32(1e-6)))), b.op("Mul", log, b.const(np.float32(2)))), out)
-    b.op("Squeeze", b.op("Exp", total), b.ints(2), out="distortion")
+    predicted, unknown = b.op("Squeeze", b.op("Exp", total), b.ints(2)), b.const(np.float32(np.nan))
+    missing = b.op("Pad", predicted, b.shape(0, 0, b.op("Sub", grid.cells, rows), 0), unknown)
+    b.op("Where", key, missing, unknown, out="distortion")
 
 
 def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
-    """frames, position, motion, step, dec.reference -> tokens: the latents of what motion does not predict; distortion; and the
+    """frames, position, motion, step, dec.reference -> tokens: the latents of what motion does not predict; distortion of key blocks; and the
     prediction, for the loop graph. Without `head` neither step nor distortion."""
     b, io = Builder(), _io(cfg)
+    key = b.op("Equal", "position", b.const(0, np.int64))
     grid = Grid(b, "motion")
     bounds = parts_of(b, grid.cells, ENCODER_PARTS)
     predicted = predict(b, cfg, grid, "motion", "position", "dec.reference", bounds=bounds)
@@ -195,13 +197,14 @@ def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
         # rounds half to even and saturates
         tokens.append(b.op("Concat", *(b.op("QuantizeLinear", x, b.const(np.float32(1)), b.const(0, np.int16)) for x in latents), axis=1))
         if head is not None:
-            energies.append(band_energies(b, cfg, latents[0]))
+            asked = b.op("Where", key, b.op("Sub", end, start), b.ints(1))
+            energies.append(band_energies(b, cfg, b.slice(latents[0], 0, asked, 0)))
     inputs, outputs = ["frames", "position", "motion", "dec.reference"], [io[k] for k in ("latents", *HANDED)]
     for name, parts in zip(HANDED, zip(*predicted)):
         b.op("Concat", *parts, axis=0, out=name)
     b.op("Concat", *tokens, axis=0, out="tokens")
     if head is not None:
-        distortion(b, cfg, grid, head, b.op("Concat", *energies, axis=0), intra_cells(b, "motion", "position"))
+        distortion(b, grid, head, b.op("Concat", *energies, axis=0), key)
         inputs.append("step")
         outputs.append(helper.make_tensor_value_info("distortion", TensorProto.FLOAT, ["cells", 1]))
     return b.model("encoder", [io[k] for k in inputs], outputs)

@@ -49,7 +49,7 @@ def unit_of(x: np.ndarray) -> float:
 
 
 def constant(x: np.ndarray) -> Values:
-    if x.size == 0 or x.dtype == bool:
+    if x.size == 0 or x.dtype == bool or not np.isfinite(x).all():
         return UNKNOWN
     return Values(float(x.min()), float(x.max()), unit_of(x) if x.dtype.kind == "f" else 1.0, x)
 
