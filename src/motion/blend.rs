@@ -3,6 +3,7 @@
 //! beside them (overlapped block motion compensation).
 
 use super::MotionSearch;
+use super::band::Band;
 use super::field::{CELL, Motion};
 #[cfg(target_arch = "x86_64")]
 use super::pixels::Avx2;
@@ -20,14 +21,30 @@ const GOOD: u32 = 1;
 
 impl MotionSearch {
     /// Marks blended cells in the planes of `motion`. `lambda`: SAD per bit.
-    pub(super) fn blend(&self, frames: &[&[u8]], lambda: f32, motion: &mut [i32]) {
-        let cells = self.previous.len();
+    pub(super) fn blend(&mut self, frames: &[&[u8]], lambda: f32, motion: &mut [i32]) {
         let least = (lambda.clamp(0.0, 1e4) * LEAST_BITS) as i32;
-        for cell in 0..cells {
-            if !may_blend(motion, self.cells_x, cell) || self.error(cell) <= GOOD * (CELL * CELL * frames.len()) as u32 {
+        let [mut first, mut second] = std::mem::take(&mut self.blended);
+        let (search, known, [upper, lower]) = (&*self, &*motion, &self.bands);
+        search.pair.run(
+            || search.find_blended(upper, frames, least, known, &mut first),
+            || search.find_blended(lower, frames, least, known, &mut second),
+        );
+        let cells = self.previous.len();
+        for cell in first.iter().chain(&second) {
+            motion[2 * cells + cell] = BLENDED;
+        }
+        self.blended = [first, second];
+    }
+
+    /// Finds the cells of a band whose SAD blending lowers by more than `least`.
+    fn find_blended(&self, band: &Band, frames: &[&[u8]], least: i32, motion: &[i32], blended: &mut Vec<usize>) {
+        blended.clear();
+        let cells = self.previous.len();
+        for (y, x) in band.rows.clone().flat_map(|y| (0..self.cells_x).map(move |x| (y, x))) {
+            let cell = y * self.cells_x + x;
+            if !may_blend(motion, self.cells_x, cell) || band.sad(y, x) <= GOOD * (CELL * CELL * frames.len()) as u32 {
                 continue;
             }
-            let (y, x) = (cell / self.cells_x, cell % self.cells_x);
             let beside = |inside: bool, beside: usize| {
                 let moves = inside && motion[2 * cells + beside] != INTRA;
                 self.previous[if moves { beside } else { cell }]
@@ -40,16 +57,9 @@ impl MotionSearch {
                 beside(x + 1 < self.cells_x, cell + 1),
             ];
             if self.gain(frames, self.reference.place(y * CELL, x * CELL), around) > least {
-                motion[2 * cells + cell] = BLENDED;
+                blended.push(cell);
             }
         }
-    }
-
-    /// SAD of a cell at its motion.
-    fn error(&self, cell: usize) -> u32 {
-        let (y, x) = (cell / self.cells_x, cell % self.cells_x);
-        let [upper, lower] = &self.bands;
-        if y < upper.rows.end { upper.sad(y, x) } else { lower.sad(y, x) }
     }
 
     /// By how much blending lowers the SAD of a cell. `around`: its motion, and that above, below, left and right of it.
