@@ -37,7 +37,7 @@ use coarse::Coarse;
 pub use field::CELL;
 use field::Motion;
 use jumps::Jumps;
-use planes::Interpolated;
+use planes::{Interpolated, Sources};
 pub use planes::activity;
 
 /// The result of a search.
@@ -84,6 +84,7 @@ pub struct MotionSearch {
     cells_x: usize,
     block_length: usize,
     reference: Interpolated,
+    sources: Sources,
     coarse: Coarse,
     jumps: Jumps,
     bands: [Band; 2],
@@ -104,6 +105,7 @@ impl MotionSearch {
             cells_x,
             block_length,
             reference: Interpolated::new(width, height),
+            sources: Sources::default(),
             coarse: Coarse::new(width, height),
             jumps: Jumps::default(),
             bands: [0..half, half..cells_y].map(|rows| Band::new(rows, cells_y, cells_x)),
@@ -125,18 +127,19 @@ impl MotionSearch {
         debug_assert_eq!(frames.len(), self.block_length);
         let Some(last) = frames.last() else { return MotionStats::default() };
         let (interpolated, coarse, jumps, width) = (&mut self.reference, &mut self.coarse, &mut self.jumps, self.width);
+        let sources = &mut self.sources;
         let in_full = || {
+            sources.load(frames, width);
             interpolated.load(reference);
             jumps.search(frames, interpolated, width);
         };
         self.pair.run(in_full, || coarse.search(last, reference));
         let scene = Scene {
-            frames,
+            sources: &self.sources,
             reference: &self.reference,
             coarse: &self.coarse,
             jumps: self.jumps.likely(),
             previous: &self.previous,
-            width: self.width,
             lambda: (lambda.clamp(0.0, 1e4) * 256.0) as u32,
         };
         let (bands, pair) = (&mut self.bands, &self.pair);
@@ -156,7 +159,7 @@ impl MotionSearch {
             }
         }
         let stats = self.finish(motion);
-        self.blend(frames, lambda, motion);
+        self.blend(lambda, motion);
         stats
     }
 
