@@ -37,8 +37,8 @@ use coarse::Coarse;
 pub use field::CELL;
 use field::Motion;
 use jumps::Jumps;
-use planes::{Interpolated, Sources};
 pub use planes::activity;
+use planes::{Interpolated, Sources};
 
 /// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

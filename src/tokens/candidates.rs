@@ -134,10 +134,10 @@ impl Candidates {
     /// Examines the latents of all cells, and lets `decide` see what was found in each, in order: the sizes that are worth a trial, with their
     /// candidates in token order. If there is a second thread, it examines cells that are not decided on yet. Returns the energies of luma
     /// and chroma, which are whole numbers: no order of sums changes them.
-    pub fn each<'a>(
+    pub fn each(
         &mut self,
         decider: &Decider<'_>,
-        latents: &'a [i16],
+        latents: &[i16],
         before: &impl Before,
         pair: &Pair,
         mut decide: impl FnMut(usize, &mut dyn Iterator<Item = (TransformSize, &[Candidate])>),
@@ -216,14 +216,7 @@ impl Finder {
         }
     }
 
-    fn find_cell(
-        &mut self,
-        decider: &Decider<'_>,
-        whole: &[i16],
-        cell: usize,
-        before: &impl Before,
-        found: &mut Found,
-    ) -> Sizes {
+    fn find_cell(&mut self, decider: &Decider<'_>, whole: &[i16], cell: usize, before: &impl Before, found: &mut Found) -> Sizes {
         let layout = decider.layer.layout;
         let Self { sorter, planes, small, .. } = self;
         let Found { candidates, luma: luma_energy, chroma: chroma_energy, .. } = found;

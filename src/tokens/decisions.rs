@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Decisions on all cells of a layer, in the order of coding: a cell's contexts depend on the cells to the left and above.
 
-use super::{NestedLayout, TransformSize};
 use super::candidates::{Before, Candidates};
 use super::choose_size::{Cell, Decision, Trial, Trials};
 use super::counts::{CountContext, count_context};
 use super::layer::ChosenLayer;
 use super::neighbourhood::{Around, Neighbourhood};
 use super::quantise::{Candidate, Decider, Estimate};
+use super::{NestedLayout, TransformSize};
 use crate::entropy::COST_ONE_BIT;
 use crate::pair::Pair;
 
