@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::coarse::Coarse;
 use super::field::{CELL, Motion, MotionField, RANGE};
-use super::planes::{Interpolated, Place, activity};
+use super::pixels::Cell;
+use super::planes::{Interpolated, Place, Sources, activity_of};
 use crate::tokens::motion::{VectorCost, cost};
 
 /// Steps from which a refinement tries four neighbours instead of eight, in quarter pixels, for bends in eighths.
@@ -13,10 +14,10 @@ const LONG_STEP: i32 = 4;
 /// Share of the last frame's SAD, as 1/n, by which it may grow in a step of a refinement: the other frames hardly make up for more.
 const GROWTH: u32 = 32;
 
-/// A cell's frames and reference.
+/// A cell in each frame, and its reference.
 #[derive(Clone, Copy)]
 struct CellSearch<'a> {
-    frames: &'a [&'a [u8]],
+    cells: &'a [Cell],
     reference: &'a Interpolated,
     place: Place,
     /// SAD that 1/256 bit is worth, in 1/65536.
@@ -71,30 +72,30 @@ impl Moves {
 
 impl<'a> CellSearch<'a> {
     fn new(scene: Scene<'a>, y: usize, x: usize) -> Self {
-        let Scene { frames, reference, lambda, .. } = scene;
-        Self { frames, reference, place: reference.place(y * CELL, x * CELL), lambda }
+        let Scene { sources, reference, lambda, .. } = scene;
+        Self { cells: sources.of(y, x), reference, place: reference.place(y * CELL, x * CELL), lambda }
     }
 
     fn displacement(&self, m: Motion, i: usize) -> (i32, i32) {
-        m.displacement(i, self.frames.len())
+        m.displacement(i, self.cells.len())
     }
 
     /// Of frame `i`; or any number of at least `limit`, once it reaches that.
     #[inline]
     fn sad_of(&self, m: Motion, i: usize, limit: u32) -> u32 {
-        self.reference.sad(self.frames[i], self.place, self.displacement(m, i), limit)
+        self.reference.sad(&self.cells[i], self.place, self.displacement(m, i), limit)
     }
 
     #[inline]
     fn sad_of_last(&self, m: Motion, limit: u32) -> u32 {
-        self.sad_of(m, self.frames.len() - 1, limit)
+        self.sad_of(m, self.cells.len() - 1, limit)
     }
 
     /// Of the frames before the last.
     #[inline]
     fn sad_of_others(&self, m: Motion, limit: u32) -> u32 {
         let mut sum = 0;
-        for i in (0..self.frames.len() - 1).rev() {
+        for i in (0..self.cells.len() - 1).rev() {
             if sum >= limit {
                 break;
             }
@@ -208,14 +209,13 @@ impl<'a> CellSearch<'a> {
 /// Data that the bands of a picture share.
 #[derive(Clone, Copy)]
 pub(super) struct Scene<'a> {
-    pub frames: &'a [&'a [u8]],
+    pub sources: &'a Sources,
     pub reference: &'a Interpolated,
     pub coarse: &'a Coarse,
     /// Motion of jumps.
     pub jumps: &'a [Motion],
     /// The last block's motion.
     pub previous: &'a [Motion],
-    pub width: usize,
     /// SAD that 1/256 bit is worth, in 1/65536.
     pub lambda: u32,
 }
@@ -310,7 +310,7 @@ impl Band {
     }
 
     fn first(&mut self, scene: Scene<'_>, y: usize, x: usize) {
-        let Scene { frames, previous, .. } = scene;
+        let Scene { previous, .. } = scene;
         let cell = CellSearch::new(scene, y, x);
         let of_vector = VectorCost::new(self.field.near(y, x));
         let prediction = Motion::straight(of_vector.prediction());
@@ -319,7 +319,7 @@ impl Band {
         let sad = cell.sad(zero, u32::MAX);
         let mut best = Priced { cost: sad.total() + cell.rate(bits(zero)), sad, motion: zero };
         cell.consider(&mut best, prediction, || bits(prediction));
-        let samples = (CELL * CELL * frames.len()) as u32;
+        let samples = (CELL * CELL * cell.cells.len()) as u32;
         // Below half a grey level there is nothing to gain.
         if best.sad.total() > samples / 2 {
             let i = y * self.cells_x + x;
@@ -334,7 +334,7 @@ impl Band {
             });
             cell.refine(&mut best, Moves::Vector, bits, &[(16, 4), (8, 4), (4, 8), (2, 2), (1, 2)]);
         }
-        let flat = || frames.iter().map(|f| activity(f, scene.width, y * CELL, x * CELL)).sum::<u32>();
+        let flat = || cell.cells.iter().map(activity_of).sum::<u32>();
         let better = |flat: u32| flat + flat / 7 + cell.rate(12 * 256) < best.cost;
         let intra = best.sad.total() > 4 * samples && better(flat());
         *self.sad_mut(y, x) = best.sad.total();
@@ -387,7 +387,7 @@ impl Band {
         let mut best = Priced { cost: sad.total() + cell.rate(bits(motion)), sad, motion };
         let likely = near.into_iter().flatten().chain([of_bend.prediction(), scene.previous[y * self.cells_x + x].bend]);
         cell.consider_each(&mut best, Moves::Bend, likely.map(|bend| Motion { bend, ..motion }), bits);
-        if best.sad.total() > (CELL * CELL * scene.frames.len()) as u32 {
+        if best.sad.total() > (CELL * CELL * cell.cells.len()) as u32 {
             cell.refine(&mut best, Moves::Bend, bits, &[(16, 2), (8, 2), (4, 4), (2, 2), (1, 2)]);
             if best.motion.bend != [0; 2] {
                 let bits = |m: Motion| price.bits(m) + of_bend.of(m.bend);
@@ -403,7 +403,7 @@ impl Band {
     /// By how much bends would lower the SAD of every eighth cell, and that SAD.
     pub(super) fn bend_gain(&self, scene: Scene<'_>) -> (u64, u64) {
         let (mut gain, mut sum) = (0, 0);
-        let samples = (CELL * CELL * scene.frames.len()) as u32;
+        let samples = (CELL * CELL * scene.sources.frames()) as u32;
         for y in self.rows.clone() {
             for x in (3 * y % 8..self.cells_x).step_by(8) {
                 let Some(motion) = self.field.get(y, x) else { continue };

@@ -2,7 +2,7 @@
 //! Large motion: a search at a quarter of the resolution, for squares of 2x2 cells, that seeds the cells' own search.
 
 use super::field::{CELL, RANGE, Vector};
-use super::pixels::{Lane, Sum};
+use super::pixels::{LANE, Lane, Sum};
 
 /// Full-resolution samples per low-resolution sample, on each side.
 const SCALE: usize = 4;
@@ -27,6 +27,7 @@ pub(super) struct Coarse {
     sums: Vec<u16>,
     /// Sums of the squares that begin at each sample of the reference.
     square_sums: Vec<u16>,
+    column_sums: Vec<u16>,
     squares_x: usize,
     squares_y: usize,
     vectors: Vec<[i32; 2]>,
@@ -48,6 +49,7 @@ impl Coarse {
             picture: vec![0; size],
             sums: vec![0; width],
             square_sums: vec![0; size],
+            column_sums: vec![0; size],
             squares_x,
             squares_y,
             vectors: vec![[0; 2]; squares_x * squares_y],
@@ -69,7 +71,7 @@ impl Coarse {
         let (w, h, pitch) = (self.width, self.height, self.pitch);
         reduce(picture, (w, h), &mut self.picture, pitch, &mut self.sums);
         reduce(reference, (w, h), &mut self.reference, pitch, &mut self.sums);
-        sum_squares(&self.reference, pitch, &mut self.square_sums);
+        sum_squares(&self.reference, pitch, &mut self.column_sums, &mut self.square_sums);
         std::mem::swap(&mut self.vectors, &mut self.previous);
         for y in 0..self.squares_y {
             for x in 0..self.squares_x {
@@ -81,9 +83,10 @@ impl Coarse {
     fn square(&self, y: usize, x: usize) -> [i32; 2] {
         let i = y * self.squares_x + x;
         let at = (y * SIDE + PAD) * self.pitch + x * SIDE + PAD;
+        let own = square_of(&self.picture[at..], self.pitch);
         let sad = |v: [i32; 2]| {
             let to = at as isize + v[0] as isize * self.pitch as isize + v[1] as isize;
-            square_sad(&self.picture[at..], &self.reference[to as usize..], self.pitch)
+            square_sad(&own, &self.reference[to as usize..], self.pitch)
         };
         let mut best = (sad([0; 2]), [0; 2]);
         let consider = |best: &mut (u32, [i32; 2]), v: [i32; 2]| {
@@ -118,7 +121,7 @@ impl Coarse {
         }
         if best.0 > 2 * GOOD {
             // squares cannot differ less than their sums do
-            let own = square_sum(&self.picture[at..], self.pitch);
+            let own = own.iter().map(|s| u16::from(*s)).sum::<u16>();
             for dy in -REACH..=REACH {
                 let first = at as isize + dy as isize * self.pitch as isize - REACH as isize;
                 let sums = &self.square_sums[first as usize..][..2 * REACH as usize + 1];
@@ -133,26 +136,35 @@ impl Coarse {
     }
 }
 
+/// Rows of a square, one after the other.
+type Square = [u8; SIDE * SIDE];
+
+fn square_of(samples: &[u8], pitch: usize) -> Square {
+    let mut square = [0; SIDE * SIDE];
+    square.chunks_exact_mut(SIDE).zip(samples.chunks(pitch)).for_each(|(to, row)| to.copy_from_slice(&row[..SIDE]));
+    square
+}
+
 #[inline(always)]
-fn square_sad(a: &[u8], b: &[u8], pitch: usize) -> u32 {
-    let row = |s: &[u8], r: usize| -> [u8; SIDE] { s[r * pitch..][..SIDE].try_into().expect("a row of a square") };
-    let pair = |s: &[u8], r: usize| Lane::of_halves(&row(s, r), &row(s, r + 1));
-    (0..SIDE).step_by(2).fold(Sum::zero(), |sum, r| sum.add(pair(a, r), pair(b, r))).total()
+fn square_sad(own: &Square, other: &[u8], pitch: usize) -> u32 {
+    let row = |r: usize| -> [u8; SIDE] { other[r * pitch..][..SIDE].try_into().expect("a row of a square") };
+    let (rows, _) = own.as_chunks::<LANE>();
+    let pairs = rows.iter().zip((0..SIDE).step_by(LANE / SIDE));
+    pairs.fold(Sum::zero(), |sum, (own, r)| sum.add(Lane::new(own), Lane::of_halves(&row(r), &row(r + 1)))).total()
 }
 
-fn square_sum(samples: &[u8], pitch: usize) -> u16 {
-    samples.chunks(pitch).take(SIDE).flat_map(|row| &row[..SIDE]).map(|s| u16::from(*s)).sum()
-}
-
-/// Sums of the squares that begin at each sample, of all that lie in the picture.
-fn sum_squares(picture: &[u8], pitch: usize, sums: &mut [u16]) {
+/// Sums of the squares that begin at each sample, of all that lie in the picture, but for the last `SIDE` of them. `columns`: working memory of
+/// the same size.
+fn sum_squares(picture: &[u8], pitch: usize, columns: &mut [u16], sums: &mut [u16]) {
     let n = sums.len() - SIDE * pitch;
-    for (i, sum) in sums[..n].iter_mut().enumerate() {
-        // of a column
-        *sum = (0..SIDE).map(|r| u16::from(picture[i + r * pitch])).sum();
+    columns.fill(0);
+    for r in 0..SIDE {
+        columns[..n].iter_mut().zip(&picture[r * pitch..]).for_each(|(sum, s)| *sum += u16::from(*s));
     }
-    for i in 0..n - SIDE {
-        sums[i] = sums[i..i + SIDE].iter().sum();
+    let width = n - SIDE;
+    sums[..width].fill(0);
+    for x in 0..SIDE {
+        sums[..width].iter_mut().zip(&columns[x..]).for_each(|(sum, column)| *sum += column);
     }
 }
 
@@ -193,11 +205,12 @@ mod tests {
         let pitch = 40;
         let picture: Vec<u8> = (0..pitch * 30).map(|i: usize| (i.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
         let mut sums = vec![0; picture.len()];
-        sum_squares(&picture, pitch, &mut sums);
+        sum_squares(&picture, pitch, &mut vec![0; picture.len()], &mut sums);
         for at in (0..30 - SIDE).flat_map(|y| (0..pitch - SIDE).map(move |x| y * pitch + x)) {
             let rows = picture[at..].chunks(pitch).take(SIDE);
             let sum: u32 = rows.map(|row| row[..SIDE].iter().map(|s| u32::from(*s)).sum::<u32>()).sum();
-            assert_eq!((u32::from(sums[at]), u32::from(square_sum(&picture[at..], pitch))), (sum, sum));
+            let square = square_of(&picture[at..], pitch);
+            assert_eq!((u32::from(sums[at]), square.iter().map(|s| u32::from(*s)).sum()), (sum, sum));
         }
     }
 }

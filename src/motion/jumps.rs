@@ -6,7 +6,7 @@
 //! resolution, in each frame by itself, and every cell may then take them.
 
 use super::field::{CELL, Motion, RANGE};
-use super::planes::{Interpolated, activity};
+use super::planes::{Interpolated, activity_of, cell_of};
 
 /// Cells that are looked at.
 const SAMPLES: usize = 48;
@@ -80,16 +80,16 @@ impl Jumps {
             }
             let cell = n * stride % cells;
             let at = (cell / cells_x * CELL, cell % cells_x * CELL);
-            let place = reference.place(at.0, at.1);
-            let still = reference.sad(frame, place, (0, 0), u32::MAX);
-            if still <= MOVED * (CELL * CELL) as u32 || activity(frame, width, at.0, at.1) <= 2 * MOVED * (CELL * CELL) as u32 {
+            let (place, source) = (reference.place(at.0, at.1), cell_of(frame, width, at.0, at.1));
+            let still = reference.sad(&source, place, (0, 0), u32::MAX);
+            if still <= MOVED * (CELL * CELL) as u32 || activity_of(&source) <= 2 * MOVED * (CELL * CELL) as u32 {
                 continue;
             }
             looked += 1;
             let mut best = (still / LEFT, None);
             for (axis, d) in (0..2).flat_map(|axis| (-REACH..=REACH).map(move |d| (axis, d))) {
                 let to = if axis == 0 { (8 * d, 0) } else { (0, 8 * d) };
-                let sad = reference.sad(frame, place, to, best.0);
+                let sad = reference.sad(&source, place, to, best.0);
                 if sad < best.0 {
                     best = (sad, Some(axis * STEPS + (d + REACH) as usize));
                 }

@@ -17,7 +17,7 @@
 //!
 //! 5. Cells whose prediction gains from fading into what their neighbours' motion predicts are marked (`blend.rs`).
 //!
-//! Steps 2 to 4 are done for two halves of the picture (`band.rs`), in parallel where there are two threads.
+//! Steps 2 to 5 are done for two halves of the picture (`band.rs`), in parallel where there are two threads.
 
 mod band;
 mod blend;
@@ -37,8 +37,8 @@ use coarse::Coarse;
 pub use field::CELL;
 use field::Motion;
 use jumps::Jumps;
-use planes::Interpolated;
 pub use planes::activity;
+use planes::{Interpolated, Sources};
 
 /// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -67,9 +67,10 @@ fn pass(bands: &mut [Band; 2], pair: &Pair, work: impl Fn(&mut Band) + Sync) {
     }
 }
 
-fn bends_pay(bands: &[Band; 2], scene: Scene<'_>) -> bool {
-    let [(g0, s0), (g1, s1)] = bands.each_ref().map(|band| band.bend_gain(scene));
-    (g0 + g1) * BEND_GAIN > s0 + s1
+fn bends_pay([upper, lower]: &[Band; 2], pair: &Pair, scene: Scene<'_>) -> bool {
+    let [mut first, mut second] = [(0, 0); 2];
+    pair.run(|| first = upper.bend_gain(scene), || second = lower.bend_gain(scene));
+    (first.0 + second.0) * BEND_GAIN > first.1 + second.1
 }
 
 fn total_cost(bands: &[Band; 2], scene: Scene<'_>) -> u64 {
@@ -83,10 +84,13 @@ pub struct MotionSearch {
     cells_x: usize,
     block_length: usize,
     reference: Interpolated,
+    sources: Sources,
     coarse: Coarse,
     jumps: Jumps,
     bands: [Band; 2],
     previous: Vec<Motion>,
+    /// Blended cells of each band.
+    blended: [Vec<usize>; 2],
     pair: Pair,
 }
 
@@ -101,10 +105,12 @@ impl MotionSearch {
             cells_x,
             block_length,
             reference: Interpolated::new(width, height),
+            sources: Sources::default(),
             coarse: Coarse::new(width, height),
             jumps: Jumps::default(),
             bands: [0..half, half..cells_y].map(|rows| Band::new(rows, cells_y, cells_x)),
             previous: vec![Motion::default(); cells_x * cells_y],
+            blended: Default::default(),
             pair: Pair::new(threads, "elastictok-motion")?,
         })
     }
@@ -120,16 +126,20 @@ impl MotionSearch {
     pub fn search(&mut self, frames: &[&[u8]], reference: &[u8], lambda: f32, motion: &mut [i32]) -> MotionStats {
         debug_assert_eq!(frames.len(), self.block_length);
         let Some(last) = frames.last() else { return MotionStats::default() };
-        let (interpolated, coarse) = (&mut self.reference, &mut self.coarse);
-        self.pair.run(|| interpolated.load(reference), || coarse.search(last, reference));
-        self.jumps.search(frames, &self.reference, self.width);
+        let (interpolated, coarse, jumps, width) = (&mut self.reference, &mut self.coarse, &mut self.jumps, self.width);
+        let sources = &mut self.sources;
+        let in_full = || {
+            sources.load(frames, width);
+            interpolated.load(reference);
+            jumps.search(frames, interpolated, width);
+        };
+        self.pair.run(in_full, || coarse.search(last, reference));
         let scene = Scene {
-            frames,
+            sources: &self.sources,
             reference: &self.reference,
             coarse: &self.coarse,
             jumps: self.jumps.likely(),
             previous: &self.previous,
-            width: self.width,
             lambda: (lambda.clamp(0.0, 1e4) * 256.0) as u32,
         };
         let (bands, pair) = (&mut self.bands, &self.pair);
@@ -139,7 +149,7 @@ impl MotionSearch {
         for _ in 0..SWEEPS {
             pass(bands, pair, |band| band.sweep(scene));
         }
-        if self.block_length == 2 && bends_pay(bands, scene) {
+        if self.block_length == 2 && bends_pay(bands, pair, scene) {
             let straight = total_cost(bands, scene);
             bands.iter_mut().for_each(Band::save);
             pass(bands, pair, |band| band.bend(scene));
@@ -149,7 +159,7 @@ impl MotionSearch {
             }
         }
         let stats = self.finish(motion);
-        self.blend(frames, lambda, motion);
+        self.blend(lambda, motion);
         stats
     }
 

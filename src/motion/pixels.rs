@@ -6,6 +6,8 @@
 
 /// Samples in a [`Lane`].
 pub(super) const LANE: usize = 16;
+/// Rows of as many samples, one after the other.
+pub(super) type Cell = [u8; LANE * LANE];
 
 /// A way to compare rows of [`LANE`] samples.
 pub(super) trait Machine: Copy {
@@ -16,6 +18,9 @@ pub(super) trait Machine: Copy {
 
     /// `second` is only asked for two rows at a time.
     fn load<'a>(self, first: &[u8; LANE], second: impl FnOnce() -> &'a [u8; LANE]) -> Self::Lane;
+
+    /// Row `r` of a cell whose rows follow each other, and as many after it as there are at a time.
+    fn of_cell(self, cell: &Cell, r: usize) -> Self::Lane;
 
     /// Means, halves rounded up.
     fn mean(self, a: Self::Lane, b: Self::Lane) -> Self::Lane;
@@ -46,6 +51,11 @@ impl Machine for Common {
     #[inline(always)]
     fn load<'a>(self, first: &[u8; LANE], _: impl FnOnce() -> &'a [u8; LANE]) -> Lane {
         Lane::new(first)
+    }
+
+    #[inline(always)]
+    fn of_cell(self, cell: &Cell, r: usize) -> Lane {
+        Lane::new(cell[r * LANE..(r + 1) * LANE].try_into().expect("a row"))
     }
 
     #[inline(always)]
@@ -171,7 +181,7 @@ mod sse2 {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{LANE, Machine};
+    use super::{Cell, LANE, Machine};
 
     /// Proof that the processor has AVX2. Lanes and sums come from here alone, so they prove it too.
     #[derive(Debug, Clone, Copy)]
@@ -203,6 +213,13 @@ mod avx2 {
             };
             // SAFETY: the processor has AVX2.
             Lane(unsafe { _mm256_set_m128i(half(second()), half(first)) })
+        }
+
+        #[inline(always)]
+        fn of_cell(self, cell: &Cell, r: usize) -> Lane {
+            let rows: &[u8; 2 * LANE] = cell[r * LANE..(r + 2) * LANE].try_into().expect("two rows");
+            // SAFETY: the processor has AVX2, and there are 32 bytes.
+            Lane(unsafe { _mm256_loadu_si256(rows.as_ptr().cast()) })
         }
 
         #[inline(always)]

@@ -7,7 +7,7 @@
 use super::field::CELL;
 #[cfg(target_arch = "x86_64")]
 use super::pixels::Avx2;
-use super::pixels::{Common, LANE, Machine};
+use super::pixels::{Cell, Common, LANE, Machine};
 
 const _: () = assert!(CELL == LANE);
 
@@ -60,16 +60,53 @@ const QUARTERS: [[[Sample; 2]; 4]; 4] = {
     ]
 };
 
-/// Where a cell is: its first sample in a frame, and in a reference plane.
+/// Where a cell is: its first sample in a reference plane.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    frame: usize,
-    reference: usize,
+pub(super) struct Place(usize);
+
+/// The cells of a block's frames: all that is compared with one place in the reference lies together.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// \[cells, frames\].
+    cells: Vec<Cell>,
+    frames: usize,
+    across: usize,
+}
+
+impl Sources {
+    /// Takes `frames` of `width` samples a row, multiples of [`CELL`] in size.
+    pub(super) fn load(&mut self, frames: &[&[u8]], width: usize) {
+        (self.frames, self.across) = (frames.len(), width / CELL);
+        let samples = frames.first().map_or(0, |frame| frame.len());
+        self.cells.resize(samples / (CELL * CELL) * frames.len(), [0; CELL * CELL]);
+        for (i, frame) in frames.iter().enumerate() {
+            for (row, of_cells) in frame.chunks_exact(width).enumerate().map(|(y, row)| (row, (y / CELL, y % CELL))) {
+                let (first, r) = (of_cells.0 * self.across, of_cells.1);
+                let cells = self.cells[first * self.frames..].iter_mut().skip(i).step_by(self.frames);
+                for (part, cell) in row.chunks_exact(CELL).zip(cells) {
+                    cell[r * CELL..(r + 1) * CELL].copy_from_slice(part);
+                }
+            }
+        }
+    }
+
+    /// Frames of a block.
+    pub(super) fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// A cell in each frame.
+    #[inline]
+    pub(super) fn of(&self, y: usize, x: usize) -> &[Cell] {
+        &self.cells[(y * self.across + x) * self.frames..][..self.frames]
+    }
 }
 
 /// How samples at an eighth-pixel position are made of others.
 #[derive(Debug, Clone, Copy)]
 enum Mix {
+    /// The first alone.
+    One,
     /// The mean of the first two: quarters.
     Mean,
     /// A quarter of the way from the first to the second.
@@ -95,7 +132,7 @@ impl Phase {
         let place = |s: Sample| (s.0 * size + s.1 * pitch + s.2) as u32;
         if (y | x) & 1 == 0 {
             let [a, b] = QUARTERS[y >> 1][x >> 1].map(place);
-            return Self { mix: Mix::Mean, at: [a, b, a, b] };
+            return Self { mix: if a == b { Mix::One } else { Mix::Mean }, at: [a, b, a, b] };
         }
         // the half-pixel samples around it, the nearest first
         let ends = |e: usize| if e & 3 == 3 { [(e >> 2) + 1, e >> 2] } else { [e >> 2, (e >> 2) + 1] };
@@ -192,13 +229,7 @@ impl Interpolated {
 
     /// The place of the cell whose first sample is at (y, x).
     pub(super) fn place(&self, y: usize, x: usize) -> Place {
-        Place { frame: y * self.width + x, reference: (y + PAD) * self.pitch + x + PAD }
-    }
-
-    /// A cell of `frame`.
-    #[inline(always)]
-    pub(super) fn source<'a>(&self, frame: &'a [u8], at: Place) -> Rows<'a> {
-        Rows::new(&frame[at.frame..], self.width)
+        Place((y + PAD) * self.pitch + x + PAD)
     }
 
     /// What is `moved` eighths of a pixel from a cell, at the nearest quarters.
@@ -213,39 +244,39 @@ impl Interpolated {
     #[inline(always)]
     fn position(&self, at: Place, (ey, ex): (i32, i32)) -> (usize, &Phase) {
         let from = (ey >> 3) as isize * self.pitch as isize + (ex >> 3) as isize;
-        (at.reference.wrapping_add_signed(from), &self.phases[(ey & 7) as usize][(ex & 7) as usize])
+        (at.0.wrapping_add_signed(from), &self.phases[(ey & 7) as usize][(ex & 7) as usize])
     }
 
-    /// Sum of absolute differences of a cell of `frame` to the reference moved by (ey, ex) eighths of a pixel; or
+    /// Sum of absolute differences of a cell to the reference moved by (ey, ex) eighths of a pixel; or
     /// any number of at least `limit`, once the sum reaches that.
     #[inline]
-    pub(super) fn sad(&self, frame: &[u8], at: Place, moved: (i32, i32), limit: u32) -> u32 {
+    pub(super) fn sad(&self, cell: &Cell, at: Place, moved: (i32, i32), limit: u32) -> u32 {
         #[cfg(target_arch = "x86_64")]
         if let Some(avx2) = self.avx2 {
             #[allow(unsafe_code, reason = "a call of a function for processors with AVX2")]
             // SAFETY: the processor has AVX2.
-            return unsafe { self.sad_avx2(avx2, frame, at, moved, limit) };
+            return unsafe { self.sad_avx2(avx2, cell, at, moved, limit) };
         }
-        self.sad_with(Common, frame, at, moved, limit)
+        self.sad_with(Common, cell, at, moved, limit)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn sad_avx2(&self, avx2: Avx2, frame: &[u8], at: Place, moved: (i32, i32), limit: u32) -> u32 {
-        self.sad_with(avx2, frame, at, moved, limit)
+    fn sad_avx2(&self, avx2: Avx2, cell: &Cell, at: Place, moved: (i32, i32), limit: u32) -> u32 {
+        self.sad_with(avx2, cell, at, moved, limit)
     }
 
     #[inline(always)]
-    fn sad_with<M: Machine>(&self, m: M, frame: &[u8], at: Place, moved: (i32, i32), limit: u32) -> u32 {
-        let source = self.source(frame, at);
+    fn sad_with<M: Machine>(&self, m: M, cell: &Cell, at: Place, moved: (i32, i32), limit: u32) -> u32 {
         let (at, phase) = self.position(at, moved);
         let of = |n: usize| Rows::new(&self.samples[at + phase.at[n] as usize..], self.pitch);
         match phase.mix {
-            Mix::Mean => compare(m, source, limit, Mean([of(0), of(1)])),
-            Mix::Quarter => compare(m, source, limit, Quarter([of(0), of(1)])),
-            Mix::Quarters => compare(m, source, limit, Quarters([of(0), of(1), of(2), of(3)])),
-            Mix::MeansAcross => compare(m, source, limit, MeansAcross([of(0), of(1), of(2), of(3)])),
-            Mix::MeansDown => compare(m, source, limit, MeansDown([of(0), of(1), of(2), of(3)])),
+            Mix::One => compare(m, cell, limit, of(0)),
+            Mix::Mean => compare(m, cell, limit, Mean([of(0), of(1)])),
+            Mix::Quarter => compare(m, cell, limit, Quarter([of(0), of(1)])),
+            Mix::Quarters => compare(m, cell, limit, Quarters([of(0), of(1), of(2), of(3)])),
+            Mix::MeansAcross => compare(m, cell, limit, MeansAcross([of(0), of(1), of(2), of(3)])),
+            Mix::MeansDown => compare(m, cell, limit, MeansDown([of(0), of(1), of(2), of(3)])),
         }
     }
 }
@@ -353,16 +384,16 @@ impl Prediction for Flat {
 
 /// Adds up the rows' differences; stops halfway if `limit` is reached.
 #[inline(always)]
-fn compare<M: Machine>(m: M, source: Rows<'_>, limit: u32, prediction: impl Prediction) -> u32 {
+fn compare<M: Machine>(m: M, cell: &Cell, limit: u32, prediction: impl Prediction) -> u32 {
     let mut sum = m.zero();
     for r in (0..CELL / 2).step_by(M::ROWS) {
-        sum = m.add(sum, source.row(m, r), prediction.row(m, r));
+        sum = m.add(sum, m.of_cell(cell, r), prediction.row(m, r));
     }
     if m.total(sum) >= limit {
         return m.total(sum);
     }
     for r in (CELL / 2..CELL).step_by(M::ROWS) {
-        sum = m.add(sum, source.row(m, r), prediction.row(m, r));
+        sum = m.add(sum, m.of_cell(cell, r), prediction.row(m, r));
     }
     m.total(sum)
 }
@@ -375,9 +406,21 @@ fn quarter<M: Machine>(m: M, a: M::Lane, b: M::Lane) -> M::Lane {
 
 /// Sum of absolute differences of a cell to its own mean, in one frame: the error of a flat prediction.
 pub fn activity(frame: &[u8], width: usize, y: usize, x: usize) -> u32 {
-    let rows = Rows::new(&frame[y * width + x..], width);
-    let flat = |level: u8| compare(Common, rows, u32::MAX, Flat(level));
+    activity_of(&cell_of(frame, width, y, x))
+}
+
+/// The same of a cell by itself.
+pub(super) fn activity_of(cell: &Cell) -> u32 {
+    let flat = |level: u8| compare(Common, cell, u32::MAX, Flat(level));
     flat(((flat(0) + 128) / (CELL * CELL) as u32) as u8)
+}
+
+/// The cell of `frame` whose first sample is at (y, x).
+pub(super) fn cell_of(frame: &[u8], width: usize, y: usize, x: usize) -> Cell {
+    let rows = Rows::new(&frame[y * width + x..], width);
+    let mut cell = [0; CELL * CELL];
+    cell.chunks_exact_mut(CELL).enumerate().for_each(|(r, to)| to.copy_from_slice(rows.one(r)));
+    cell
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -398,11 +441,11 @@ mod tests {
             eprintln!("skipped: this processor has no AVX2");
         }
         planes.load(&reference);
-        let at = planes.place(16, 16);
+        let (at, cell) = (planes.place(16, 16), cell_of(&frame, w, 16, 16));
         for moved in (-20..20).flat_map(|y| (-20..20).map(move |x| (y, x))) {
             for limit in [u32::MAX, 9000, 100] {
-                let plain = planes.sad_with(Common, &frame, at, moved, limit);
-                assert_eq!(planes.sad(&frame, at, moved, limit), plain, "{moved:?}, {limit}");
+                let plain = planes.sad_with(Common, &cell, at, moved, limit);
+                assert_eq!(planes.sad(&cell, at, moved, limit), plain, "{moved:?}, {limit}");
             }
         }
     }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the encoder decides on: the coefficients of every cell that may get tokens, in every transform size that may be best. None of it
-//! depends on what was decided before, so two bands of cells are examined in parallel.
+//! depends on what was decided before, so some cells are decided on while others are examined.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::choose_size::{DOUBT, FEW, estimate, luma};
 use super::layer::Layer;
@@ -40,10 +41,15 @@ pub(super) trait Before: Sync {
     fn add_shown(&self, cell: usize, latents: SizedLatents<'_>, candidates: &mut Vec<Candidate>, first: usize) -> bool;
 }
 
+/// Parts that the cells of a picture are examined in.
+const PARTS: usize = 16;
+
 /// Candidates of all cells.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
-    bands: [Band; 2],
+    parts: Vec<Mutex<Found>>,
+    /// Of the thread that decides, and of the other.
+    finders: [Finder; 2],
 }
 
 /// Candidates of a cell in the sizes of `TransformSize`, where they are worth a trial.
@@ -80,14 +86,30 @@ impl Sorter {
     }
 }
 
+/// What was found in some cells that follow each other.
 #[derive(Debug, Default)]
-struct Band {
-    sorter: Sorter,
+struct Found {
+    /// `false`: nothing yet.
+    done: bool,
     candidates: Vec<Candidate>,
     cells: Vec<Sizes>,
     /// Energies.
     luma: f64,
     chroma: f64,
+}
+
+impl Found {
+    /// Of one cell: each size that is worth a trial, with its candidates in token order.
+    fn of<'a>(&'a self, sizes: &'a Sizes) -> impl Iterator<Item = (TransformSize, &'a [Candidate])> {
+        let sizes = TransformSize::ALL.into_iter().zip(sizes);
+        sizes.filter_map(|(size, own)| Some((size, &self.candidates[own.clone()?])))
+    }
+}
+
+/// Working memory of a thread.
+#[derive(Debug, Default)]
+struct Finder {
+    sorter: Sorter,
     /// Luma of a cell: of 16x16, and of another size.
     planes: Vec<Plane>,
     small: Vec<i16>,
@@ -96,45 +118,84 @@ struct Band {
     small_above: Vec<i16>,
 }
 
-impl Candidates {
-    /// Examines the latents of all cells.
-    pub fn find(&mut self, decider: &Decider<'_>, latents: &[i16], before: &impl Before, pair: &Pair) {
-        let layout = decider.layer.layout;
-        let half = layout.cells().div_ceil(2);
-        let (upper, lower) = latents.split_at(half * layout.coefficients);
-        let [a, b] = &mut self.bands;
-        pair.run(|| a.find(decider, upper, 0, before), || b.find(decider, lower, half, before));
-    }
+fn lock<T>(one: &Mutex<T>) -> MutexGuard<'_, T> {
+    one.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    /// Energies of luma and chroma.
-    pub fn energies(&self) -> [f64; 2] {
-        let [a, b] = &self.bands;
-        [a.luma + b.luma, a.chroma + b.chroma]
-    }
-
-    /// Of one cell: each size that is worth a trial, with its candidates in token order.
-    pub fn of(&self, cell: usize) -> impl Iterator<Item = (TransformSize, &[Candidate])> {
-        let half = self.bands[0].cells.len();
-        let (band, cell) = if cell < half { (&self.bands[0], cell) } else { (&self.bands[1], cell - half) };
-        let sizes = TransformSize::ALL.into_iter().zip(&band.cells[cell]);
-        sizes.filter_map(move |(size, own)| Some((size, &band.candidates[own.clone()?])))
+fn lock_if_free<T>(one: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match one.try_lock() {
+        Ok(one) => Some(one),
+        Err(TryLockError::Poisoned(one)) => Some(one.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 
-impl Band {
-    fn find(&mut self, decider: &Decider<'_>, latents: &[i16], first_cell: usize, before: &impl Before) {
-        self.candidates.clear();
-        self.cells.clear();
-        (self.luma, self.chroma) = (0.0, 0.0);
+impl Candidates {
+    /// Examines the latents of all cells, and lets `decide` see what was found in each, in order: the sizes that are worth a trial, with their
+    /// candidates in token order. If there is a second thread, it examines cells that are not decided on yet. Returns the energies of luma
+    /// and chroma, which are whole numbers: no order of sums changes them.
+    pub fn each(
+        &mut self,
+        decider: &Decider<'_>,
+        latents: &[i16],
+        before: &impl Before,
+        pair: &Pair,
+        mut decide: impl FnMut(usize, &mut dyn Iterator<Item = (TransformSize, &[Candidate])>),
+    ) -> [f64; 2] {
+        let layout = decider.layer.layout;
+        let size = layout.cells().div_ceil(PARTS).max(1);
+        self.parts.resize_with(layout.cells().div_ceil(size), Mutex::default);
+        self.parts.iter_mut().for_each(|part| part.get_mut().unwrap_or_else(PoisonError::into_inner).done = false);
+        let (parts, [own, other]) = (&self.parts, &mut self.finders);
+        let find = |n: usize, found: &mut Found, finder: &mut Finder| {
+            if !std::mem::replace(&mut found.done, true) {
+                let latents = &latents[n * size * layout.coefficients..];
+                finder.find(decider, &latents[..latents.len().min(size * layout.coefficients)], n * size, before, found);
+            }
+        };
+        let decide_all = || {
+            for (n, part) in parts.iter().enumerate() {
+                // While the other thread is at these cells, there are others.
+                let mut later = n + 1..parts.len();
+                let mut found = loop {
+                    match (lock_if_free(part), later.next()) {
+                        (Some(found), _) => break found,
+                        (None, None) => break lock(part),
+                        (None, Some(n)) => lock_if_free(&parts[n]).into_iter().for_each(|mut found| find(n, &mut found, own)),
+                    }
+                };
+                find(n, &mut found, own);
+                for (i, sizes) in found.cells.iter().enumerate() {
+                    decide(n * size + i, &mut found.of(sizes));
+                }
+            }
+        };
+        let find_all = || {
+            for (n, part) in parts.iter().enumerate() {
+                lock_if_free(part).into_iter().for_each(|mut found| find(n, &mut found, other));
+            }
+        };
+        pair.run(decide_all, find_all);
+        let energies = self.parts.iter().map(lock).map(|found| [found.luma, found.chroma]);
+        energies.fold([0.0; 2], |[luma, chroma], [l, c]| [luma + l, chroma + c])
+    }
+}
+
+impl Finder {
+    /// Examines `latents`, of the cells from `first_cell` on.
+    fn find(&mut self, decider: &Decider<'_>, latents: &[i16], first_cell: usize, before: &impl Before, found: &mut Found) {
+        found.candidates.clear();
+        found.cells.clear();
+        (found.luma, found.chroma) = (0.0, 0.0);
         for (n, latents) in latents.chunks_exact(decider.layer.layout.coefficients).enumerate() {
-            let sizes = self.find_cell(decider, latents, first_cell + n, before);
-            self.look_above(decider, first_cell + n, &sizes);
-            self.cells.push(sizes);
+            let sizes = self.find_cell(decider, latents, first_cell + n, before, found);
+            self.look_above(decider, first_cell + n, &sizes, &mut found.candidates);
+            found.cells.push(sizes);
         }
     }
 
     /// Gives a cell's candidates their latents of the next layer, where that counts.
-    fn look_above(&mut self, decider: &Decider<'_>, cell: usize, sizes: &Sizes) {
+    fn look_above(&mut self, decider: &Decider<'_>, cell: usize, sizes: &Sizes, candidates: &mut [Candidate]) {
         let Some(above) = decider.above else { return };
         let layout = decider.layer.layout;
         let whole = &above.latents[cell * layout.coefficients..][..layout.coefficients];
@@ -149,15 +210,16 @@ impl Band {
                 grid.forward(size, &self.planes_above, 0, &mut self.small_above);
                 x.small = Some((grid, &self.small_above));
             }
-            for one in &mut self.candidates[own] {
+            for one in &mut candidates[own] {
                 one.above = x.get(layout, one.i.into());
             }
         }
     }
 
-    fn find_cell(&mut self, decider: &Decider<'_>, whole: &[i16], cell: usize, before: &impl Before) -> Sizes {
+    fn find_cell(&mut self, decider: &Decider<'_>, whole: &[i16], cell: usize, before: &impl Before, found: &mut Found) -> Sizes {
         let layout = decider.layer.layout;
-        let Self { sorter, candidates, luma: luma_energy, chroma: chroma_energy, planes, small, .. } = self;
+        let Self { sorter, planes, small, .. } = self;
+        let Found { candidates, luma: luma_energy, chroma: chroma_energy, .. } = found;
         let c = layout.coefficients;
         let start = candidates.len();
         let [a, b] = decider.collect(whole, candidates);

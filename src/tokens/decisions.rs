@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Decisions on all cells of a layer, in the order of coding: a cell's contexts depend on the cells to the left and above.
 
-use super::NestedLayout;
 use super::candidates::{Before, Candidates};
 use super::choose_size::{Cell, Decision, Trial, Trials};
 use super::counts::{CountContext, count_context};
 use super::layer::ChosenLayer;
 use super::neighbourhood::{Around, Neighbourhood};
 use super::quantise::{Candidate, Decider, Estimate};
+use super::{NestedLayout, TransformSize};
 use crate::entropy::COST_ONE_BIT;
 use crate::pair::Pair;
 
@@ -39,6 +39,11 @@ pub(super) trait Rule: Before {
 #[derive(Debug)]
 pub(super) struct Workspace {
     candidates: Candidates,
+    decisions: Decisions,
+}
+
+#[derive(Debug)]
+struct Decisions {
     around: Neighbourhood,
     trials: Trials,
     /// Tokens of each cell, by place.
@@ -47,39 +52,47 @@ pub(super) struct Workspace {
 
 impl Workspace {
     pub fn new(layout: &NestedLayout, classes: &[u8]) -> Self {
-        Self {
-            candidates: Candidates::default(),
+        let decisions = Decisions {
             around: Neighbourhood::new(layout, classes),
             trials: Trials::default(),
             counts: vec![0; (layout.cells_x + 2) * (layout.cells_y + 2)],
-        }
+        };
+        Self { candidates: Candidates::default(), decisions }
     }
 
-    /// Quantises all cells into `chosen`. Candidates are looked for on two threads, if there are two. Decisions are made on one: a second
-    /// one won nothing.
+    /// Quantises all cells into `chosen`. Where there are two threads, one decides while the other looks for candidates.
     pub fn run(&mut self, rule: &impl Rule, latents: &[i16], pair: &Pair, chosen: &mut ChosenLayer) -> Estimate {
         let layout = rule.decider().layer.layout;
-        self.candidates.find(rule.decider(), latents, rule, pair);
-        self.counts.fill(0);
+        self.decisions.counts.fill(0);
         chosen.clear(layout.coefficients);
         chosen.sizes.fill(None);
-        let [luma, chroma] = self.candidates.energies();
-        let mut estimate = Estimate { luma, chroma, ..Estimate::default() };
-        for cell in 0..layout.cells() {
-            self.decide(rule, cell, chosen);
-            let kept = self.trials.best.iter().filter(|one| one.k != 0);
+        let mut estimate = Estimate::default();
+        let Self { candidates, decisions } = self;
+        let [luma, chroma] = candidates.each(rule.decider(), latents, rule, pair, |cell, candidates| {
+            decisions.decide(rule, cell, candidates, chosen);
+            let kept = decisions.trials.best.iter().filter(|one| one.k != 0);
             estimate.coded_cells += usize::from(kept.clone().next().is_some());
             for one in kept {
                 let chroma = layout.chroma[usize::from(one.i)];
                 *(if chroma { &mut estimate.chroma } else { &mut estimate.luma }) += rule.error(one);
             }
-            estimate.bits += f64::from(self.trials.bits) / f64::from(COST_ONE_BIT);
-        }
+            estimate.bits += f64::from(decisions.trials.bits) / f64::from(COST_ONE_BIT);
+        });
+        estimate.luma += luma;
+        estimate.chroma += chroma;
         estimate
     }
+}
 
-    fn decide(&mut self, rule: &impl Rule, cell: usize, chosen: &mut ChosenLayer) {
-        let Self { candidates, around, trials, counts } = self;
+impl Decisions {
+    fn decide<'a>(
+        &mut self,
+        rule: &impl Rule,
+        cell: usize,
+        candidates: impl Iterator<Item = (TransformSize, &'a [Candidate])>,
+        chosen: &mut ChosenLayer,
+    ) {
+        let Self { around, trials, counts } = self;
         let decider = rule.decider();
         let layout = decider.layer.layout;
         let (place, pitch, c) = (layout.place(cell), layout.cells_x + 2, layout.coefficients);
@@ -94,7 +107,7 @@ impl Workspace {
         let known = rule.size(cell);
         let sizes = Cell { cell, left: chosen.sizes[left], top: chosen.sizes[top] };
         let decide = |trial: Trial<'_>| rule.decide(cell, context, trial, of, around);
-        let (Decision { count, .. }, size) = trials.run(decider, sizes, candidates.of(cell), known.is_some(), decide);
+        let (Decision { count, .. }, size) = trials.run(decider, sizes, candidates, known.is_some(), decide);
         counts[place] = count;
         chosen.sizes[place] = known.or((count > 0).then_some(size));
         let own = &mut chosen.values[place * c..][..c];
