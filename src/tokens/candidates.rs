@@ -160,7 +160,7 @@ impl Band {
         let Self { sorter, candidates, luma: luma_energy, chroma: chroma_energy, planes, small, .. } = self;
         let c = layout.coefficients;
         let start = candidates.len();
-        let [a, b] = decider.collect(whole, candidates);
+        let [a, b] = decider.collect(cell, whole, candidates);
         sorter.sort(c, &mut candidates[start..]);
         *luma_energy += a;
         *chroma_energy += b;
@@ -180,7 +180,7 @@ impl Band {
             _ => return sizes,
         };
         grid.load(whole, planes);
-        let threshold = if known.is_some() { 0 } else { decider.least(Part::Main) };
+        let threshold = if known.is_some() { 0 } else { decider.least(Part::Main).min(decider.least(Part::LumaConstant)) };
         let doubt = DOUBT * decider.lambda() * COST_ONE_BIT as f32;
         for size in TransformSize::SMALL {
             if known.is_some_and(|known| known != size) {
@@ -188,7 +188,7 @@ impl Band {
             }
             grid.forward(size, planes, threshold, small);
             let first = candidates.len();
-            decider.collect_luma(grid, small, candidates);
+            decider.collect_luma(cell, grid, small, candidates);
             if known.is_none() {
                 let estimate = estimate(decider, cell, candidates[first..].iter());
                 if estimate > least + doubt {
