@@ -222,7 +222,7 @@ impl Finder {
         let Found { candidates, luma: luma_energy, chroma: chroma_energy, .. } = found;
         let c = layout.coefficients;
         let start = candidates.len();
-        let [a, b] = decider.collect(whole, candidates);
+        let [a, b] = decider.collect(cell, whole, candidates);
         sorter.sort(c, &mut candidates[start..]);
         *luma_energy += a;
         *chroma_energy += b;
@@ -242,7 +242,7 @@ impl Finder {
             _ => return sizes,
         };
         grid.load(whole, planes);
-        let threshold = if known.is_some() { 0 } else { decider.least(Part::Main) };
+        let threshold = if known.is_some() { 0 } else { decider.least(Part::Main).min(decider.least(Part::LumaConstant)) };
         let doubt = DOUBT * decider.lambda() * COST_ONE_BIT as f32;
         for size in TransformSize::SMALL {
             if known.is_some_and(|known| known != size) {
@@ -250,7 +250,7 @@ impl Finder {
             }
             grid.forward(size, planes, threshold, small);
             let first = candidates.len();
-            decider.collect_luma(grid, small, candidates);
+            decider.collect_luma(cell, grid, small, candidates);
             if known.is_none() {
                 let estimate = estimate(decider, cell, candidates[first..].iter());
                 if estimate > least + doubt {

@@ -114,10 +114,11 @@ pub(super) fn luma<'a>(layout: &'a NestedLayout, candidates: &'a [Candidate]) ->
 
 /// Estimated cost of a cell's luma: weighted squared error, less that of sending nothing, and weighted bits.
 pub(super) fn estimate<'a>(decider: &Decider<'_>, cell: usize, luma: impl Iterator<Item = &'a Candidate>) -> f32 {
-    let (bit, weight) = (decider.lambda() * COST_ONE_BIT as f32, decider.luma_weight(cell));
+    let bit = decider.lambda() * COST_ONE_BIT as f32;
     let cost = |one: &Candidate| {
         let (x, k) = (f32::from(one.x.unsigned_abs()), one.k as f32);
-        let error = x - k * decider.main_step() as f32;
+        let i = usize::from(one.i);
+        let (error, weight) = (x - k * decider.steps[decider.part(cell, i) as usize] as f32, decider.weight(cell, i));
         (weight * (error * error - x * x) + bit * (COEFFICIENT_BITS + DOUBLING_BITS * k.log2())).min(0.0)
     };
     luma.map(cost).sum()

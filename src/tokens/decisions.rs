@@ -32,7 +32,7 @@ pub(super) trait Rule: Before {
     fn index(&self, one: &Candidate) -> i16;
 
     /// Its squared error, less that of sending nothing.
-    fn error(&self, one: &Candidate) -> f64;
+    fn error(&self, cell: usize, one: &Candidate) -> f64;
 }
 
 /// Working memory, kept between blocks.
@@ -74,7 +74,7 @@ impl Workspace {
             estimate.coded_cells += usize::from(kept.clone().next().is_some());
             for one in kept {
                 let chroma = layout.chroma[usize::from(one.i)];
-                *(if chroma { &mut estimate.chroma } else { &mut estimate.luma }) += rule.error(one);
+                *(if chroma { &mut estimate.chroma } else { &mut estimate.luma }) += rule.error(cell, one);
             }
             estimate.bits += f64::from(decisions.trials.bits) / f64::from(COST_ONE_BIT);
         });

@@ -4,7 +4,7 @@
 use super::contexts::{MORE, PREFIX, Set, UNARY};
 use super::motion::INTRA;
 use super::neighbourhood::{BlockState, Neighbourhood};
-use super::step::{LayerSteps, Predictions};
+use super::step::{LayerSteps, Part, Predictions};
 use super::transform::code_size;
 use super::{NestedLayout, TransformSize, counts};
 use crate::entropy::BitCoder;
@@ -50,6 +50,11 @@ impl Layer<'_> {
         Set::new(self.index, self.intra(cell))
     }
 
+    /// The parts that a cell's coefficients belong to, in token order.
+    pub fn parts(&self, cell: usize) -> &[Part] {
+        self.layout.parts_of(self.intra(cell))
+    }
+
     /// From the indices of the layer before; `None` in layer 0.
     pub fn predictions(&self) -> Option<Predictions> {
         (self.index > 0).then(|| self.steps.prediction(self.index))
@@ -87,7 +92,7 @@ pub(super) fn code_layer<C: BitCoder>(
         for x in 0..layout.cells_x {
             let place = state.place(x, y);
             if let Some(predictions) = &predictions {
-                state.promote(place, &layout.parts, predictions);
+                state.promote(place, layer.parts(y * layout.cells_x + x), predictions);
             }
             code_cell(coder, layer, predictions.as_ref(), state, around, place, y * layout.cells_x + x, chosen)?;
         }
@@ -151,7 +156,7 @@ fn code_cell<C: BitCoder>(
             }
         } else if assumed != 0 {
             let (m, coarse_class) = (want(i), around.coarse_class(i));
-            let before = predictions.map_or(0, |p| p.of(layout.parts[i]).before(assumed));
+            let before = predictions.map_or(0, |p| p.of(layout.parts_of(intra)[i]).before(assumed));
             if last || coder.bit(set.middle(before, class, coarse_class), m != assumed) {
                 // towards and beyond zero counts as down
                 let change = (m - assumed) * assumed.signum();

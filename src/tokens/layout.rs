@@ -46,7 +46,8 @@ pub struct NestedLayout {
     /// Their indices.
     pub(super) constants: Vec<usize>,
     pub(super) chroma: Vec<bool>,
-    pub(super) parts: Vec<Part>,
+    /// Of inter and of intra cells.
+    parts: [Vec<Part>; 2],
     /// Luma and chroma in the graph's order.
     pub(super) runs: Vec<Run>,
     /// Where in the order of importance the graph's coefficients are: the inverse of `slots`.
@@ -99,7 +100,7 @@ impl NestedLayout {
             constant: positions.iter().map(|p| p[1..] == [0, 0, 0]).collect(),
             constants: (0..positions.len()).filter(|i| positions[*i][1..] == [0, 0, 0]).collect(),
             chroma: positions.iter().map(|p| p[0] > 0).collect(),
-            parts: positions.iter().map(|p| Part::of(*p)).collect(),
+            parts: [false, true].map(|intra| positions.iter().map(|p| Part::of(*p, intra)).collect()),
             runs: runs(positions.iter().copied()),
             ranks: (0..positions.len() as u16).collect(),
             slots: (0..positions.len() as u16).collect(),
@@ -135,6 +136,12 @@ impl NestedLayout {
     /// Of a picture of so many cells across and down, no more than this one has.
     pub(super) fn with_size(&self, cells_x: usize, cells_y: usize) -> Self {
         Self { cells_x, cells_y, ..self.clone() }
+    }
+
+    /// The parts that the coefficients of inter or of intra cells belong to, in token order.
+    #[inline]
+    pub(super) fn parts_of(&self, intra: bool) -> &[Part] {
+        &self.parts[usize::from(intra)]
     }
 
     /// Cells of the picture.

@@ -44,9 +44,11 @@ impl Common {
         reconstruction: &Reconstruction,
         indices: &[i16],
         size: Option<TransformSize>,
+        intra: bool,
         latents: &mut [T],
     ) {
-        let value = |(i, k): (usize, &i16)| (i, reconstruction.value(i32::from(*k), self.layout.parts[i], self.groups[i]) as i16);
+        let parts = self.layout.parts_of(intra);
+        let value = |(i, k): (usize, &i16)| (i, reconstruction.value(i32::from(*k), parts[i], self.groups[i]) as i16);
         let coefficients = indices.iter().enumerate().filter(|(_, k)| **k != 0).map(value);
         let luma = self.layout.luma.as_ref().zip(size.filter(|s| *s != TransformSize::Size16));
         for (i, value) in coefficients.clone().filter(|(i, _)| luma.is_none_or(|(grid, _)| !grid.has(*i))) {
@@ -190,12 +192,12 @@ impl ChosenBlock<'_> {
         let cells = latents.chunks_exact_mut(c).zip(&mut filled.0).zip(counts);
         for ((cell, place), ((latents, filled), count)) in layout.places().enumerate().zip(cells) {
             let extent = usize::from(chosen.extents[place]);
+            let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] == INTRA);
             if extent > 0 {
                 let values = &chosen.values[place * c..place * c + extent];
-                self.common.rebuild(&reconstruction, values, chosen.sizes[place], latents);
+                self.common.rebuild(&reconstruction, values, chosen.sizes[place], intra, latents);
                 *filled = true;
             }
-            let intra = motion.is_none_or(|m| m[2 * layout.cells() + cell] == INTRA);
             *count = self.count_tokens(last, intra, place) as i32;
         }
         Ok(())
@@ -208,25 +210,28 @@ impl ChosenBlock<'_> {
     }
 
     /// 1 + the last coefficient of a cell whose value in `layer` is not the one assumed there, of those that `counts`; 0: none.
-    fn sent(&self, layer: usize, place: usize, counts: impl Fn(usize) -> bool) -> usize {
+    fn sent(&self, layer: usize, intra: bool, place: usize, counts: impl Fn(usize) -> bool) -> usize {
         let (now, mut extent) = self.values(layer, place);
         let before = layer.checked_sub(1).map(|b| (self.values(b, place), self.steps.prediction(layer)));
         extent = extent.max(before.map_or(0, |((_, e), _)| e));
         let layout = &self.common.layout;
-        let assumed = |i: usize| before.map_or(0, |((b, _), predictions)| predictions.of(layout.parts[i]).assumed(b[i]));
+        let assumed =
+            |i: usize| before.map_or(0, |((b, _), predictions)| predictions.of(layout.parts_of(intra)[i]).assumed(b[i]));
         (0..extent).rev().find(|&i| now[i] != assumed(i) && counts(i)).map_or(0, |i| i + 1)
     }
 
-    /// Whether a layer above layer 0 sends anything for any cell.
-    pub fn sends(&self, layer: usize) -> bool {
-        self.common.layout.places().any(|place| self.sent(layer, place, |_| true) > 0)
+    /// Whether a layer above layer 0 sends anything for any cell. `motion` as in [`NestedEncoder::quantise`].
+    pub fn sends(&self, layer: usize, motion: Option<&[i32]>) -> bool {
+        let layout = &self.common.layout;
+        let intra = |cell: usize| motion.is_none_or(|m| m[2 * layout.cells() + cell] == INTRA);
+        layout.places().enumerate().any(|(cell, place)| self.sent(layer, intra(cell), place, |_| true) > 0)
     }
 
     /// 1 + the index of the last token that layers up to `last` send for the cell at `place`, 0: none.
     fn count_tokens(&self, last: usize, intra: bool, place: usize) -> usize {
         let layout = &self.common.layout;
         for layer in (0..=last).rev() {
-            let sent = self.sent(layer, place, |i| !(layer == 0 && intra && layout.constant[i]));
+            let sent = self.sent(layer, intra, place, |i| !(layer == 0 && intra && layout.constant[i]));
             if sent > 0 {
                 return layer * layout.coefficients + sent;
             }
@@ -565,13 +570,14 @@ impl NestedDecoder {
         let c = layout.coefficients;
         let reconstruction = Reconstruction::new(tables, self.shape.steps, last);
         let cells = latents.chunks_exact_mut(c).zip(&mut filled.0).zip(counts);
-        for (place, ((out, filled), count)) in layout.places().zip(cells) {
+        let motion = &self.progress.cells.motion;
+        for ((cell, place), ((out, filled), count)) in layout.places().enumerate().zip(cells) {
             let extent = usize::from(state.extents[place]);
             if extent == 0 {
                 continue;
             }
             let values = &state.values[place * c..place * c + extent];
-            self.common.rebuild(&reconstruction, values, state.sizes[place], out);
+            self.common.rebuild(&reconstruction, values, state.sizes[place], motion[2 * layout.cells() + cell] == INTRA, out);
             *filled = true;
             *count = self.count_tokens(place);
         }

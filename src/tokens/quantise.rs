@@ -141,12 +141,7 @@ impl<'a> Decider<'a> {
     /// What a squared error of coefficient `i` of a cell counts; 1 for luma, where nothing is plain.
     pub(super) fn weight(&self, cell: usize, i: usize) -> f32 {
         let layout = self.layer.layout;
-        self.cells[cell] * self.weights[layout.parts[i] as usize][usize::from(layout.chroma[i])]
-    }
-
-    /// What a squared error of luma counts in a cell.
-    pub(super) fn luma_weight(&self, cell: usize) -> f32 {
-        self.cells[cell]
+        self.cells[cell] * self.weights[self.part(cell, i) as usize][usize::from(layout.chroma[i])]
     }
 
     /// Squared latent units that 1/256 bit is worth.
@@ -157,55 +152,61 @@ impl<'a> Decider<'a> {
 
     /// What the next layer pays if a candidate gets the signed index `k` here.
     pub(super) fn cost_above(&self, cell: usize, one: &Candidate, k: i32) -> f32 {
-        let part = self.layer.layout.parts[usize::from(one.i)];
+        let part = self.part(cell, one.i.into());
         self.above.as_ref().map_or(0.0, |above| above.cost(part, self.cells[cell], one.above, k))
     }
 
     /// Weighted squared error of a candidate with magnitude `k`, and what the next layer pays for it.
     fn loss(&self, cell: usize, one: &Candidate, k: i32) -> f32 {
         let i = usize::from(one.i);
-        let d = f32::from(one.x.unsigned_abs()) - self.value(k, i) as f32;
+        let d = f32::from(one.x.unsigned_abs()) - self.value(k, self.part(cell, i), i) as f32;
         self.weight(cell, i) * d * d + self.cost_above(cell, one, k * i32::from(one.x.signum()))
     }
 
-    pub(super) fn value(&self, k: i32, i: usize) -> i32 {
-        self.reconstruction.value(k, self.layer.layout.parts[i], self.groups[i])
+    /// The part that coefficient `i` of a cell belongs to.
+    pub(super) fn part(&self, cell: usize, i: usize) -> Part {
+        self.layer.parts(cell)[i]
+    }
+
+    pub(super) fn value(&self, k: i32, part: Part, i: usize) -> i32 {
+        self.reconstruction.value(k, part, self.groups[i])
     }
 
     /// Adds the candidates of one cell in 16x16, in any order. `x`: its latents. Returns the energies of luma and chroma.
-    pub(super) fn collect(&self, x: &[i16], candidates: &mut Vec<Candidate>) -> [f64; 2] {
+    pub(super) fn collect(&self, cell: usize, x: &[i16], candidates: &mut Vec<Candidate>) -> [f64; 2] {
         let layout = self.layer.layout;
         let mut energies = [0.0; 2];
+        let parts = self.layer.parts(cell);
         for run in &layout.runs {
-            let mut least = self.least(Part::Main);
-            if run.chroma {
-                least = least.min(self.least(Part::ChromaConstant));
-            }
+            let constant = if run.chroma { Part::ChromaConstant } else { Part::LumaConstant };
+            let least = self.least(Part::Main).min(self.least(constant));
             let part = &x[run.range.clone()];
             for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
                 let (found, squares) = large_and_squares(chunk, least);
                 energies[usize::from(run.chroma)] += squares;
-                self.collect_chunk(chunk, ranks, found, candidates);
+                self.collect_chunk(parts, chunk, ranks, found, candidates);
             }
         }
         energies
     }
 
     /// The candidates of one cell's luma in a small transform size, in any order. `x`: as [`LumaGrid::forward`] left it.
-    pub(super) fn collect_luma(&self, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
+    pub(super) fn collect_luma(&self, cell: usize, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
+        let parts = self.layer.parts(cell);
+        let least = self.least(Part::Main).min(self.least(Part::LumaConstant));
         for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
-            self.collect_chunk(chunk, ranks, large(chunk, self.least(Part::Main)), candidates);
+            self.collect_chunk(parts, chunk, ranks, large(chunk, least), candidates);
         }
     }
 
-    /// Adds those latents of a chunk whose bits are set and that may get a token.
+    /// Adds those latents of a chunk, of coefficients of `parts` by token order, whose bits are set and that may get a token.
     #[inline]
-    fn collect_chunk(&self, x: &[i16], ranks: &[u16], mut found: u64, candidates: &mut Vec<Candidate>) {
+    fn collect_chunk(&self, parts: &[Part], x: &[i16], ranks: &[u16], mut found: u64, candidates: &mut Vec<Candidate>) {
         while found != 0 {
             let n = found.trailing_zeros() as usize;
             found &= found - 1;
             let (v, i) = (x[n].max(-i16::MAX), ranks[n]);
-            let (inverse, least) = self.limits[self.layer.layout.parts[usize::from(i)] as usize];
+            let (inverse, least) = self.limits[parts[usize::from(i)] as usize];
             if v.abs() >= least {
                 candidates.push(Candidate { i, x: v, above: 0, k: (f32::from(v.unsigned_abs()) * inverse + 0.5) as i32 });
             }
@@ -391,9 +392,9 @@ impl Rule for Decider<'_> {
         (one.k * i32::from(one.x.signum())) as i16
     }
 
-    fn error(&self, one: &Candidate) -> f64 {
+    fn error(&self, cell: usize, one: &Candidate) -> f64 {
         let was = i32::from(one.x.unsigned_abs() as i16);
-        let error = f64::from(was - self.value(one.k, one.i.into()));
+        let error = f64::from(was - self.value(one.k, self.part(cell, one.i.into()), one.i.into()));
         error * error - f64::from(was) * f64::from(was)
     }
 }

@@ -64,35 +64,36 @@ impl Before for Refiner<'_> {
 }
 
 impl Refiner<'_> {
-    fn prediction(&self, i: usize) -> Prediction {
-        self.predictions.of(self.part(i))
+    fn prediction(&self, cell: usize, i: usize) -> Prediction {
+        self.predictions.of(self.part(cell, i))
     }
 
-    fn part(&self, i: usize) -> Part {
-        self.decider.layer.layout.parts[i]
+    fn part(&self, cell: usize, i: usize) -> Part {
+        self.decider.part(cell, i)
     }
 
-    fn assumed(&self, place: usize, i: usize) -> i32 {
-        i32::from(self.prediction(i).assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
+    fn assumed(&self, cell: usize, i: usize) -> i32 {
+        let place = self.place(cell);
+        i32::from(self.prediction(cell, i).assumed(self.base.values[place * self.decider.layer.layout.coefficients + i]))
     }
 
     /// The index nearest to a latent, and the one next to it on the side of the one that is assumed.
-    fn nearest(&self, i: usize, x: i16, assumed: i32) -> (i32, i32) {
-        let nearest = (f32::from(x.unsigned_abs()) / self.decider.steps[self.part(i) as usize] as f32 + 0.5) as i32;
+    fn nearest(&self, cell: usize, i: usize, x: i16, assumed: i32) -> (i32, i32) {
+        let nearest = (f32::from(x.unsigned_abs()) / self.decider.steps[self.part(cell, i) as usize] as f32 + 0.5) as i32;
         let rounded = nearest * i32::from(x.signum());
         (rounded, rounded + (assumed - rounded).signum())
     }
 
     /// Squared, in latent units.
-    fn error(&self, i: usize, x: i16, k: i32) -> f32 {
-        let value = self.decider.value(k.abs(), i) * k.signum();
+    fn error(&self, cell: usize, i: usize, x: i16, k: i32) -> f32 {
+        let value = self.decider.value(k.abs(), self.part(cell, i), i) * k.signum();
         (f32::from(x) - value as f32).powi(2)
     }
 
     /// Weighted squared error of a candidate with the index `k`, and what the next layer pays for it.
     fn loss(&self, cell: usize, one: &Candidate, k: i32) -> f32 {
         let i = usize::from(one.i);
-        self.decider.weight(cell, i) * self.error(i, one.x, k) + self.decider.cost_above(cell, one, k)
+        self.decider.weight(cell, i) * self.error(cell, i, one.x, k) + self.decider.cost_above(cell, one, k)
     }
 
     fn token(&self, i: usize) -> usize {
@@ -106,6 +107,7 @@ impl Refiner<'_> {
     /// The best index for a candidate. `losses`: as in [`Possible`].
     fn choose(
         &self,
+        cell: usize,
         set: Set,
         one: &Candidate,
         assumed: i32,
@@ -114,10 +116,10 @@ impl Refiner<'_> {
         around: &Neighbourhood,
     ) -> PricedRefinement {
         let i = usize::from(one.i);
-        let (rounded, nearer) = self.nearest(i, one.x, assumed);
+        let (rounded, nearer) = self.nearest(cell, i, one.x, assumed);
         let [of_assumed, of_rounded, of_nearer] = losses;
         let price = |k: i32, loss: f32| {
-            let (bits, implied) = self.bits(set, i, k, assumed, around);
+            let (bits, implied) = self.bits(cell, set, i, k, assumed, around);
             PricedRefinement { k, loss, bits, implied }
         };
         if self.protected(i) {
@@ -140,11 +142,11 @@ impl Refiner<'_> {
     }
 
     /// Bits (1/256) of a value, and the part that is not sent for the last token of a cell.
-    fn bits(&self, set: Set, i: usize, k: i32, assumed: i32, around: &Neighbourhood) -> (u32, u32) {
+    fn bits(&self, cell: usize, set: Set, i: usize, k: i32, assumed: i32, around: &Neighbourhood) -> (u32, u32) {
         let Decider { layer, costs, .. } = &self.decider;
         let (class, coarse_class) = (layer.classes[i], around.coarse_class(i));
         if assumed != 0 {
-            let (sign, before) = (assumed.signum(), self.prediction(i).before(assumed));
+            let (sign, before) = (assumed.signum(), self.prediction(cell, i).before(assumed));
             let flag = costs.bit(set.middle(before, class, coarse_class), k != assumed);
             if k == assumed {
                 return (flag, flag);
@@ -197,11 +199,11 @@ impl Rule for Refiner<'_> {
             return Decision { bits: empty, total: lambda * empty as f32, count: 0 };
         }
         around.again();
-        let (intra, place) = (layer.intra(cell), self.place(cell));
+        let intra = layer.intra(cell);
         let all = bound(bounds, candidates.iter().rev(), |one| {
             let i = usize::from(one.i);
-            let assumed = self.assumed(place, i);
-            let (rounded, nearer) = self.nearest(i, one.x, assumed);
+            let assumed = self.assumed(cell, i);
+            let (rounded, nearer) = self.nearest(cell, i, one.x, assumed);
             let least = |last: bool| if assumed == 0 { lambda * self.decider.least_bits(intra, i, last) as f32 } else { 0.0 };
             Possible {
                 losses: [assumed, rounded, nearer].map(|k| self.loss(cell, one, k)),
@@ -224,9 +226,9 @@ impl Rule for Refiner<'_> {
             around.reach(of, i + 1);
             bits += self.decider.silence(set, next..i, around);
             next = i + 1;
-            let assumed = self.assumed(place, i);
+            let assumed = self.assumed(cell, i);
             let default = bound.losses[0];
-            let choice = self.choose(set, one, assumed, bound.losses, lambda, around);
+            let choice = self.choose(cell, set, one, assumed, bound.losses, lambda, around);
             one.k = choice.k;
             let magnitude = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
             if magnitude > 0 {
@@ -244,7 +246,7 @@ impl Rule for Refiner<'_> {
         }
         let (total, count, bits) = best;
         for one in candidates.iter_mut().filter(|one| usize::from(one.i) >= count) {
-            one.k = self.assumed(place, usize::from(one.i));
+            one.k = self.assumed(cell, usize::from(one.i));
         }
         Decision { bits, total, count: count as u16 }
     }
@@ -253,7 +255,7 @@ impl Rule for Refiner<'_> {
         one.k as i16
     }
 
-    fn error(&self, one: &Candidate) -> f64 {
-        f64::from(Refiner::error(self, one.i.into(), one.x, one.k)) - f64::from(one.x).powi(2)
+    fn error(&self, cell: usize, one: &Candidate) -> f64 {
+        f64::from(Refiner::error(self, cell, one.i.into(), one.x, one.k)) - f64::from(one.x).powi(2)
     }
 }

@@ -25,19 +25,23 @@ pub(super) enum Part {
     Main,
     /// The constant terms of chroma. An error in them is a square of wrong colour, which is seen where luma's errors are not.
     ChromaConstant,
+    /// The constant term of luma in intra cells. Where it is off by another amount in each cell, a smooth surface shows squares.
+    LumaConstant,
 }
 
-/// The quantiser from which on that of chroma's constant terms rises by one for every [`CHROMA_SLOWER`].
+/// The quantisers from which on those of constant terms rise by one for every [`CONSTANT_SLOWER`].
 const CHROMA_KNEE: u8 = 56;
-const CHROMA_SLOWER: u8 = 4;
+const LUMA_KNEE: u8 = 48;
+const CONSTANT_SLOWER: u8 = 4;
 
 impl Part {
-    pub const COUNT: usize = 2;
-    pub const ALL: [Self; Self::COUNT] = [Self::Main, Self::ChromaConstant];
+    pub const COUNT: usize = 3;
+    pub const ALL: [Self; Self::COUNT] = [Self::Main, Self::ChromaConstant, Self::LumaConstant];
 
-    /// Of a coefficient at `[component, t, v, u]`.
-    pub fn of(position: [u16; 4]) -> Self {
+    /// Of a coefficient at `[component, t, v, u]` in an inter or an intra cell.
+    pub fn of(position: [u16; 4], intra: bool) -> Self {
         match position {
+            [0, 0, 0, 0] if intra => Self::LumaConstant,
             [component, 0, 0, 0] if component > 0 => Self::ChromaConstant,
             _ => Self::Main,
         }
@@ -45,9 +49,11 @@ impl Part {
 
     /// The quantiser of these coefficients where the layer's is `quantiser`.
     fn quantiser(self, quantiser: u8) -> u8 {
+        let finer_from = |knee: u8| quantiser.min(knee) + quantiser.saturating_sub(knee) / CONSTANT_SLOWER;
         match self {
             Self::Main => quantiser,
-            Self::ChromaConstant => quantiser.min(CHROMA_KNEE) + quantiser.saturating_sub(CHROMA_KNEE) / CHROMA_SLOWER,
+            Self::ChromaConstant => finer_from(CHROMA_KNEE),
+            Self::LumaConstant => finer_from(LUMA_KNEE),
         }
     }
 }
@@ -87,7 +93,7 @@ impl LayerSteps {
         self.finest + ((2 * above * spread + intervals) / (2 * intervals).max(1)) as u8
     }
 
-    /// Step of `layer` in latent units; that of chroma's constant terms is finer where it is coarse.
+    /// Step of `layer` in latent units; those of constant terms are finer where it is coarse.
     pub fn step(&self, layer: usize) -> i32 {
         self.step_of(layer, Part::Main)
     }
@@ -210,12 +216,26 @@ mod tests {
     }
 
     #[test]
-    fn constant_terms_of_chroma_stay_finer() {
-        let of = |quantiser: u8| LayerSteps::new(1, quantiser, quantiser).step_of(0, Part::ChromaConstant);
-        assert_eq!([0, 40, 56, 59].map(of), [0, 40, 56, 56].map(step));
-        assert_eq!([60, 68, 87].map(of), [57, 59, 63].map(step));
-        let parts = [[0, 0, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0], [1, 1, 0, 0], [2, 0, 0, 1]].map(Part::of);
-        assert_eq!(parts, [Part::Main, Part::ChromaConstant, Part::ChromaConstant, Part::Main, Part::Main]);
+    fn constant_terms_stay_finer() {
+        let of = |part: Part, quantiser: u8| LayerSteps::new(1, quantiser, quantiser).step_of(0, part);
+        let chroma = |quantiser| of(Part::ChromaConstant, quantiser);
+        assert_eq!([0, 40, 56, 59].map(chroma), [0, 40, 56, 56].map(step));
+        assert_eq!([60, 68, 87].map(chroma), [57, 59, 63].map(step));
+        let luma = |quantiser| of(Part::LumaConstant, quantiser);
+        assert_eq!([0, 40, 48, 51].map(luma), [0, 40, 48, 48].map(step));
+        assert_eq!([52, 61, 87].map(luma), [49, 51, 57].map(step));
+    }
+
+    #[test]
+    fn parts_depend_on_the_position_and_on_the_kind_of_cell() {
+        let positions = [[0, 0, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0], [1, 1, 0, 0], [2, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1]];
+        let chroma = [Part::ChromaConstant; 2];
+        let rest = [Part::Main; 4];
+        for (intra, luma) in [(false, Part::Main), (true, Part::LumaConstant)] {
+            let parts = positions.map(|position| Part::of(position, intra));
+            assert_eq!(parts[0], luma);
+            assert_eq!((&parts[1..3], &parts[3..]), (&chroma[..], &rest[..]));
+        }
     }
 
     #[test]

@@ -95,8 +95,8 @@ impl Trainer {
         Ok((estimate, total))
     }
 
-    /// Leaves out what the latents, of 16x16 transforms, do not tell: indices of smaller transforms, and of chroma's constant terms, which
-    /// have a step of their own.
+    /// Leaves out what the latents, of 16x16 transforms, do not tell: indices of smaller transforms; and constant terms, whose steps
+    /// may be others.
     fn measure(&mut self, encoder: &NestedEncoder, block: &DumpBlock, weight: f64) {
         let c = self.positions.len();
         let groups = self.groups();
@@ -116,7 +116,7 @@ impl Trainer {
                         self.moments.hits[i][0] += weight * f64::from(m != 0);
                         self.moments.hits[i][1] += weight * density;
                     }
-                    if m > 0 && !matches!(self.positions[i], [component, 0, 0, 0] if component > 0) {
+                    if m > 0 && !matches!(self.positions[i], [_, 0, 0, 0]) {
                         let slot = &mut self.moments.offsets[bias_index(layer, m, groups[i])];
                         slot[0] += weight * (f64::from(m) - x);
                         slot[1] += weight;

@@ -257,7 +257,7 @@ impl NestedBlocks {
         let (segments, rest) = self.segments.split_at_mut(coded);
         rest.iter_mut().for_each(Vec::clear);
         let block = self.tokens.block();
-        let done = if (1..coded).all(|layer| block.sends(layer)) {
+        let done = if (1..coded).all(|layer| block.sends(layer, motion)) {
             self.tokens.write_segments(motion, segments, |block| decode(block, &|layers| layers))??
         } else {
             // Segments of layers that send nothing may be empty: what receivers read depends on that.
