@@ -178,8 +178,7 @@ impl<'a> Decider<'a> {
         let mut energies = [0.0; 2];
         let parts = self.layer.parts(cell);
         for run in &layout.runs {
-            let constant = if run.chroma { Part::ChromaConstant } else { Part::LumaConstant };
-            let least = self.least(Part::Main).min(self.least(constant));
+            let least = if run.chroma { self.least_of(Part::ChromaConstant) } else { self.least_luma(cell) };
             let part = &x[run.range.clone()];
             for (chunk, ranks) in part.chunks(CHUNK).zip(layout.ranks[run.range.clone()].chunks(CHUNK)) {
                 let (found, squares) = large_and_squares(chunk, least);
@@ -190,10 +189,19 @@ impl<'a> Decider<'a> {
         energies
     }
 
+    /// The least latent that may get a token among those of a constant term's part and the main one.
+    fn least_of(&self, constant: Part) -> i16 {
+        self.least(Part::Main).min(self.least(constant))
+    }
+
+    /// The same for luma of a cell.
+    fn least_luma(&self, cell: usize) -> i16 {
+        if self.layer.intra(cell) { self.least_of(Part::LumaConstant) } else { self.least(Part::Main) }
+    }
+
     /// The candidates of one cell's luma in a small transform size, in any order. `x`: as [`LumaGrid::forward`] left it.
     pub(super) fn collect_luma(&self, cell: usize, grid: &LumaGrid, x: &[i16], candidates: &mut Vec<Candidate>) {
-        let parts = self.layer.parts(cell);
-        let least = self.least(Part::Main).min(self.least(Part::LumaConstant));
+        let (parts, least) = (self.layer.parts(cell), self.least_luma(cell));
         for (chunk, ranks) in x.chunks(CHUNK).zip(grid.ranks.chunks(CHUNK)) {
             self.collect_chunk(parts, chunk, ranks, large(chunk, least), candidates);
         }
