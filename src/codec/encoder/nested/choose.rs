@@ -162,14 +162,13 @@ impl NestedBlocks {
         Rdo { min_tokens: (live.min_tokens as usize).min(most), max_tokens: most, ..Rdo::default() }
     }
 
-    /// Luma PSNR that the encoder graph predicts for the proposed quantiser, all layers received.
+    /// Luma PSNR that the encoder graph predicts for the proposed quantiser, all layers received; `None` where it predicts nothing.
     fn predicted_psnr(&mut self) -> Result<Option<f64>> {
         if self.coded < self.group_depth {
             return Ok(None);
         }
         let Some(cells) = self.decoding.loops()?.finest.distortion() else { return Ok(None) };
-        let sum = cells.iter().copied().map(f64::from).sum::<f64>();
-        Ok(Some(psnr(sum / cells.len() as f64)).filter(|p| p.is_finite()))
+        Ok(mean_psnr(cells))
     }
 
     /// Luma PSNR before the loop filter, by the squared error of luma coefficients: the transform is orthonormal.
@@ -177,5 +176,23 @@ impl NestedBlocks {
         let samples = (self.geometry.aligned_width * self.geometry.aligned_height * self.block_length) as f64;
         let scale = self.scale;
         move |error| psnr(error / f64::from(scale * scale) / samples)
+    }
+}
+
+/// Luma PSNR of cells with these mean squared errors; `None` where one of them is not known.
+fn mean_psnr(cells: &[f32]) -> Option<f64> {
+    let mean = cells.iter().copied().map(f64::from).sum::<f64>() / cells.len() as f64;
+    mean.is_finite().then(|| psnr(mean))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_of_which_nothing_is_predicted_leaves_no_mean() {
+        assert_eq!(mean_psnr(&[1.0, 3.0]), Some(psnr(2.0)));
+        assert_eq!(mean_psnr(&[1.0, f32::NAN]), None);
+        assert_eq!(mean_psnr(&[]), None);
     }
 }
