@@ -57,11 +57,13 @@ def measure(path: Path, others: list, etok: encoders.ElasticTok, cache: Path | N
 
 
 def difference(curves: dict, other: str, within: tuple | None = None):
-    """BD-rate of ElasticTok against another within a range of qualities, or over what their usual points have in common."""
-    if within is None:
-        return bd_rate(curves[other]["usual"], curves["ElasticTok"]["usual"])
+    """BD-rate of ElasticTok against another within a range of qualities, or over what their usual points have in common; where that is less than
+    1 dB, over what all points have in common."""
+    usual = bd_rate(curves[other]["usual"], curves["ElasticTok"]["usual"])
+    if within is None and usual is not None:
+        return usual
     reference, own = ([*c["usual"], *c["ends"]] for c in (curves[other], curves["ElasticTok"]))
-    return bd_rate(reference, own, within)
+    return bd_rate(reference, own, *([within] if within else []))
 
 
 def percent(v) -> str:
@@ -107,7 +109,7 @@ def page(groups: dict, command: str, plotted: str | None) -> str:
     if plotted:
         text += f"![Rate and PSNR of each encoder]({plotted})\n\n"
     text += (f"## Overall\n\nOver the qualities that both have, ElasticTok with `target-psnr` {of(TARGETS)} dB, the others with CRF {of(encoders.CRF)} "
-             f"(AV1: {of(encoders.CRF_AV1)}).\n\n{table(groups)}\n\n")
+             f"(AV1: {of(encoders.CRF_AV1)}); where these have less than 1 dB in common, with the further points below.\n\n{table(groups)}\n\n")
     text += "".join(f"- {'met' if met else '**MISSED**'}: {bar}\n" for bar, met in bars(groups))
     text += (f"\n## By range of quality\n\nWith further points: ElasticTok {of(ENDS)} dB, CRF {of(encoders.ENDS[encoders.CRF])} (AV1: "
              f"{of(encoders.ENDS[encoders.CRF_AV1])}).")
