@@ -108,14 +108,13 @@ impl Refiner<'_> {
     fn choose(
         &self,
         cell: usize,
-        set: Set,
         one: &Candidate,
         assumed: i32,
         losses: [f32; 3],
         lambda: f32,
         around: &Neighbourhood,
     ) -> PricedRefinement {
-        let i = usize::from(one.i);
+        let (i, set) = (usize::from(one.i), self.decider.layer.set(cell));
         let (rounded, nearer) = self.nearest(cell, i, one.x, assumed);
         let [of_assumed, of_rounded, of_nearer] = losses;
         let price = |k: i32, loss: f32| {
@@ -228,7 +227,7 @@ impl Rule for Refiner<'_> {
             next = i + 1;
             let assumed = self.assumed(cell, i);
             let default = bound.losses[0];
-            let choice = self.choose(cell, set, one, assumed, bound.losses, lambda, around);
+            let choice = self.choose(cell, one, assumed, bound.losses, lambda, around);
             one.k = choice.k;
             let magnitude = if assumed != 0 { assumed.abs() } else { choice.k.abs() };
             if magnitude > 0 {
