@@ -7,7 +7,8 @@ GREY = 128
 CELL = 16  # luma pixels on a side of a cell
 PATCH = 4  # luma pixels on a side of a patch: the in-loop filter's positions
 K = CELL // PATCH  # patches on a side of a cell
-REACH = 2  # rows of patches above and below cells with tokens, and the cells beside these, that exact filters work on; others are zeros to them
+# Exact filters work on cells with tokens, the cells beside these, and so many rows of patches above and below either. All else is zero to them.
+REACH = 2
 # Reconstructed samples x enter the in-loop filter as x / scale - centre; residuals, in steps, within +-8 and halved.
 LUMA_SCALE, LUMA_CENTRE = 64, 2
 CHROMA_SCALE, CHROMA_CENTRE = 16, 8

@@ -176,8 +176,8 @@ def distortion(b: Builder, grid: Grid, head: DistortionHead, energies: str, key:
     out = b.op("Add", b.op("MatMul", b.op("Relu", hidden), weight("out.weight", w["out.weight"].T)), weight("out.bias", w["out.bias"]))
     total = b.op("Add", b.op("Add", b.op("Log", b.op("Add", kept, b.const(np.float32(1e-6)))), b.op("Mul", log, b.const(np.float32(2)))), out)
     predicted, unknown = b.op("Squeeze", b.op("Exp", total), b.ints(2)), b.const(np.float32(np.nan))
-    missing = b.op("Pad", predicted, b.shape(0, 0, b.op("Sub", grid.cells, rows), 0), unknown)
-    b.op("Where", key, missing, unknown, out="distortion")
+    padded = b.op("Pad", predicted, b.shape(0, 0, b.op("Sub", grid.cells, rows), 0), unknown)
+    b.op("Where", key, padded, unknown, out="distortion")
 
 
 def encoder(cfg: Config, head: DistortionHead | None = None) -> onnx.ModelProto:
