@@ -17,7 +17,9 @@ pub mod motion {
 
 pub mod runtime {
     //! A bundle's graphs by themselves.
-    pub use crate::runtime::graph::{DecoderGraph, EncoderGraph, PictureOutput, Tokens, TokensMut};
+    pub use crate::runtime::decoder_graph::DecoderGraph;
+    pub use crate::runtime::encoder_graph::EncoderGraph;
+    pub use crate::runtime::graph::{PictureOutput, Tokens, TokensMut};
 }
 
 pub mod search {

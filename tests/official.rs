@@ -130,7 +130,7 @@ fn vae_pictures_are_the_official_ones_up_to_quantisation() {
             graph.counts_mut().fill(n);
             graph.set_position(b as i64);
             plain.set_position(b as i64);
-            graph.run(&plain).unwrap();
+            graph.run(&mut plain).unwrap();
             let (Tokens::F32(means), TokensMut::F32(taken)) = (graph.tokens(), plain.tokens_mut()) else { panic!("vae") };
             taken.copy_from_slice(means);
             plain.counts_mut().fill(n);

@@ -27,7 +27,7 @@ fn unquantised_latents_give_the_picture_back_and_contexts_follow_commits() {
         decoder.set_position(block as i64);
         encoder.motion_mut().fill(0);
         decoder.motion_mut().fill(0);
-        encoder.run(&decoder).expect("runs");
+        encoder.run(&mut decoder).expect("runs");
         match (encoder.tokens(), decoder.tokens_mut()) {
             (Tokens::I16(latents), TokensMut::I32(tokens)) => {
                 tokens.iter_mut().zip(latents).for_each(|(to, x)| *to = i32::from(*x));

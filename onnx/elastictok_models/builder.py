@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """ONNX graphs written node by node."""
+from __future__ import annotations
+
 import itertools
 
 import numpy as np
@@ -75,11 +77,10 @@ class Builder:
 
 
 class Grid:
-    """Symbolic sizes of the picture."""
+    """Symbolic sizes of a picture of `y` rows of `x` cells, int64 [1] each, or of a band of a picture: `y` rows from `row` on."""
 
-    def __init__(self, b: Builder, motion: str):
-        shape = b.op("Shape", motion)
-        self.y, self.x = b.slice(shape, 1, 2, 0), b.slice(shape, 2, 3, 0)
+    def __init__(self, b: Builder, y: str, x: str, row: str | None = None):
+        self.y, self.x, self.row = y, x, row
         mul = lambda a, c: b.op("Mul", a, b.ints(c) if isinstance(c, int) else c)
         self.height, self.width = mul(self.y, CELL), mul(self.x, CELL)
         self.cells = mul(self.y, self.x)
@@ -89,3 +90,23 @@ class Grid:
         self.half_height = mul(self.y, CELL // 2)
         k = CELL // PATCH
         self.patches_y, self.patches_x = mul(self.y, k), mul(self.x, k)
+
+    @classmethod
+    def of(cls, b: Builder, motion: str) -> Grid:
+        """Of the picture that the motion planes are of."""
+        shape = b.op("Shape", motion)
+        return cls(b, b.slice(shape, 1, 2, 0), b.slice(shape, 2, 3, 0))
+
+    def band(self, b: Builder, rows: str) -> Grid:
+        """Of some rows of it, int64 [2]: the first, and the one after the last."""
+        row, end = b.slice(rows, 0, 1, 0), b.slice(rows, 1, 2, 0)
+        return Grid(b, b.op("Sub", end, row), self.x, row)
+
+    def part(self, b: Builder, x: str, axis: int, size: str | int = 1) -> str:
+        """Of x, which has `size` for each row of cells of the picture along an axis, what is of the band."""
+        of = lambda v: b.op("Mul", v, b.ints(size) if isinstance(size, int) else size)
+        return x if self.row is None else b.slice(x, of(self.row), of(b.op("Add", self.row, self.y)), axis)
+
+    def in_picture(self, b: Builder, cells: str) -> str:
+        """Numbers in the picture, int64, of cells of the band."""
+        return cells if self.row is None else b.op("Add", cells, b.op("Mul", self.row, self.x))

@@ -49,10 +49,14 @@ def every_cell(b: Builder, grid: Grid) -> str:
     return b.op("Expand", b.const([True]), grid.cells)
 
 
+def counted_cells(b: Builder, grid: Grid) -> str:
+    """int64 [cells]: 0, 1, .."""
+    return b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.cells), b.const(1, np.int64))
+
+
 def first_cells(b: Builder, grid: Grid, n: int = 1) -> str:
     """bool [cells]: the first n."""
-    cells = b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.cells), b.const(1, np.int64))
-    return b.op("Less", cells, b.const(n, np.int64))
+    return b.op("Less", counted_cells(b, grid), b.const(n, np.int64))
 
 
 def parts_of(b: Builder, count: str, parts: int, start: str | None = None) -> list[str]:
@@ -61,9 +65,9 @@ def parts_of(b: Builder, count: str, parts: int, start: str | None = None) -> li
     return bounds if start is None else [b.op("Add", start, one) for one in bounds]
 
 
-def coded_cells(b: Builder, grid: Grid, counts: str) -> str:
-    """bool [cells]: cells with tokens, and cell 0."""
-    return b.op("Or", b.op("Greater", counts, b.const(0, np.int32)), first_cells(b, grid))
+def coded_cells(b: Builder, counts: str) -> str:
+    """bool [cells]: cells with tokens."""
+    return b.op("Greater", counts, b.const(0, np.int32))
 
 
 def moving_cells(b: Builder, motion: str, position: str) -> str:
@@ -140,30 +144,31 @@ class Strips:
         return self.b.op("Gather", self.place, self.b.op("Add", row, column), axis=0)
 
 
-def corrected_patches(b: Builder, grid: Grid, counts: str, cells: Cells) -> str:
-    """bool [n, K (columns), K (rows)]: which patches of the cells are of cells with tokens, or next to one, diagonally too."""
+def corrected_patches(b: Builder, picture: Grid, grid: Grid, counts: str, cells: Cells) -> str:
+    """bool [n, K (columns), K (rows)]: which patches of the cells of a band are of cells with tokens, or next to one, diagonally too."""
     axis = lambda n: b.op("Range", b.const(0, np.int64), b.op("Squeeze", n), b.const(1, np.int64))
-    frame = b.op("Add", grid.x, b.ints(2))  # cells are counted in a picture with a cell more on every side
-    place = b.op("Add", b.op("Mul", b.op("Unsqueeze", axis(grid.y), b.ints(1)), frame), axis(grid.x))
+    frame = b.op("Add", picture.x, b.ints(2))  # cells are counted in a picture with a cell more on every side
+    place = b.op("Add", b.op("Mul", b.op("Unsqueeze", axis(picture.y), b.ints(1)), frame), axis(picture.x))
     near = [b.op("Add", b.op("Mul", frame, b.ints(y)), b.ints(x)) for y in range(3) for x in range(3)]
-    place = b.op("Gather", b.reshape(place, -1), cells.index, axis=0)
+    place = b.op("Gather", b.reshape(place, -1), grid.in_picture(b, cells.index), axis=0)
     near = b.op("Add", b.op("Unsqueeze", place, b.ints(1)), b.op("Concat", *near, axis=0))
     coded = b.op("Cast", b.op("Greater", counts, b.const(0, np.int32)), to=TensorProto.FLOAT)
-    coded = b.op("Pad", b.reshape(coded, grid.y, grid.x), b.ints(1, 1, 1, 1), b.const(np.float32(0)))
+    coded = b.op("Pad", b.reshape(coded, picture.y, picture.x), b.ints(1, 1, 1, 1), b.const(np.float32(0)))
     coded = b.op("Gather", b.reshape(coded, -1), near, axis=0)  # [n, 9]
     reached = [np.array([-1 * (k == 0), 0, 1 * (k == K - 1)]) for k in range(K)]
     touches = np.array([[y in reached[row] and x in reached[column] for column in range(K) for row in range(K)] for y in (-1, 0, 1) for x in (-1, 0, 1)])
     return b.reshape(b.op("Cast", b.op("MatMul", coded, b.const(touches, np.float32)), to=TensorProto.BOOL), -1, K, K)
 
 
-def filtered_strips(b: Builder, grid: Grid, counts: str) -> Strips:
-    """Strips of cells with tokens, of the cells beside these, and up to REACH patches above and below either."""
+def filtered_strips(b: Builder, picture: Grid, grid: Grid, counts: str) -> Strips:
+    """Strips of a band: those of cells with tokens, of the cells beside these, and up to REACH patches above and below either."""
     coded = b.op("Cast", b.op("Greater", counts, b.const(0, np.int32)), to=TensorProto.FLOAT)
-    plane = b.op("MaxPool", b.reshape(coded, 1, 1, grid.y, grid.x), kernel_shape=[1, 3], pads=[0, 1] * 2)
-    row = b.op("Div", b.op("Range", b.const(0, np.int64), b.op("Squeeze", grid.patches_y), b.const(1, np.int64)), b.ints(K))
-    plane = b.op("Gather", b.reshape(plane, grid.y, grid.x), row, axis=0)
-    plane = b.reshape(b.op("Transpose", plane, perm=[1, 0]), 1, 1, grid.x, grid.patches_y)
+    plane = b.op("MaxPool", b.reshape(coded, 1, 1, picture.y, picture.x), kernel_shape=[1, 3], pads=[0, 1] * 2)
+    row = b.op("Div", b.op("Range", b.const(0, np.int64), b.op("Squeeze", picture.patches_y), b.const(1, np.int64)), b.ints(K))
+    plane = b.op("Gather", b.reshape(plane, picture.y, picture.x), row, axis=0)
+    plane = b.reshape(b.op("Transpose", plane, perm=[1, 0]), 1, 1, picture.x, picture.patches_y)
     plane = b.op("MaxPool", plane, kernel_shape=[1, 2 * REACH + 1], pads=[0, REACH] * 2)
+    plane = grid.part(b, plane, 3, K)
     plane = b.reshape(b.op("Pad", plane, b.ints(0, 0, 1, 0, 0, 0, 1, 1), b.const(np.float32(0))), 1, 1, -1)
     boolean = lambda x: b.reshape(b.op("Cast", x, to=TensorProto.BOOL), -1)
     inside, beside = boolean(plane), boolean(b.op("MaxPool", plane, kernel_shape=[3], pads=[1, 1]))

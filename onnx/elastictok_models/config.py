@@ -9,6 +9,8 @@ PATCH = 4  # luma pixels on a side of a patch: the in-loop filter's positions
 K = CELL // PATCH  # patches on a side of a cell
 # Exact filters work on cells with tokens, the cells beside these, and so many rows of patches above and below either. All else is zero to them.
 REACH = 2
+# Rows of cells above and below others whose samples these depend on: eight layers of 3x3 see eight patches far.
+HALO = 2
 # Reconstructed samples x enter the in-loop filter as x / scale - centre; residuals, in steps, within +-8 and halved.
 LUMA_SCALE, LUMA_CENTRE = 64, 2
 CHROMA_SCALE, CHROMA_CENTRE = 16, 8

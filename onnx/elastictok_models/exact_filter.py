@@ -47,10 +47,11 @@ class Tables:
         self.condition, self.place = eight(condition).astype(np.float32), eight(w["place"]).astype(np.float32)
 
 
-def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: list[str], residual: list[str], coded_mask: str,
+def correct(b: Builder, cfg: Config, picture: Grid, grid: Grid, net: QuantisedFilter, shown: list[str], residual: list[str], coded_mask: str,
             coded: Cells, near: Cells, step: str, counts: str) -> list[str]:
-    """QuantisedFilter. `shown`: the reconstruction of the cells `near` coded ones, uint8 [n, T * 256] and [n, T * 128]; `residual`: that of the
-    `coded` ones, float32 [m, ..] alike. Returns the corrections of both in grey levels for the cells `near` those.
+    """QuantisedFilter on a band of the picture that has these counts. `shown`: the reconstruction of the cells `near` coded ones, uint8
+    [n, T * 256] and [n, T * 128]; `residual`: that of the `coded` ones, float32 [m, ..] alike. Returns the corrections of both in grey levels
+    for the cells `near` those.
 
     Every layer runs on one list of strips. Strips of a column follow each other, with one of zeros before and after each run of them; a 3x3
     layer gathers the patches on both sides of each.
@@ -88,10 +89,10 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
 
     channels_of = lambda layer: layer.weight.shape[0]
     none = lambda *shape: b.const(np.full(shape, MIDDLE), np.uint8)  # zeros
-    picture = lambda x, channels, across=K: b.op("Transpose", b.reshape(x, 1, -1, across, channels), perm=[0, 3, 1, 2])
+    rows_of = lambda x, channels, across=K: b.op("Transpose", b.reshape(x, 1, -1, across, channels), perm=[0, 3, 1, 2])
     patches = lambda x, layer: b.reshape(b.op("Transpose", x, perm=[0, 2, 3, 1]), -1, channels_of(layer))  # uint8 [n * K, channels]
 
-    strips = filtered_strips(b, grid, counts)
+    strips = filtered_strips(b, picture, grid, counts)
     left, right = strips.sides()
     zeros = b.op("Unsqueeze", strips.zeros, b.ints(1))
 
@@ -104,7 +105,7 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
             cleared = b.op("Expand", none(1, K * groups), b.shape(b.op("Shape", strips.zeros), K * groups))
             h = b.reshape(b.op("ScatterND", b.reshape(h, -1, K * groups), zeros, cleared), -1, groups)
             x = b.op("Concat", b.op("Gather", h, left, axis=0), b.reshape(h, -1, K, groups), b.op("Gather", h, right, axis=0), axis=1)
-            x = picture(x, groups, K + 2)
+            x = rows_of(x, groups, K + 2)
             x = eight(conv(name + "depthwise", x, MIDDLE, mixer.depthwise, stream, depthwise, group=groups, pads=[1, 0, 1, 0]))
             x = eight(b.op("Relu", conv(name + "expand", x, MIDDLE, mixer.expand, depthwise, expand)), 0)
             x = eight(conv(name + "project", x, 0, mixer.project, expand, stream))
@@ -150,10 +151,10 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
         return b.op("DequantizeLinear", b.reshape(x, -1, t * size), of_step(gain), middle)
 
     unit = torch.cat([net.unit_luma, net.unit_embedding.expand(n)])
-    h = picture(given(0, CELL * CELL), len(unit))
+    h = rows_of(given(0, CELL * CELL), len(unit))
     h = patches(eight(conv("head", h, MIDDLE, net.head, unit, net.unit_stream)), net.head)
     h = mixers(h, "", "body", net.body)
-    luma = eight(conv("tail", picture(h, cfg.channels), MIDDLE, net.tail, net.unit_stream, net.unit_tail))
+    luma = eight(conv("tail", rows_of(h, cfg.channels), MIDDLE, net.tail, net.unit_stream, net.unit_tail))
     # nearer to zero by the dead zone: what it lies above, and what it lies below
     above = b.op("Clip", luma, of_step("dead", np.uint8))
     below = b.op("Clip", luma, "", b.op("Gather", b.const(2 * MIDDLE - tables.dead.astype(int), np.uint8), row, axis=0))
@@ -162,17 +163,17 @@ def correct(b: Builder, cfg: Config, grid: Grid, net: QuantisedFilter, shown: li
     swapped = np.arange(4 * n * t // 4).reshape(2 * t, 2, PATCH // 2, PATCH // 2).transpose(0, 2, 1, 3).ravel()
     weight = torch.cat([net.chroma_head.weight, net.chroma_luma.weight], 1)
     unit = torch.cat([net.unit_chroma, net.unit_stream])
-    x = picture(b.op("Concat", given(1, CELL * half), h, axis=1), len(unit))
+    x = rows_of(b.op("Concat", given(1, CELL * half), h, axis=1), len(unit))
     taken = np.concatenate([swapped, np.arange(len(swapped), len(unit))])
     c = eight(conv("chroma_head", x, MIDDLE, net.chroma_head, unit, net.unit_chroma_stream, weight, inputs=taken))
     c = mixers(patches(c, net.chroma_head), "chroma_", "chroma_body", net.chroma_body)
-    c = picture(c, cfg.chroma_channels)
+    c = rows_of(c, cfg.chroma_channels)
     chroma = eight(conv("chroma_tail", c, MIDDLE, net.chroma_tail, net.unit_chroma_stream, net.unit_chroma_tail, outputs=swapped[:n * t // 2]))
 
     # where in the list each patch of a cell is, int64 [K (columns), cells, K (rows)]; the one after the last: it is not corrected
     line = lambda kind: b.op("Unsqueeze", b.op(kind, near.index, grid.x), b.ints(1))
     at = strips.at(b.op("Add", b.op("Mul", line("Div"), b.ints(K)), b.ints(*range(K))), line("Mod"))
     at = b.op("Add", b.op("Mul", at, b.ints(K)), b.const(np.arange(K).reshape(K, 1, 1), np.int64))
-    corrected = b.op("Transpose", corrected_patches(b, grid, counts, near), perm=[1, 0, 2])
+    corrected = b.op("Transpose", corrected_patches(b, picture, grid, counts, near), perm=[1, 0, 2])
     corrected = b.op("Where", corrected, at, b.op("Mul", strips.count, b.ints(K)))
     return [corrections(patches(luma, net.tail), CELL * CELL, "luma"), corrections(patches(chroma, net.chroma_tail), CELL * half, "chroma")]

@@ -10,7 +10,7 @@ import torch
 
 from . import graph, ranges
 from .checkpoint import load_filter
-from .config import CELL, FORMAT_VERSION, Config
+from .config import CELL, FORMAT_VERSION, HALO, Config
 from .distortion import DistortionHead
 from .exact import COARSEST_STEP, LATENT_MAX
 from .filter import LoopFilter
@@ -41,7 +41,7 @@ def manifest(cfg: Config, training: str, has_distortion: bool) -> dict:
         "takes_step": True,
         "has_distortion": has_distortion,
         "max_context_blocks": None,
-    } | ({"exact": True} if cfg.exact else {})
+    } | ({"exact": True, "band_halo": HALO} if cfg.exact else {})
 
 
 def export(cfg: Config, out: Path, net: LoopFilter | None, tables: Path | None, training: str,

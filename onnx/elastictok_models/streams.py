@@ -38,7 +38,7 @@ class Coded:
     def inputs(self, of: Quantised, reference: np.ndarray) -> dict:
         """The decoder graph's inputs."""
         return {"position": np.asarray(self.position, np.int64), "motion": self.motion, "dec.reference": reference, "tokens": of.tokens,
-                "counts": of.counts, "step": np.asarray(of.step, np.float32)}
+                "counts": of.counts, "step": np.asarray(of.step, np.float32), "rows": np.array([0, self.motion.shape[1]], np.int64)}
 
 
 def step_of(quantiser: int, cfg: Config) -> float:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from elastictok_models import exact, graph, ranges
 from elastictok_models.clips import planes_of
-from elastictok_models.config import CELL, Config
+from elastictok_models.config import CELL, HALO, Config
 from elastictok_models.recover import config_of
 from elastictok_models.session import session
 from exact_run import LEVELS, run
@@ -56,7 +56,7 @@ def blocks(rng, count=5, cells_y=CELLS_Y, cells_x=CELLS_X) -> list[dict]:
         motion = np.concatenate([field(255), mode, field(63)]).astype(np.int32)
         step = np.float32(rng.integers(4, 1200) / CFG.scale)
         found.append({"tokens": tokens, "counts": counts, "motion": motion, "position": np.int64(position), "step": step,
-                      "dec.reference": np.zeros((cells_y * CELL * 3 // 2, cells_x * CELL), np.uint8)})
+                      "rows": np.array([0, cells_y]), "dec.reference": np.zeros((cells_y * CELL * 3 // 2, cells_x * CELL), np.uint8)})
     return found
 
 
@@ -179,6 +179,41 @@ def test_cells_that_are_passed_over_are_as_documented(coded):
     assert (frames == shown[1]).all() and recon.shape == (1, 2, cells_y * CELL, cells_x * CELL)
 
 
+@pytest.mark.parametrize("density", [0.04, 0.3, 1])
+def test_rows_of_a_band_are_those_of_the_picture(density):
+    cells_y, cells_x = 13, 6
+    rng, net = np.random.default_rng(7), filter_with_noise()
+    models = {"encoder": graph.encoder(CFG), "decoder": graph.decoder(CFG, net), "loop": graph.loop(CFG, net)}
+    sessions = {name: session(model, cells_y, cells_x) for name, model in models.items()}
+    block = {name: np.asarray(x) for name, x in blocks(rng, 2, cells_y, cells_x)[1].items()}
+    picked = rng.random(cells_y * cells_x) < density
+    block |= {"counts": block["counts"] * picked, "tokens": block["tokens"] * picked[:, None], "position": np.asarray(1)}
+    block["dec.reference"] = rng.integers(0, 256, block["dec.reference"].shape).astype(np.uint8)
+    coded = {name: block[name] for name in ("position", "motion", "rows", "dec.reference")} | {"frames": np.stack([block["dec.reference"]] * 2)}
+    handed = dict(zip(graph.HANDED, sessions["encoder"].run(list(graph.HANDED), coded)))
+
+    for first, end in [(0, 1), (0, 6), (6, 13), (12, 13)]:
+        part = sessions["encoder"].run(list(graph.HANDED), coded | {"rows": np.array([first, end])})
+        assert all((a == handed[name][first * cells_x:end * cells_x]).all() for name, a in zip(graph.HANDED, part))
+
+    def rows_of(frame, first, end):
+        height = cells_y * CELL
+        luma, chroma = frame[:height], frame[height:].reshape(2, height // 2, -1)
+        return np.concatenate([luma[first * CELL:end * CELL].ravel(), chroma[:, first * CELL // 2:end * CELL // 2].ravel()])
+
+    for name, given in (("decoder", block), ("loop", block | handed)):
+        whole = sessions[name].run(["frames"], given)[0]
+        differ = 0
+        for first, end in [(0, 1), (0, 6), (6, 13), (4, 9), (12, 13), (0, 13)]:
+            rows = np.array([max(0, first - HALO), min(cells_y, end + HALO)])
+            frames, after = sessions[name].run(["frames", "dec.reference" + graph.CONTEXT_OUT], given | {"rows": rows})
+            assert all((rows_of(a, first, end) == rows_of(b, first, end)).all() for a, b in zip(frames, whole)), (name, first, end)
+            assert (after == frames[-1]).all()
+            without = sessions[name].run(["frames"], given | {"rows": np.array([first, end])})[0]
+            differ += any((rows_of(a, first, end) != rows_of(b, first, end)).any() for a, b in zip(without, whole))
+        assert differ > 0  # without the halo, rows that depend on others are not the same
+
+
 @pytest.mark.parametrize("cells_y, cells_x", [(1, 1), (1, 3), (3, 1), (2, 5), (7, 4)])
 def test_pictures_of_few_cells_and_the_encoders_loop(cells_y, cells_x):
     rng, net = np.random.default_rng(cells_y), filter_with_noise()
@@ -194,7 +229,7 @@ def test_pictures_of_few_cells_and_the_encoders_loop(cells_y, cells_x):
     sessions = {name: session(models[name], cells_y, cells_x) for name in ("encoder", "loop")}
     for block, frames, reference in zip(found, shown, [found[0]["dec.reference"], *shown[:, -1]]):
         given = {name: np.asarray(x) for name, x in block.items()} | {"dec.reference": reference}
-        coded = {name: given[name] for name in ("position", "motion", "dec.reference")} | {"frames": rng.integers(0, 256, shape[1:]).astype(np.uint8)}
+        coded = {name: given[name] for name in ("position", "motion", "rows", "dec.reference")} | {"frames": rng.integers(0, 256, shape[1:]).astype(np.uint8)}
         handed = sessions["encoder"].run(list(graph.HANDED), coded)
         # what the loop graph has no use for must not matter
         unused = {name: np.zeros_like(given[name]) for name in ("position", "motion", "dec.reference")}

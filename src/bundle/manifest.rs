@@ -135,6 +135,9 @@ pub struct Manifest {
     /// Every machine computes the same frames from the same stream; docs/bundle.md has the rules that make it so.
     #[serde(default)]
     pub exact: bool,
+    /// The decoder graph takes `rows`: it decodes some rows of cells, which depend on so many above and below them.
+    #[serde(default)]
+    pub band_halo: Option<u32>,
     /// The decoder graph gives `reconstruction`.
     #[serde(default)]
     pub has_reconstruction: bool,
@@ -194,6 +197,9 @@ impl Manifest {
         }
         if self.max_context_blocks == Some(0) {
             return Err("max_context_blocks is 0; it is 1 or more, or null".into());
+        }
+        if self.band_halo.is_some() && !(self.exact && matches!(self.bottleneck, Bottleneck::Nested { .. })) {
+            return Err("band_halo needs an exact bundle with a nested bottleneck".into());
         }
         if self.has_reconstruction && self.pixel_format != PixelFormat::Rgb {
             return Err("has_reconstruction needs pixel_format RGB".into());

@@ -10,6 +10,8 @@ use crate::{Error, Result};
 
 /// Suffix of a context's output name: ONNX wants inputs and outputs of a graph to differ.
 pub(super) const NEXT: &str = ".next";
+/// The only context of graphs that decode bands: the frame that is predicted from.
+const REFERENCE: &str = "dec.reference";
 /// Largest context in bytes.
 const MAX_CONTEXT: u64 = 8 << 30;
 
@@ -52,6 +54,7 @@ pub(super) struct Contract {
     pub counts: Spec,
     pub position: Spec,
     pub motion: Spec,
+    pub rows: Spec,
     pub step: Spec,
     pub distortion: Spec,
     pub reconstruction: Spec,
@@ -77,6 +80,7 @@ impl Contract {
             counts: spec("counts", Type::Int32, &[cells]),
             position: spec("position", Type::Int64, &[]),
             motion: spec("motion", Type::Int32, &[MOTION_PLANES, g.cells_y, g.cells_x]),
+            rows: spec("rows", Type::Int64, &[2]),
             step: spec("step", Type::Float32, &[]),
             reconstruction: spec("reconstruction", Type::Float32, &[t, g.aligned_height, g.aligned_width, 3]),
             distortion: spec("distortion", Type::Float32, &[cells, m.layers.len()]),
@@ -219,6 +223,31 @@ pub(super) fn check_contexts(graph: &str, inputs: &[ContextSpec], outputs: &[Con
     }
 }
 
+/// The context of a graph that decodes bands: the last of its `frames`, and no other.
+pub(super) fn reference(graph: &str, contexts: &[ContextSpec], frames: &Spec) -> Result<ContextSpec> {
+    match contexts {
+        [one] if one.name == REFERENCE && one.ty == frames.ty && one.shape == frames.shape[1..] => Ok(one.clone()),
+        _ => Err(broken(format!(
+            "{graph} graph: with band_halo its only context is '{REFERENCE}', {} {:?}",
+            frames.ty,
+            &frames.shape[1..]
+        ))),
+    }
+}
+
+/// Checks that an encoder graph that works on bands has no context of its `own`, and `handed` over have rows of f32 for `cells`.
+pub(super) fn check_rows<'a>(own: &[ContextSpec], mut handed: impl Iterator<Item = &'a ContextSpec>, cells: usize) -> Result<()> {
+    if let Some(context) = own.first() {
+        return Err(broken(format!("encoder graph: with band_halo it has no context of its own, but '{}'", context.name)));
+    }
+    match handed.find(|h| h.ty != Type::Float32 || h.shape.first() != Some(&(cells as i64))) {
+        Some(h) => {
+            Err(broken(format!("encoder graph: with band_halo '{}' is f32 [{cells}, ..], not {} {:?}", h.name, h.ty, h.shape)))
+        }
+        None => Ok(()),
+    }
+}
+
 fn tensor_bytes(ty: Type, shape: &[i64]) -> Option<u64> {
     let size = element_bytes(ty)?;
     shape.iter().try_fold(size, |n, &d| n.checked_mul(d)).and_then(|n| u64::try_from(n).ok())
@@ -289,7 +318,7 @@ mod tests {
         let geometry = bundle.geometry(64, 48).expect("size");
         assert_eq!(documented("dimension"), dimensions(&geometry).map(|(name, _)| name));
         let c = Contract::new(&bundle.manifest, &geometry);
-        let specs = [&c.frames, &c.tokens, &c.counts, &c.position, &c.motion, &c.step, &c.distortion, &c.reconstruction];
+        let specs = [&c.frames, &c.tokens, &c.counts, &c.position, &c.motion, &c.step, &c.rows, &c.distortion, &c.reconstruction];
         let tensors = documented("tensor");
         assert!(tensors.iter().map(String::as_str).take(specs.len()).eq(specs.map(|s| s.name)), "{tensors:?}");
     }

@@ -2,9 +2,12 @@
 //! ONNX Runtime: finding its library, choosing a provider, running a bundle's graphs.
 
 mod available;
+mod bands;
 mod cancel;
 mod config;
 mod contract;
+pub(crate) mod decoder_graph;
+pub(crate) mod encoder_graph;
 pub(crate) mod graph;
 mod library;
 mod memory;
@@ -15,7 +18,9 @@ mod session;
 use crate::Result;
 pub use cancel::Canceller;
 pub use config::{ExecutionProvider, RuntimeConfig};
-pub(crate) use graph::{DecoderGraph, EncoderGraph, PictureOutput, Tokens, TokensMut};
+pub(crate) use decoder_graph::DecoderGraph;
+pub(crate) use encoder_graph::EncoderGraph;
+pub(crate) use graph::{PictureOutput, Tokens, TokensMut};
 pub use library::set_search_directory;
 pub(crate) use provider::OpenedSession;
 

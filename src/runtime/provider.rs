@@ -4,11 +4,12 @@
 //! CUDA and TensorRT have not been run on a GPU yet. Only their errors are tested.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use ort::AsPointer;
 use ort::ep::{self, ExecutionProvider as _};
-use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, GraphOptimizationLevel};
+use ort::session::{IoBinding, RunOptions, Session};
 
 use super::config::{ExecutionProvider, RuntimeConfig, processors};
 use super::library::{environment, is_at_least, path};
@@ -66,14 +67,29 @@ impl Device {
 /// A session and where it runs. Clones have the same session.
 #[derive(Clone)]
 pub(crate) struct OpenedSession {
-    session: Arc<Mutex<Session>>,
+    session: Arc<Session>,
+    /// Held during runs on a GPU.
+    one_run: Arc<Mutex<()>>,
     pub(super) device: Device,
 }
 
 impl OpenedSession {
-    /// The session, for one run at a time.
-    pub(super) fn session(&self) -> MutexGuard<'_, Session> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Runs the graph on a binding of the session, all of whose outputs have their tensors. On the CPU other bindings may run at the same time.
+    #[allow(unsafe_code, reason = "ort permits one run of a session at a time, for the sake of providers that do")]
+    pub(super) fn run(&self, binding: &mut IoBinding, options: Option<&RunOptions>) -> ort::Result<()> {
+        let _one = self.device.is_gpu().then(|| self.one_run.lock().unwrap_or_else(PoisonError::into_inner));
+        let options = options.map_or(std::ptr::null(), |options| options.ptr());
+        // SAFETY: the pointers are of objects that live until the end of this function, and the binding is not used elsewhere meanwhile.
+        // Runs of a session at the same time are safe by ONNX Runtime's documentation of OrtSession, where the provider permits them: its CPU
+        // provider does (`ConcurrentRunSupported`), others are kept apart by the lock. The status is checked and freed.
+        unsafe {
+            let status = (ort::api().RunWithBinding)(self.session.ptr().cast_mut(), options, binding.ptr());
+            ort::Error::result_from_status(status)
+        }
     }
 }
 
@@ -228,7 +244,7 @@ fn open_on(device: Device, model: Model<'_>, config: &RuntimeConfig) -> Result<O
         Device::Cpu => Error::Model(format!("does not load: {e}; export the bundle again")),
         _ => unavailable(device, config, &format!("the graph does not load there: {e}")),
     })?;
-    Ok(OpenedSession { session: Arc::new(Mutex::new(session)), device })
+    Ok(OpenedSession { session: Arc::new(session), one_run: Arc::default(), device })
 }
 
 /// `config`, asking for the CPU by name where that is all that `auto` can have.

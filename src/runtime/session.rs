@@ -38,6 +38,17 @@ pub(super) fn buffer(spec: &Spec) -> Result<DynTensor> {
     host(spec.ty, &spec.shape)
 }
 
+/// As [`buffer`], of a context.
+pub(super) fn context_buffer(spec: &ContextSpec) -> Result<DynTensor> {
+    host(spec.ty, &spec.shape)
+}
+
+/// As [`buffer`], of the rows for `cells` of those that a tensor has.
+pub(super) fn part_buffer(ty: Type, shape: &[i64], cells: i64) -> Result<DynTensor> {
+    let rest = shape.get(1..).unwrap_or_default();
+    host(ty, &[&[cells], rest].concat())
+}
+
 /// Calls a function with the Rust type of a tensor's elements.
 macro_rules! typed {
     ($tensor:expr, $function:ident($($argument:expr),*)) => {
@@ -94,6 +105,15 @@ pub(super) struct Handed {
     pub tensor: DynTensor,
 }
 
+/// Buffers of the given specifications where `opened` runs.
+pub(super) fn handed_buffers(opened: &OpenedSession, specs: Vec<ContextSpec>, device_id: i32) -> Result<Vec<Handed>> {
+    let one = |spec: ContextSpec| {
+        let tensor = if opened.device.is_gpu() { on_gpu(opened.session(), &spec, device_id)? } else { context_buffer(&spec)? };
+        Ok(Handed { spec, tensor })
+    };
+    specs.into_iter().map(one).collect()
+}
+
 /// One recurrent tensor: two slots that swap roles.
 pub(super) struct GraphContext {
     pub spec: ContextSpec,
@@ -131,7 +151,7 @@ pub(super) struct GraphSession {
     bindings: Vec<IoBinding>,
     contexts: Vec<GraphContext>,
     current: usize,
-    time: Duration,
+    last_run: Duration,
     /// Until the first run; `None` on a GPU.
     memory: Option<Reservation>,
     cancel: Option<(Canceller, Arc<RunOptions>)>,
@@ -145,32 +165,10 @@ impl GraphSession {
         config: &RuntimeConfig,
         memory: Option<Reservation>,
     ) -> Result<Self> {
-        let context = |spec| GraphContext::new(&opened.session(), spec, opened.device, config.device_id);
+        let context = |spec| GraphContext::new(opened.session(), spec, opened.device, config.device_id);
         let contexts = contexts.into_iter().map(context).collect::<Result<_>>()?;
         let cancel = config.canceller.as_ref().map(|c| Ok::<_, Error>((c.clone(), c.options()?))).transpose()?;
-        Ok(Self { opened, bindings: Vec::new(), contexts, current: 0, time: Duration::ZERO, memory, cancel })
-    }
-
-    /// Buffers of the given specifications where the graph runs.
-    pub fn buffers(&self, specs: Vec<ContextSpec>, device_id: i32) -> Result<Vec<Handed>> {
-        let one = |spec: ContextSpec| {
-            let tensor = if self.device().is_gpu() {
-                on_gpu(&self.opened.session(), &spec, device_id)?
-            } else {
-                host(spec.ty, &spec.shape)?
-            };
-            Ok(Handed { spec, tensor })
-        };
-        specs.into_iter().map(one).collect()
-    }
-
-    /// The session, for another graph with buffers of its own.
-    pub fn opened(&self) -> OpenedSession {
-        self.opened.clone()
-    }
-
-    pub fn device(&self) -> Device {
-        self.opened.device
+        Ok(Self { opened, bindings: Vec::new(), contexts, current: 0, last_run: Duration::ZERO, memory, cancel })
     }
 
     pub fn contexts(&self) -> &[GraphContext] {
@@ -182,8 +180,9 @@ impl GraphSession {
         self.current
     }
 
-    pub fn time(&self) -> Duration {
-        self.time
+    /// How long the last run took.
+    pub fn last_run(&self) -> Duration {
+        self.last_run
     }
 
     /// Adds a binding of `inputs` and `outputs`, own contexts read from slot `current`, and the `shared` ones of another graph.
@@ -227,16 +226,11 @@ impl GraphSession {
                 binding.bind_input(name, tensor).map_err(runtime("copying to the GPU failed"))?;
             }
         }
-        let mut session = self.opened.session();
-        let run = match &self.cancel {
-            Some((_, options)) => session.run_binding_with_options(binding, options).map(drop),
-            None => session.run_binding(binding).map(drop),
-        };
-        match run {
+        match self.opened.run(binding, self.cancel.as_ref().map(|(_, options)| &**options)) {
             Err(_) if self.is_cancelled() => return Err(Error::Cancelled),
             run => run.map_err(runtime("running the graph failed"))?,
         }
-        self.time += started.elapsed();
+        self.last_run = started.elapsed();
         self.memory = None;
         Ok(())
     }

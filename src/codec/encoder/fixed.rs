@@ -162,7 +162,7 @@ impl FixedBlocks {
             told.copy_from_slice(&self.counts);
         }
         if conditioned || self.ran == Ran::Nothing {
-            self.graph.run(self.decoder.as_ref())?;
+            self.graph.run(self.decoder.as_mut())?;
         }
         let started = Instant::now();
         match self.graph.tokens() {

@@ -86,7 +86,7 @@ impl CodingLoop {
         self.graph.set_position(position);
         self.decoder.set_position(position);
         self.graph.set_step(step);
-        self.graph.run(&self.decoder)
+        self.graph.run(&mut self.decoder)
     }
 
     /// Whether [`transform_like`](Self::transform_like) does.
