@@ -4,8 +4,9 @@
 # library. Debian 12 has no package of that library, so it is taken from where install-deps.sh put it and lies where only ElasticTok
 # looks. Prints the package's path.
 #
-# usage: packaging/deb.sh [--profile PROFILE] [--out DIR]
+# usage: packaging/deb.sh [--profile PROFILE] [--built] [--out DIR]
 #   --profile  cargo's profile (default release)
+#   --built    package what is built already
 #   --out      folder for the package (default target/debian)
 # Environment: ONNXRUNTIME (a folder with libonnxruntime.so.*, LICENSE and ThirdPartyNotices.txt in place of the downloaded wheel)
 set -eu
@@ -14,14 +15,16 @@ root=$PWD
 name=gstreamer1.0-elastictok
 profile=release
 out=$root/target/debian
+build=yes
 say() { echo "deb.sh: $*" >&2; }
 die() { say "$*"; exit 1; }
 while [ $# -gt 0 ]; do
     case $1 in
         --profile) profile=$2; shift 2 ;;
+        --built) build=; shift ;;
         --out) mkdir -p "$2"; out=$(cd "$2" && pwd); shift 2 ;;
-        -h | --help) sed -n '3,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
-        *) sed -n '7,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        -h | --help) sed -n '3,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) sed -n '7,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 for tool in dpkg-deb dpkg-shlibdeps dpkg-architecture strip cargo; do
@@ -61,7 +64,7 @@ library=$(find "$runtime" -maxdepth 1 -name 'libonnxruntime.so.*' | sort -V | ta
 members='-p gst-plugin-elastictok'
 [ ! -d etok ] || members="$members -p etok"
 # shellcheck disable=SC2086 # options
-cargo build --profile "$profile" $members >&2
+[ -z "$build" ] || cargo build --profile "$profile" $members >&2
 built=${CARGO_TARGET_DIR:-$root/target}/$([ "$profile" = dev ] && echo debug || echo "$profile")
 
 stage=$tmp/stage

@@ -26,7 +26,8 @@ else
 fi
 cargo test --workspace -- $ignored
 echo "README.md: its commands"
-cargo build --workspace --quiet
+# as the tests have it built: of the same features, so nothing is compiled again
+cargo build --workspace --all-targets --quiet
 python3 tests/readme.py "${CARGO_TARGET_DIR:-target}/debug"
 echo "streams over sockets: RTSP, MoQ, TCP, SRT"
 /usr/bin/python3 tests/streaming.py "${CARGO_TARGET_DIR:-target}/debug"

@@ -50,6 +50,86 @@ fn unquantised_latents_give_the_picture_back_and_contexts_follow_commits() {
     decoder.reset().expect("resets");
 }
 
+/// A number generator (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    /// Within +-`most`.
+    fn within(&mut self, most: u64) -> i32 {
+        self.below(2 * most + 1) as i32 - most as i32
+    }
+}
+
+/// Latents, errors and frames of a few blocks with random motion and tokens, which some cells have.
+fn on_threads(threads: usize, (width, height): (u32, u32), everywhere: bool) -> Vec<(Vec<i16>, Vec<u32>, Vec<u8>)> {
+    let bundle = Bundle::builtin().expect("builtin bundle");
+    let geometry = bundle.geometry(width, height).expect("size");
+    let config = RuntimeConfig { threads, ..cpu() };
+    let (mut encoder, mut decoder) = EncoderGraph::open_with_loop(&bundle, &geometry, &config).expect("graphs");
+    let mut alone = DecoderGraph::open(&bundle, &geometry, &config).expect("decoder");
+    let (cells, mut random, mut found) = (geometry.cells(), Random(5), Vec::new());
+    for block in 0..4 {
+        if block % 3 == 0 {
+            decoder.reset().expect("resets");
+            alone.reset().expect("resets");
+        }
+        let position = block % 3;
+        encoder.frames_mut().iter_mut().for_each(|p| *p = random.below(256) as u8);
+        let motion: Vec<i32> = (0..5 * cells)
+            .map(|at| match at / cells {
+                0 | 1 => random.within(200),
+                2 => random.below(3) as i32,
+                _ => random.within(60),
+            })
+            .collect();
+        let counts: Vec<i32> = (0..cells).map(|cell| i32::from((everywhere || cell % 11 == 3) && random.below(3) > 0)).collect();
+        let tokens: Vec<i32> = (0..cells * 768).map(|at| random.within(900) * counts[at / 768]).collect();
+        encoder.motion_mut().copy_from_slice(&motion);
+        encoder.set_position(position);
+        encoder.set_step(8.0);
+        for graph in [&mut decoder, &mut alone] {
+            graph.motion_mut().copy_from_slice(&motion);
+            graph.counts_mut().copy_from_slice(&counts);
+            let TokensMut::I32(taken) = graph.tokens_mut() else { panic!("i32") };
+            taken.copy_from_slice(&tokens);
+            graph.set_position(position);
+            graph.set_step(8.0);
+        }
+        encoder.run(&mut decoder).expect("runs");
+        decoder.run().expect("runs");
+        alone.run().expect("runs");
+        assert!(decoder.frames() == alone.frames(), "the encoder's loop has another picture");
+        let Tokens::I16(latents) = encoder.tokens() else { panic!("i16") };
+        let errors = encoder.distortion().expect("predicted").iter().map(|e| e.to_bits()).collect();
+        found.push((latents.to_vec(), errors, alone.frames().to_vec()));
+        encoder.commit();
+        decoder.commit();
+        alone.commit();
+    }
+    found
+}
+
+#[test]
+fn bands_of_all_sizes_give_the_same_picture() {
+    for (size, everywhere) in [((48, 208), false), ((64, 208), true), ((32, 48), true), ((16, 16), true), ((320, 32), false)] {
+        let expected = on_threads(1, size, everywhere);
+        for threads in [2, 3, 7] {
+            for (block, (given, expected)) in on_threads(threads, size, everywhere).iter().zip(&expected).enumerate() {
+                assert!(given.0 == expected.0, "{size:?}, {threads} threads, block {block}: latents");
+                assert!(given.1 == expected.1, "{size:?}, {threads} threads, block {block}: errors");
+                assert!(given.2 == expected.2, "{size:?}, {threads} threads, block {block}: frames");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_provider_that_is_not_there_is_an_error_that_names_the_library() {
     let bundle = Bundle::builtin().expect("builtin bundle");
@@ -84,6 +164,7 @@ fn graphs_that_break_the_contract_are_refused_by_name() {
     assert!(refused(&|b| b.decoder = b.encoder.clone()).contains("'tokens' is missing"));
     assert!(refused(&|b| b.manifest.takes_step = false).contains("'step' is not in the contract"));
     assert!(refused(&|b| b.manifest.block_length = 3).contains("'frames' has shape"));
+    assert!(refused(&|b| b.manifest.band_halo = None).contains("'rows' is not in the contract"));
     assert!(refused(&|b| b.decoder = b"not a graph".as_slice().into()).contains("does not load"));
 }
 

@@ -350,6 +350,7 @@ mod tests {
         assert!(message(|j| j["layers"] = serde_json::json!([16, 60])).contains("tokens_per_cell"));
         assert!(message(|j| j["has_reconstruction"] = 3.into()).contains("boolean"));
         assert!(message(|j| j["max_context_blocks"] = 0.into()).contains("max_context_blocks"));
+        assert!(message(|j| j["band_halo"] = 2.into()).contains("band_halo"));
         assert!(message(|j| j["search"] = serde_json::json!({"rule": "guess"})).contains("guess"));
         assert!(message(|j| j["search"] = serde_json::json!({"rule": "official", "max_prop": 0.0})).contains("max_prop"));
         assert!(message(|j| j["search"] = serde_json::json!({"rule": "official"})).contains("min_tokens"));
