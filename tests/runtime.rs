@@ -68,7 +68,7 @@ impl Random {
 }
 
 /// Latents, errors and frames of a few blocks with random motion and tokens, which some cells have.
-fn on_threads(threads: usize, (width, height): (u32, u32), everywhere: bool) -> Vec<(Vec<i16>, Vec<u32>, Vec<u8>)> {
+fn on_threads(threads: usize, (width, height): (u32, u32), everywhere: bool) -> Vec<(Vec<i16>, Vec<f32>, Vec<u8>)> {
     let bundle = Bundle::builtin().expect("builtin bundle");
     let geometry = bundle.geometry(width, height).expect("size");
     let config = RuntimeConfig { threads, ..cpu() };
@@ -107,7 +107,7 @@ fn on_threads(threads: usize, (width, height): (u32, u32), everywhere: bool) -> 
         alone.run().expect("runs");
         assert!(decoder.frames() == alone.frames(), "the encoder's loop has another picture");
         let Tokens::I16(latents) = encoder.tokens() else { panic!("i16") };
-        let errors = encoder.distortion().expect("predicted").iter().map(|e| e.to_bits()).collect();
+        let errors = encoder.distortion().expect("predicted").to_vec();
         found.push((latents.to_vec(), errors, alone.frames().to_vec()));
         encoder.commit();
         decoder.commit();
@@ -123,7 +123,10 @@ fn bands_of_all_sizes_give_the_same_picture() {
         for threads in [2, 3, 7] {
             for (block, (given, expected)) in on_threads(threads, size, everywhere).iter().zip(&expected).enumerate() {
                 assert!(given.0 == expected.0, "{size:?}, {threads} threads, block {block}: latents");
-                assert!(given.1 == expected.1, "{size:?}, {threads} threads, block {block}: errors");
+                // logarithms at the end of a tensor may be rounded otherwise; these numbers only guide the encoder
+                let close = |(a, b): (&f32, &f32)| a.is_nan() && b.is_nan() || (a - b).abs() <= 1e-4 * b;
+                let errors = given.1.len() == expected.1.len() && given.1.iter().zip(&expected.1).all(close);
+                assert!(errors, "{size:?}, {threads} threads, block {block}: errors");
                 assert!(given.2 == expected.2, "{size:?}, {threads} threads, block {block}: frames");
             }
         }
