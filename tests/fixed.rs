@@ -34,11 +34,11 @@ fn curve(bundle: &Bundle, frames: &[u8]) -> Vec<f32> {
     encoder.frames_mut().copy_from_slice(frames);
     (1..=16)
         .map(|n| {
-            encoder.counts_mut().fill(n);
+            encoder.inputs().counts_mut().fill(n);
             encoder.run(&mut decoder).unwrap();
             let (Tokens::I32(made), TokensMut::I32(taken)) = (encoder.tokens(), decoder.tokens_mut()) else { panic!() };
             taken.copy_from_slice(made);
-            decoder.counts_mut().fill(n);
+            decoder.inputs().counts_mut().fill(n);
             decoder.run().unwrap();
             let picture = decoder.reconstruction().unwrap();
             let sum: f64 = picture.iter().zip(frames).map(|(&r, &u)| (f64::from(r) - (f64::from(u) / 127.5 - 1.0)).powi(2)).sum();
@@ -274,7 +274,7 @@ fn quantised_means_cost_next_to_nothing() {
     let (Tokens::F32(means), TokensMut::F32(taken)) = (encoder.tokens(), decoder.tokens_mut()) else { panic!() };
     taken.copy_from_slice(means);
     // Not all: what the bundle codes without any loss says little of a loss.
-    decoder.counts_mut().fill(12);
+    decoder.inputs().counts_mut().fill(12);
     decoder.run().unwrap();
     let split = |f: &[u8]| f.chunks_exact(48 * 32 * 3).map(<[u8]>::to_vec).collect::<Vec<_>>();
     let unquantised = size.psnr(&split(decoder.frames()), 0);

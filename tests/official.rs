@@ -127,13 +127,13 @@ fn vae_pictures_are_the_official_ones_up_to_quantisation() {
             let span = block_of(&size, b);
             let made = decode(&size, &mut d, &push(&size, &mut e, &frames[span.clone()]));
             graph.frames_mut().copy_from_slice(&frames[span.clone()]);
-            graph.counts_mut().fill(n);
-            graph.set_position(b as i64);
-            plain.set_position(b as i64);
+            graph.inputs().counts_mut().fill(n);
+            graph.inputs().set_position(b as i64);
+            plain.inputs().set_position(b as i64);
             graph.run(&mut plain).unwrap();
             let (Tokens::F32(means), TokensMut::F32(taken)) = (graph.tokens(), plain.tokens_mut()) else { panic!("vae") };
             taken.copy_from_slice(means);
-            plain.counts_mut().fill(n);
+            plain.inputs().counts_mut().fill(n);
             plain.run().unwrap();
             graph.commit();
             plain.commit();

@@ -23,10 +23,10 @@ fn unquantised_latents_give_the_picture_back_and_contexts_follow_commits() {
         for (i, p) in encoder.frames_mut().iter_mut().enumerate() {
             *p = ((i * 7 + block * 31) % 200 + 20) as u8;
         }
-        encoder.set_position(block as i64);
-        decoder.set_position(block as i64);
-        encoder.motion_mut().fill(0);
-        decoder.motion_mut().fill(0);
+        encoder.inputs().set_position(block as i64);
+        decoder.inputs().set_position(block as i64);
+        encoder.inputs().motion_mut().fill(0);
+        decoder.inputs().motion_mut().fill(0);
         encoder.run(&mut decoder).expect("runs");
         match (encoder.tokens(), decoder.tokens_mut()) {
             (Tokens::I16(latents), TokensMut::I32(tokens)) => {
@@ -35,9 +35,9 @@ fn unquantised_latents_give_the_picture_back_and_contexts_follow_commits() {
             (Tokens::I16(latents), TokensMut::I16(tokens)) => tokens.copy_from_slice(latents),
             _ => panic!("nested latents are i16 out of the encoder graph, i32 (in older bundles i16) into the decoder graph"),
         }
-        decoder.counts_mut().fill(bundle.manifest.tokens_per_cell as i32);
+        decoder.inputs().counts_mut().fill(bundle.manifest.tokens_per_cell as i32);
         // A fine step, for which the filter corrects next to nothing.
-        decoder.set_step(0.125);
+        decoder.inputs().set_step(0.125);
         decoder.run().expect("runs");
         let first = decoder.frames().to_vec();
         decoder.run().expect("runs again");
@@ -91,16 +91,16 @@ fn on_threads(threads: usize, (width, height): (u32, u32), everywhere: bool) -> 
             .collect();
         let counts: Vec<i32> = (0..cells).map(|cell| i32::from((everywhere || cell % 11 == 3) && random.below(3) > 0)).collect();
         let tokens: Vec<i32> = (0..cells * 768).map(|at| random.within(900) * counts[at / 768]).collect();
-        encoder.motion_mut().copy_from_slice(&motion);
-        encoder.set_position(position);
-        encoder.set_step(8.0);
+        encoder.inputs().motion_mut().copy_from_slice(&motion);
+        encoder.inputs().set_position(position);
+        encoder.inputs().set_step(8.0);
         for graph in [&mut decoder, &mut alone] {
-            graph.motion_mut().copy_from_slice(&motion);
-            graph.counts_mut().copy_from_slice(&counts);
+            graph.inputs().motion_mut().copy_from_slice(&motion);
+            graph.inputs().counts_mut().copy_from_slice(&counts);
             let TokensMut::I32(taken) = graph.tokens_mut() else { panic!("i32") };
             taken.copy_from_slice(&tokens);
-            graph.set_position(position);
-            graph.set_step(8.0);
+            graph.inputs().set_position(position);
+            graph.inputs().set_step(8.0);
         }
         encoder.run(&mut decoder).expect("runs");
         decoder.run().expect("runs");

@@ -222,24 +222,9 @@ impl DecoderGraph {
         }
     }
 
-    /// Tokens kept in each cell, \[cells\].
-    pub fn counts_mut(&mut self) -> &mut [i32] {
-        self.inputs.counts_mut()
-    }
-
-    /// Motion planes [5, cells_y, cells_x]; empty if the model takes none.
-    pub fn motion_mut(&mut self) -> &mut [i32] {
-        self.inputs.motion_mut()
-    }
-
-    /// Quantiser step in pixel units.
-    pub fn set_step(&mut self, step: f32) {
-        self.inputs.set_step(step);
-    }
-
-    /// Blocks since the key block.
-    pub fn set_position(&mut self, position: i64) {
-        self.inputs.set_position(position);
+    /// The inputs that both graphs have.
+    pub fn inputs(&mut self) -> &mut Inputs {
+        &mut self.inputs
     }
 
     /// Takes what the encoder graph handed to `other`, a graph of the same kind; both are in host memory.

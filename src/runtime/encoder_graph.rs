@@ -82,8 +82,7 @@ impl EncoderGraph {
         Ok((Self::with(encoder, bundle, geometry, config, must_write, |_| Ok(&mut decoder))?, decoder))
     }
 
-    /// As [`open_with_loop`](Self::open_with_loop), for another loop in the sessions of this graph and its `decoder`, which take one run at
-    /// a time. What they hold beside the tensors of the loops is held once. Bundle, geometry and settings are the same.
+    /// As [`open_with_loop`](Self::open_with_loop), for another loop in the sessions of this graph and its `decoder`. What they hold beside the tensors of the loops is held once. Bundle, geometry and settings are the same.
     pub fn open_beside(
         &self,
         decoder: &DecoderGraph,
@@ -242,24 +241,9 @@ impl EncoderGraph {
         values(&self.frames)
     }
 
-    /// Counts the graph is conditioned on, \[cells\]; empty if it is not.
-    pub fn counts_mut(&mut self) -> &mut [i32] {
-        self.inputs.counts_mut()
-    }
-
-    /// Motion planes [5, cells_y, cells_x]; empty if the model takes none.
-    pub fn motion_mut(&mut self) -> &mut [i32] {
-        self.inputs.motion_mut()
-    }
-
-    /// Quantiser step in pixel units, where the graph takes it.
-    pub fn set_step(&mut self, step: f32) {
-        self.inputs.set_step(step);
-    }
-
-    /// Blocks since the key block.
-    pub fn set_position(&mut self, position: i64) {
-        self.inputs.set_position(position);
+    /// The inputs that both graphs have.
+    pub fn inputs(&mut self) -> &mut Inputs {
+        &mut self.inputs
     }
 
     /// Encodes against the current context of `decoder`, the one that the graph was opened with; a graph that does not

@@ -62,8 +62,8 @@ pub(super) fn set_rows(tensor: &mut DynTensor, rows: &Range<usize>) {
     }
 }
 
-/// Inputs that both graphs may have.
-pub(super) struct Inputs {
+/// Inputs that both graphs may have. A graph that lacks one has no values for it, and setting it does nothing.
+pub struct Inputs {
     counts: Option<DynTensor>,
     position: DynTensor,
     motion: Option<DynTensor>,
@@ -73,7 +73,7 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Those of the bundle's manifest. `counts`, `step`: whether the graph takes these.
-    pub fn new(m: &Manifest, c: &Contract, counts: bool, step: bool) -> Result<Self> {
+    pub(super) fn new(m: &Manifest, c: &Contract, counts: bool, step: bool) -> Result<Self> {
         Ok(Self {
             counts: optional(counts, &c.counts)?,
             position: buffer(&c.position)?,
@@ -84,40 +84,44 @@ impl Inputs {
     }
 
     /// Adds the rows of cells to decode.
-    pub fn with_rows(self, c: &Contract, rows: &Range<usize>) -> Result<Self> {
+    pub(super) fn with_rows(self, c: &Contract, rows: &Range<usize>) -> Result<Self> {
         let mut tensor = buffer(&c.rows)?;
         set_rows(&mut tensor, rows);
         Ok(Self { rows: Some(tensor), ..self })
     }
 
-    pub fn named(&self) -> impl Iterator<Item = Named<'_>> {
+    pub(super) fn named(&self) -> impl Iterator<Item = Named<'_>> {
         let optional = [("counts", &self.counts), ("motion", &self.motion), ("step", &self.step), ("rows", &self.rows)];
         let optional = optional.into_iter().filter_map(|(name, t)| t.as_ref().map(|t| (name, t)));
         std::iter::once(("position", &self.position)).chain(optional)
     }
 
-    pub fn counts(&self) -> &[i32] {
+    pub(super) fn counts(&self) -> &[i32] {
         self.counts.as_ref().map(values).unwrap_or_default()
     }
 
+    /// Tokens kept in each cell, \[cells\].
     pub fn counts_mut(&mut self) -> &mut [i32] {
         self.counts.as_mut().map(values_mut).unwrap_or_default()
     }
 
-    pub fn motion(&self) -> &[i32] {
+    pub(super) fn motion(&self) -> &[i32] {
         self.motion.as_ref().map(values).unwrap_or_default()
     }
 
+    /// Motion planes [5, cells_y, cells_x].
     pub fn motion_mut(&mut self) -> &mut [i32] {
         self.motion.as_mut().map(values_mut).unwrap_or_default()
     }
 
+    /// Quantiser step in pixel units.
     pub fn set_step(&mut self, step: f32) {
         if let Some(t) = &mut self.step {
             values_mut::<f32>(t).fill(step);
         }
     }
 
+    /// Blocks since the key block.
     pub fn set_position(&mut self, position: i64) {
         values_mut::<i64>(&mut self.position).fill(position);
     }

@@ -78,14 +78,14 @@ impl OpenedSession {
         &self.session
     }
 
-    /// Runs the graph on a binding of the session, all of whose outputs have their tensors. On the CPU other bindings may run at the same time.
+    /// Runs the graph on a binding of the session that has a tensor for each output. On a CPU other bindings may run at the same time.
     #[allow(unsafe_code, reason = "ort permits one run of a session at a time, for the sake of providers that do")]
     pub(super) fn run(&self, binding: &mut IoBinding, options: Option<&RunOptions>) -> ort::Result<()> {
         let _one = self.device.is_gpu().then(|| self.one_run.lock().unwrap_or_else(PoisonError::into_inner));
         let options = options.map_or(std::ptr::null(), |options| options.ptr());
-        // SAFETY: the pointers are of objects that live until the end of this function, and the binding is not used elsewhere meanwhile.
-        // Runs of a session at the same time are safe by ONNX Runtime's documentation of OrtSession, where the provider permits them: its CPU
-        // provider does (`ConcurrentRunSupported`), others are kept apart by the lock. The status is checked and freed.
+        // SAFETY: session, options and binding outlive the call. The binding is borrowed for this run alone. A session may have several runs
+        // at a time where its provider permits that (`ConcurrentRunSupported`): the CPU's does, and runs on a GPU wait for the lock. The
+        // status is taken once, by the function that frees it.
         unsafe {
             let status = (ort::api().RunWithBinding)(self.session.ptr().cast_mut(), options, binding.ptr());
             ort::Error::result_from_status(status)

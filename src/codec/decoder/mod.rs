@@ -250,7 +250,7 @@ impl Decoder {
         if h.key {
             graph.reset()?;
         }
-        graph.set_position(i64::from(h.position));
+        graph.inputs().set_position(i64::from(h.position));
         reader.load(h, graph)?;
         let before = graph.run_time();
         graph.run()?;

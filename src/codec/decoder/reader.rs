@@ -89,12 +89,12 @@ impl BlockReader {
     /// Gives `graph`, always the same one, the block read, which has this header.
     pub fn load(&mut self, header: &BlockHeader, graph: &mut DecoderGraph) -> Result<()> {
         if let Some(motion) = self.motion() {
-            graph.motion_mut().copy_from_slice(motion);
+            graph.inputs().motion_mut().copy_from_slice(motion);
         }
         self.segments.tokens(graph.tokens_mut(), &mut self.filled, &mut self.counts)?;
-        graph.counts_mut().copy_from_slice(&self.counts);
+        graph.inputs().counts_mut().copy_from_slice(&self.counts);
         if let Some(step) = self.step(header) {
-            graph.set_step(step);
+            graph.inputs().set_step(step);
         }
         Ok(())
     }

@@ -156,7 +156,7 @@ impl FixedBlocks {
         if same && self.ran != Ran::Nothing {
             return Ok(());
         }
-        let told = self.graph.counts_mut();
+        let told = self.graph.inputs().counts_mut();
         let conditioned = !told.is_empty();
         if conditioned {
             told.copy_from_slice(&self.counts);
@@ -190,7 +190,7 @@ impl FixedBlocks {
             TokensMut::F32(means) => self.coder.store_means(layers, means, &mut self.counts)?,
             TokensMut::I16(_) => return Err(Error::Model("an fsq or vae bundle's decoder takes i16 tokens".into())),
         }
-        decoder.counts_mut().copy_from_slice(&self.counts);
+        decoder.inputs().counts_mut().copy_from_slice(&self.counts);
         self.spent.token_time += started.elapsed();
         decoder.run()?;
         let started = Instant::now();
@@ -333,12 +333,12 @@ impl BlockCoder for FixedBlocks {
         self.load_decoder()?;
         let before = self.run_time();
         self.ran = Ran::Nothing;
-        self.graph.set_position(i64::from(position));
+        self.graph.inputs().set_position(i64::from(position));
         if key {
             self.graph.reset()?;
         }
         if let Some(decoder) = &mut self.decoder {
-            decoder.set_position(i64::from(position));
+            decoder.inputs().set_position(i64::from(position));
             if key {
                 decoder.reset()?;
             }

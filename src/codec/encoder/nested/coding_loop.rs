@@ -81,11 +81,11 @@ impl CodingLoop {
     pub fn transform(&mut self, frames: &[u8], analysis: &Analysis, motion: &[i32], step: f32) -> Result<()> {
         let position = i64::from(analysis.position);
         self.frames_mut().copy_from_slice(frames);
-        self.graph.motion_mut().copy_from_slice(motion);
-        self.decoder.motion_mut().copy_from_slice(motion);
-        self.graph.set_position(position);
-        self.decoder.set_position(position);
-        self.graph.set_step(step);
+        self.graph.inputs().motion_mut().copy_from_slice(motion);
+        self.decoder.inputs().motion_mut().copy_from_slice(motion);
+        self.graph.inputs().set_position(position);
+        self.decoder.inputs().set_position(position);
+        self.graph.inputs().set_step(step);
         self.graph.run(&mut self.decoder)
     }
 
@@ -97,8 +97,8 @@ impl CodingLoop {
     /// As [`transform`](Self::transform) of a key block which `other` has transformed: without a reference the graph would give the same
     /// again. The latents stay in `other`.
     pub fn transform_like(&mut self, other: &Self, analysis: &Analysis, motion: &[i32]) -> Result<()> {
-        self.decoder.motion_mut().copy_from_slice(motion);
-        self.decoder.set_position(i64::from(analysis.position));
+        self.decoder.inputs().motion_mut().copy_from_slice(motion);
+        self.decoder.inputs().set_position(i64::from(analysis.position));
         self.decoder.take_handed(&other.decoder)
     }
 
@@ -110,8 +110,8 @@ impl CodingLoop {
             TokensMut::I16(latents) => block.dequantise(layers, motion, latents, filled, counts)?,
             TokensMut::F32(_) => {}
         }
-        self.decoder.counts_mut().copy_from_slice(&self.counts);
-        self.decoder.set_step(step);
+        self.decoder.inputs().counts_mut().copy_from_slice(&self.counts);
+        self.decoder.inputs().set_step(step);
         Ok(())
     }
 
